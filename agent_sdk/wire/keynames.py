@@ -1,0 +1,78 @@
+"""Names of the keys and channels on the queue (docs/protocol.md, "Names on the queue").
+
+The agent is the cluster hash tag of every key that concerns it, so one agent's traffic, limits and replay marks
+lie in one slot and a cluster spreads agents over nodes.
+"""
+
+import base64
+import hashlib
+
+from agent_sdk.wire.errors import WireError
+
+PREFIX = "sb"
+AUDIT = "sb:audit"
+GROUP = "workers"
+MESSAGE_FIELD = b"m"
+"""The one field of an entry on a request or reply stream; its value is an envelope."""
+
+FINGERPRINT_LENGTH = 26
+
+
+def requests(agent_id: str) -> str:
+    """The stream that only `agent_id` may write requests to."""
+    return f"sb:req:{{{agent_id}}}"
+
+
+def agent_of_requests(key: str) -> str:
+    """The agent whose request stream `key` is.
+
+    Raises:
+        WireError: if `key` is not the name of a request stream.
+    """
+    if not (key.startswith("sb:req:{") and key.endswith("}")):
+        raise WireError(f"{key!r} is not the name of a request stream", reason="bad_key_name")
+    return key[8:-1]
+
+
+def replies(agent_id: str, fingerprint: str) -> str:
+    """The stream on which the run with that key fingerprint receives replies and notices."""
+    return f"sb:rep:{{{agent_id}}}:{fingerprint}"
+
+
+def doorbell(agent_id: str) -> str:
+    """The channel that wakes workers which do not watch the agent's stream at the moment."""
+    return f"sb:bell:{{{agent_id}}}"
+
+
+def seen(agent_id: str, request_id: bytes) -> str:
+    """The replay mark of one request."""
+    return f"sb:seen:{{{agent_id}}}:{request_id.hex()}"
+
+
+def agent_limit(agent_id: str) -> str:
+    """The rate limit state of an agent."""
+    return f"sb:lim:{{{agent_id}}}:agent"
+
+
+def run_limit(agent_id: str, run_id: str) -> str:
+    """The rate limit state of one run of an agent."""
+    return f"sb:lim:{{{agent_id}}}:run:{run_id}"
+
+
+def grant_limit(agent_id: str, secret_name: str) -> str:
+    """The rate limit state of one agent's use of one secret (a policy entry's own `rate`)."""
+    return f"sb:lim:{{{agent_id}}}:grant:{secret_name}"
+
+
+def secret_limit(secret_name: str) -> str:
+    """The rate limit state of a secret, all agents together."""
+    return f"sb:lim:{{secret:{secret_name}}}"
+
+
+def fingerprint(run_public_key: bytes) -> str:
+    """The fingerprint of a run's Ed25519 public key: 26 base32 characters of its BLAKE2b-256.
+
+    It is derived from the key that the reply is sealed to, so nobody can point a reply at another's channel.
+    """
+    digest = hashlib.blake2b(run_public_key, digest_size=32).digest()
+    return base64.b32encode(digest).decode("ascii").lower()[:FINGERPRINT_LENGTH]

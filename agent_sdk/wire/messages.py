@@ -1,0 +1,167 @@
+"""Requests, replies and notices: the plaintexts inside sealed envelopes (docs/protocol.md, "Messages").
+
+Every value here is frozen and checked when it is decoded. Times are milliseconds since the Unix epoch, UTC.
+Field order is the order on the wire; fields that have their default are left out.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from agent_sdk.wire.codec import Codec
+from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.names import MAX_SECRET_NAME, check_secret_name
+
+MAX_NAMES = 64
+MAX_PURPOSE = 256
+MAX_TOKEN = 4096
+MAX_VALUE = 128 * 1024
+MAX_TIME = 2**53 - 1
+MAX_TTL_SECONDS = 30 * 24 * 3600
+
+RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+LeaseId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Time = Annotated[int, Meta(ge=0, le=MAX_TIME)]
+Ttl = Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
+Purpose = Annotated[str, Meta(max_length=MAX_PURPOSE)]
+Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
+Version = Annotated[str, Meta(max_length=128)]
+
+
+class _Op(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="op", gc=False):
+    pass
+
+
+class Resolve(_Op, frozen=True, tag="resolve"):
+    """Ask for the values of 1 to 64 names. `ttl` asks for a shorter life, in seconds."""
+
+    names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_NAMES)]
+    purpose: Purpose = ""
+    ttl: Ttl | None = None
+
+
+class Put(_Op, frozen=True, tag="put"):
+    """Store a value under a name."""
+
+    name: Name
+    value: Value
+    purpose: Purpose = ""
+
+
+class Generate(_Op, frozen=True, tag="generate"):
+    """Have the broker make a value after a named recipe and store it."""
+
+    name: Name
+    recipe: Annotated[str, Meta(min_length=1, max_length=64)]
+    purpose: Purpose = ""
+
+
+class Renew(_Op, frozen=True, tag="renew"):
+    """Prolong a lease that this run holds."""
+
+    lease_id: LeaseId
+
+
+class Release(_Op, frozen=True, tag="release"):
+    """Give back a lease that this run holds."""
+
+    lease_id: LeaseId
+
+
+class ListNames(_Op, frozen=True, tag="list"):
+    """Ask which names this run may resolve."""
+
+
+Operation = Resolve | Put | Generate | Renew | Release | ListNames
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What a run asks, sealed to the broker's intake key."""
+
+    request_id: RequestId
+    issued_at: Time
+    deadline: Time
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
+    body: Operation
+
+
+class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """The outcome for one name. `value` is there if and only if `outcome` is `granted`.
+
+    `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch.
+    """
+
+    name: Name
+    outcome: Literal["granted", "refused"]
+    code: Code | None = None
+    value: Value | None = None
+    expires_at: Time | None = None
+    lease_id: LeaseId | None = None
+    source: Literal["cache", "provider"] | None = None
+    version: Version | None = None
+    retry_after: Time | None = None
+
+    def __repr__(self) -> str:
+        """Everything but the value."""
+        return f"Result(name={self.name!r}, outcome={self.outcome!r}, code={self.code!r})"
+
+
+class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """The answer to one request, sealed to the run's key.
+
+    `status` is `ok` when everything was granted, `partial` when some names were, `refused` when nothing was;
+    `code` and `retry_after` are set when the whole request was refused for one reason.
+    """
+
+    request_id: RequestId
+    status: Literal["ok", "partial", "refused"]
+    code: Code | None = None
+    retry_after: Time | None = None
+    results: Annotated[tuple[Result, ...], Meta(max_length=MAX_NAMES)] = ()
+    names: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
+
+
+class Notice(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Something that happened to what a run holds or waits for; sealed to the run's key like a reply."""
+
+    event: Literal["lease_revoked", "secret_rotated", "run_revoked", "approval_pending"]
+    at: Time
+    name: Name | None = None
+    lease_id: LeaseId | None = None
+    request_id: RequestId | None = None
+
+
+REPLY = Codec(Reply, "reply")
+NOTICE = Codec(Notice, "notice")
+_REQUEST = Codec(Request, "request")
+
+
+def encode_request(request: Request) -> bytes:
+    """Encode a request.
+
+    Raises:
+        WireError: `too_large` if it exceeds the size cap.
+    """
+    return _REQUEST.encode(request)
+
+
+def decode_request(raw: bytes) -> Request:
+    """Decode a request and check what types alone do not say.
+
+    Raises:
+        WireError: if the encoding is not canonical, a name is not canonical or asked for twice, or the deadline
+            is not after the time of issue.
+    """
+    request = _REQUEST.decode(raw)
+    body = request.body
+    if isinstance(body, Resolve):
+        for name in body.names:
+            check_secret_name(name)
+        if len(set(body.names)) != len(body.names):
+            raise WireError("request: a name is asked for twice", reason="malformed")
+    elif isinstance(body, Put | Generate):
+        check_secret_name(body.name)
+    if request.deadline <= request.issued_at:
+        raise WireError("request: the deadline is not after issued_at", reason="malformed")
+    return request

@@ -1,0 +1,205 @@
+"""Sealed envelopes: who may open what, and nothing else readable (docs/protocol.md, "Envelope").
+
+An envelope is the msgpack array `[version, kind, key_id, run_public_key, nonce, ciphertext]`. The associated data
+is every byte before the nonce, then the name of the key that it is written to, so a message that is moved to
+another stream, or whose header is changed, does not open.
+
+Long-term and session halves are X25519. A run has one Ed25519 key pair, whose X25519 form is derived here.
+"""
+
+import hashlib
+from enum import IntEnum
+from typing import Annotated, Final, Literal
+
+import nacl.bindings as sodium
+from msgspec import Meta, Struct
+from nacl.exceptions import CryptoError
+
+from agent_sdk.wire.codec import MAX_ENVELOPE, MAX_PLAINTEXT, Codec, pad, unpad
+from agent_sdk.wire.errors import Code, WireError
+
+VERSION: Final = 1
+KEY_BYTES = 32
+NONCE_BYTES = 24
+_TAG_BYTES = 16
+_NONCE_FIELD = 2 + NONCE_BYTES  # bin8 header and the nonce
+
+
+class Kind(IntEnum):
+    """What an envelope carries; also the direction that its key is derived for."""
+
+    REQUEST = 1
+    REPLY = 2
+    NOTICE = 3
+
+
+_PERSON = {Kind.REQUEST: b"sb1 request", Kind.REPLY: b"sb1 reply", Kind.NOTICE: b"sb1 notice"}
+
+
+class Envelope(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A parsed envelope; nothing in it is trusted before `open_envelope` succeeded.
+
+    `key_id` of a request names the intake key (8 bytes); that of a reply or notice is the session certificate.
+    """
+
+    version: Literal[1]
+    kind: Annotated[int, Meta(ge=1, le=3)]
+    key_id: Annotated[bytes, Meta(min_length=8, max_length=512)]
+    run_public_key: Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+    nonce: Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
+    ciphertext: Annotated[bytes, Meta(min_length=_TAG_BYTES, max_length=MAX_PLAINTEXT + _TAG_BYTES)]
+
+
+_ENVELOPE = Codec(Envelope, "envelope", MAX_ENVELOPE)
+_NONCE_HEADER = b"\xc4\x18"
+_BIN8, _BIN16 = 256, 65536
+
+
+def _bin_header(size: int) -> bytes:
+    """The header of a byte string in msgpack's shortest form (msgpack spec, "bin format family")."""
+    if size < _BIN8:
+        return b"\xc4" + size.to_bytes(1, "big")
+    if size < _BIN16:
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")
+
+
+def _header_bytes(raw: bytes, ciphertext_bytes: int) -> bytes:
+    """The part of `raw` before the nonce."""
+    tail = _NONCE_FIELD + len(_bin_header(ciphertext_bytes)) + ciphertext_bytes
+    return raw[: len(raw) - tail]
+
+
+def parse_envelope(raw: bytes) -> Envelope:
+    """Parse an envelope without touching any key.
+
+    Args:
+        raw: what was found on the queue, at most 256 KiB.
+
+    Raises:
+        WireError: if it is too large or not a canonical envelope.
+    """
+    return _ENVELOPE.decode(raw)
+
+
+def key_id(public_key: bytes) -> bytes:
+    """The 8-byte name of an intake key: the start of the BLAKE2b-256 of its public half."""
+    return hashlib.blake2b(public_key, digest_size=32).digest()[:8]
+
+
+def run_exchange_public(run_public_key: bytes) -> bytes:
+    """The X25519 form of a run's Ed25519 public key (libsodium `crypto_sign_ed25519_pk_to_curve25519`).
+
+    Raises:
+        WireError: if the bytes are no point of prime order.
+    """
+    try:
+        return sodium.crypto_sign_ed25519_pk_to_curve25519(run_public_key)
+    except (CryptoError, ValueError, TypeError, RuntimeError):
+        raise WireError(
+            "the run's public key is not a valid Ed25519 key", code=Code.UNAUTHENTICATED, reason="bad_run_key"
+        ) from None
+
+
+def run_exchange_secret(run_seed: bytes) -> bytes:
+    """The X25519 form of a run's Ed25519 key, from its 32-byte seed."""
+    _, secret = sodium.crypto_sign_seed_keypair(run_seed)
+    return sodium.crypto_sign_ed25519_sk_to_curve25519(secret)
+
+
+def run_public_key(run_seed: bytes) -> bytes:
+    """The Ed25519 public key that belongs to a 32-byte seed."""
+    public, _ = sodium.crypto_sign_seed_keypair(run_seed)
+    return public
+
+
+def derive_key(kind: Kind, secret: bytes, sender_public: bytes, recipient_public: bytes, peer: bytes) -> bytes:
+    """Derive the AEAD key of one direction between two X25519 keys.
+
+    `BLAKE2b-256(key=crypto_box_beforenm(peer, secret), person=direction, data=sender || recipient)`. Both sides
+    derive it once a peer and keep it, so a message costs symmetric work only.
+
+    Args:
+        kind: the direction.
+        secret: this side's X25519 secret.
+        sender_public: the sender's X25519 public half.
+        recipient_public: the recipient's X25519 public half.
+        peer: whichever of the two is not this side's.
+
+    Returns:
+        32 bytes.
+
+    Raises:
+        WireError: if the peer's key is of low order.
+    """
+    try:
+        shared = sodium.crypto_box_beforenm(peer, secret)
+    except (CryptoError, ValueError, TypeError, RuntimeError):
+        raise WireError("the peer's exchange key is not valid", reason="bad_run_key") from None
+    return hashlib.blake2b(
+        sender_public + recipient_public, digest_size=KEY_BYTES, key=shared, person=_PERSON[kind]
+    ).digest()
+
+
+class Sealer:
+    """Seals messages of one direction between two peers, for one place on the queue.
+
+    Args:
+        kind: what the plaintexts are.
+        key: the direction's key from `derive_key`.
+        key_id: the intake key's name for requests, the session certificate for replies and notices.
+        run_public_key: the run's Ed25519 public key.
+        key_name: the queue key that the envelopes will be written to.
+    """
+
+    __slots__ = ("_aad", "_header", "_key")
+
+    def __init__(self, kind: Kind, key: bytes, key_id: bytes, run_public_key: bytes, key_name: str) -> None:
+        shortest = Envelope(VERSION, kind, key_id, run_public_key, bytes(NONCE_BYTES), bytes(_TAG_BYTES))
+        self._header = _header_bytes(_ENVELOPE.encode(shortest), _TAG_BYTES)
+        self._aad = self._header + key_name.encode()
+        self._key = key
+
+    def seal(self, plaintext: bytes, nonce: bytes) -> bytes:
+        """Pad, encrypt and wrap a plaintext.
+
+        Args:
+            plaintext: an encoded message.
+            nonce: 24 bytes that were never used with this key; random ones do.
+
+        Returns:
+            The envelope's bytes, at most 256 KiB.
+
+        Raises:
+            WireError: code `too_large` if the plaintext does not fit.
+        """
+        padded = pad(plaintext)
+        if len(padded) > MAX_PLAINTEXT:
+            raise WireError(
+                f"the message has {len(plaintext)} bytes; at most {MAX_PLAINTEXT - 1} fit into an envelope",
+                code=Code.TOO_LARGE,
+                reason="too_large",
+            )
+        sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(padded, self._aad, nonce, self._key)
+        return b"".join((self._header, _NONCE_HEADER, nonce, _bin_header(len(sealed)), sealed))
+
+
+def open_envelope(key: bytes, raw: bytes, envelope: Envelope, key_name: str) -> bytes:
+    """Open an envelope that was parsed from `raw` and found at `key_name`.
+
+    Returns:
+        The plaintext.
+
+    Raises:
+        WireError: reason `cannot_open` if it was not sealed with this key, for this stream, as it stands.
+    """
+    aad = _header_bytes(raw, len(envelope.ciphertext)) + key_name.encode()
+    try:
+        padded = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(envelope.ciphertext, aad, envelope.nonce, key)
+    except (CryptoError, ValueError, TypeError):
+        raise WireError(
+            "the envelope does not open with this key at this place",
+            code=Code.UNAUTHENTICATED,
+            reason="cannot_open",
+        ) from None
+    return unpad(padded)

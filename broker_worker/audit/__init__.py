@@ -1,0 +1,1 @@
+"""The audit on disk and on its stream."""

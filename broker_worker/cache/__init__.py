@@ -1,0 +1,1 @@
+"""Where values live between two uses."""

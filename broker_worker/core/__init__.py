@@ -1,0 +1,1 @@
+"""Pure decisions: values in, values out. The clock is a value too."""

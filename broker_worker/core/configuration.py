@@ -1,0 +1,74 @@
+"""Everything that the operator's files say about decisions, read as one and swapped as one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent_sdk.wire.tokens import TrustAnchor
+from broker_worker.core.policy import Origin, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class SecretEntry:
+    """One entry of the registry: a name that agents use, and where the vault keeps its value.
+
+    Args:
+        name: canonical secret name.
+        ref: the reference whose scheme chooses the provider, such as `op://vault/item/field`.
+        ttl_seconds: how long a fetched value may be used; None for the cache's default.
+        origin: where the entry stands.
+    """
+
+    name: str
+    ref: str
+    ttl_seconds: int | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How long and how many values are kept in memory; `max_ttl_seconds` None is no maximum."""
+
+    default_ttl_seconds: int = 300
+    max_ttl_seconds: int | None = 900
+    max_entries: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """Which provider serves the registry, with the options of its section in `broker.yaml`.
+
+    Args:
+        type: `local`, `onepassword` or `env`.
+        options: the section's other keys, checked by the provider when it is made.
+        origin: where the section stands.
+    """
+
+    type: str
+    options: Mapping[str, str | int | bool]
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The operator's files, valid as a whole.
+
+    Args:
+        policy: who may have what.
+        registry: secret names and their references.
+        cache: how long values are kept.
+        anchors: the issuers whose tokens count.
+        providers: the providers that the registry's references need.
+        digest: SHA-256 over all of it, hexadecimal.
+    """
+
+    policy: Policy
+    registry: Mapping[str, SecretEntry]
+    cache: CacheSettings
+    anchors: tuple[TrustAnchor, ...]
+    providers: tuple[ProviderSettings, ...]
+    digest: str
+
+    def ttl_of(self, entry: SecretEntry) -> int:
+        """Seconds that a value of `entry` may be used after it was fetched."""
+        ttl = self.cache.default_ttl_seconds if entry.ttl_seconds is None else entry.ttl_seconds
+        return ttl if self.cache.max_ttl_seconds is None else min(ttl, self.cache.max_ttl_seconds)

