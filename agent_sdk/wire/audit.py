@@ -156,6 +156,8 @@ def verify_checkpoint(identity_public_key: bytes, event: AuditEvent) -> bool:
     """Whether a checkpoint was signed by the broker with that identity."""
     try:
         signature = bytes.fromhex(event.signature or "")
+        if signature.hex() != event.signature or len(identity_public_key) != sodium.crypto_sign_PUBLICKEYBYTES:
+            return False  # another spelling of the same bytes, or a key that the binding would read past
         sodium.crypto_sign_open(signature + _statement(event.chain, event.sequence, event.prev), identity_public_key)
     except (BadSignatureError, ValueError, TypeError):
         return False

@@ -58,6 +58,16 @@ def issue_certificate(
     return _CERTIFICATE.encode(SessionCertificate(session_public_key, not_before, not_after, worker_id, signature))
 
 
+def _is_signed(statement: bytes, signature: bytes, public_key: bytes) -> bool:
+    if len(public_key) != sodium.crypto_sign_PUBLICKEYBYTES:  # the binding would read past a shorter one
+        return False
+    try:
+        sodium.crypto_sign_open(signature + statement, public_key)
+    except BadSignatureError:
+        return False
+    return True
+
+
 def verify_certificate(raw: bytes, identity_public_key: bytes, now: int, skew: int = 0) -> SessionCertificate:
     """Verify a certificate against the pinned broker identity.
 
@@ -74,14 +84,12 @@ def verify_certificate(raw: bytes, identity_public_key: bytes, now: int, skew: i
     statement = _statement(
         certificate.session_public_key, certificate.not_before, certificate.not_after, certificate.worker_id
     )
-    try:
-        sodium.crypto_sign_open(certificate.signature + statement, identity_public_key)
-    except (BadSignatureError, ValueError, TypeError):
+    if not _is_signed(statement, certificate.signature, identity_public_key):
         raise WireError(
             "the reply's certificate was not signed by the broker that this run trusts",
             code=Code.UNAUTHENTICATED,
             reason="bad_certificate",
-        ) from None
+        )
     if not certificate.not_before - skew <= now <= certificate.not_after + skew:
         raise WireError(
             "the reply's certificate is outside its validity: compare this host's clock with the broker's",

@@ -19,6 +19,9 @@ MAX_PLAINTEXT = MAX_ENVELOPE - 4096
 PAD_BLOCK = 256
 """Plaintexts are padded to a multiple of this many bytes, so a length tells little about a value."""
 
+_HARMLESS = ("Expected ", "Object missing ")
+"""How those of msgspec's messages begin that name types, limits and our own fields only; others quote the input."""
+
 T = TypeVar("T")
 
 
@@ -59,12 +62,14 @@ class Codec(Generic[T]):
         """
         if len(raw) > self._max_bytes:
             raise self._too_large(len(raw))
+        problem = None
         try:
             value = self._decode(raw)
             again = self._encode(value)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, TypeError) as error:
-            detail = str(error) if isinstance(error, msgspec.ValidationError) else "not valid msgpack"
-            raise WireError(f"{self._what}: {detail}", reason="malformed") from None
+            problem = explain(error, "not valid msgpack")
+        if problem is not None:  # raised out here, so that no context keeps the bytes alive
+            raise WireError(f"{self._what}: {problem}", reason="malformed")
         if again != raw:
             raise WireError(f"{self._what}: not in canonical encoding", reason="not_canonical")
         return value
@@ -75,6 +80,21 @@ class Codec(Generic[T]):
             code=Code.TOO_LARGE,
             reason="too_large",
         )
+
+
+def explain(error: Exception, otherwise: str) -> str:
+    """What a decoder expected, and where, without a word of what it found there.
+
+    Args:
+        error: what the decoder raised.
+        otherwise: what to say of anything but a value of the wrong type or size.
+    """
+    if not isinstance(error, msgspec.ValidationError):
+        return otherwise
+    text = str(error)
+    if text.startswith(_HARMLESS):
+        return text
+    return "a field that is unknown or a value that is not among those allowed"
 
 
 def pad(plaintext: bytes) -> bytes:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 
 from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.names import MAX_AGENT_ID, is_agent_id
 
 PREFIX = "sb"
 AUDIT = "sb:audit"
@@ -29,9 +30,9 @@ def agent_of_requests(key: str) -> str:
     Raises:
         WireError: if `key` is not the name of a request stream.
     """
-    if not (key.startswith("sb:req:{") and key.endswith("}")):
-        raise WireError(f"{key!r} is not the name of a request stream", reason="bad_key_name")
-    return key[8:-1]
+    if key.startswith("sb:req:{") and key.endswith("}") and is_agent_id(agent_id := key[8:-1]):
+        return agent_id
+    raise WireError(f"{key[: MAX_AGENT_ID + 16]!r} is not the name of a request stream", reason="bad_key_name")
 
 
 def replies(agent_id: str, fingerprint: str) -> str:

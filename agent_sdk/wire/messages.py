@@ -4,13 +4,13 @@ Every value here is frozen and checked when it is decoded. Times are millisecond
 Field order is the order on the wire; fields that have their default are left out.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.names import MAX_SECRET_NAME, check_secret_name
+from agent_sdk.wire.names import MAX_SECRET_NAME, is_secret_name
 
 MAX_NAMES = 64
 MAX_PURPOSE = 256
@@ -27,6 +27,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
 Purpose = Annotated[str, Meta(max_length=MAX_PURPOSE)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
 Version = Annotated[str, Meta(max_length=128)]
+RichFields = list[tuple[str, Any]]
 
 
 class _Op(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="op", gc=False):
@@ -47,6 +48,14 @@ class Put(_Op, frozen=True, tag="put"):
     name: Name
     value: Value
     purpose: Purpose = ""
+
+    def __repr__(self) -> str:
+        """The name and no more."""
+        return f"Put(name={self.name!r})"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`, whose own reading would show every field."""
+        return [("name", self.name)]
 
 
 class Generate(_Op, frozen=True, tag="generate"):
@@ -85,6 +94,14 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
     body: Operation
 
+    def __repr__(self) -> str:
+        """Which request it is; neither its token nor its purpose, which may quote a value."""
+        return f"Request(request_id={self.request_id.hex()!r}, body={type(self.body).__name__})"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`."""
+        return [("request_id", self.request_id.hex()), ("body", type(self.body).__name__)]
+
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """The outcome for one name. `value` is there if and only if `outcome` is `granted`.
@@ -105,6 +122,10 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     def __repr__(self) -> str:
         """Everything but the value."""
         return f"Result(name={self.name!r}, outcome={self.outcome!r}, code={self.code!r})"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`."""
+        return [("name", self.name), ("outcome", self.outcome), ("code", self.code)]
 
 
 class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -146,6 +167,12 @@ def encode_request(request: Request) -> bytes:
     return _REQUEST.encode(request)
 
 
+def _check_name(name: str, place: str) -> None:
+    """Say where a name is not canonical, not what it says: what was sent by mistake may be a value."""
+    if not is_secret_name(name):
+        raise WireError(f"request: {place} is not a canonical secret name", reason="bad_name")
+
+
 def decode_request(raw: bytes) -> Request:
     """Decode a request and check what types alone do not say.
 
@@ -156,12 +183,12 @@ def decode_request(raw: bytes) -> Request:
     request = _REQUEST.decode(raw)
     body = request.body
     if isinstance(body, Resolve):
-        for name in body.names:
-            check_secret_name(name)
+        for place, name in enumerate(body.names):
+            _check_name(name, f"names[{place}]")
         if len(set(body.names)) != len(body.names):
             raise WireError("request: a name is asked for twice", reason="malformed")
     elif isinstance(body, Put | Generate):
-        check_secret_name(body.name)
+        _check_name(body.name, "name")
     if request.deadline <= request.issued_at:
         raise WireError("request: the deadline is not after issued_at", reason="malformed")
     return request

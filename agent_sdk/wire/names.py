@@ -36,6 +36,11 @@ def check_secret_name(text: str) -> str:
     return _check(text, "secret name", MAX_SECRET_NAME)
 
 
+def is_secret_name(text: str) -> bool:
+    """Whether `text` is a canonical secret name."""
+    return len(text) <= MAX_SECRET_NAME and _DOTTED.fullmatch(text) is not None
+
+
 def check_agent_id(text: str) -> str:
     """Return `text` if it is a canonical agent id such as `claude` or `random-script`.
 
@@ -43,6 +48,11 @@ def check_agent_id(text: str) -> str:
         WireError: if it is longer than 64 characters or not canonical.
     """
     return _check(text, "agent id", MAX_AGENT_ID)
+
+
+def is_agent_id(text: str) -> bool:
+    """Whether `text` is a canonical agent id."""
+    return len(text) <= MAX_AGENT_ID and _DOTTED.fullmatch(text) is not None
 
 
 def check_run_id(text: str) -> str:

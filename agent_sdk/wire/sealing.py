@@ -130,8 +130,10 @@ def derive_key(kind: Kind, secret: bytes, sender_public: bytes, recipient_public
         32 bytes.
 
     Raises:
-        WireError: if the peer's key is of low order.
+        WireError: if the peer's key is of low order, or a key does not have 32 bytes.
     """
+    if len(sender_public) != KEY_BYTES or len(recipient_public) != KEY_BYTES:
+        raise WireError(f"an exchange key must have {KEY_BYTES} bytes", reason="bad_run_key")
     try:
         shared = sodium.crypto_box_beforenm(peer, secret)
     except (CryptoError, ValueError, TypeError, RuntimeError):
@@ -193,8 +195,8 @@ def open_envelope(key: bytes, raw: bytes, envelope: Envelope, key_name: str) -> 
     Raises:
         WireError: reason `cannot_open` if it was not sealed with this key, for this stream, as it stands.
     """
-    aad = _header_bytes(raw, len(envelope.ciphertext)) + key_name.encode()
     try:
+        aad = _header_bytes(raw, len(envelope.ciphertext)) + key_name.encode()
         padded = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(envelope.ciphertext, aad, envelope.nonce, key)
     except (CryptoError, ValueError, TypeError):
         raise WireError(
