@@ -1,5 +1,8 @@
-"""The operator's command, `secret-broker`."""
+"""The operator's command, `secret-broker`: every subcommand has a module of its own and is joined here."""
 
+from broker_worker.cli.completion import completion
 from broker_worker.cli.root import main
+
+main.add_command(completion)
 
 __all__ = ["main"]

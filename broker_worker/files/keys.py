@@ -1,0 +1,247 @@
+"""Keys on disk: each in a file of its own that only its owner can read, in a folder that only its owner can enter.
+
+A seed file holds one line, `SECRET-BROKER-KEY-1:` and 32 bytes in base64url; an intake key's line also holds the time
+at which it was made. The prefix is there for secret scanners. Rotation of the intake key is what ends the life of
+requests that somebody recorded: the old key is destroyed once its overlap is over.
+"""
+
+import base64
+import os
+import re
+import secrets
+import stat
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import nacl.bindings as sodium
+
+from agent_sdk.wire.sealing import KEY_BYTES, key_id, run_public_key
+from broker_worker.core.errors import SetupError
+
+IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.key", "vault.key", "intake"
+
+_SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
+_INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")
+_MAX_FILE = 256
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_POSIX = os.name == "posix"
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeKey:
+    """An X25519 key that requests are sealed to.
+
+    Args:
+        key_id: the 8 bytes that name it in envelopes.
+        secret: its secret half, 32 bytes.
+        public: its public half, 32 bytes.
+        created_at: when it was made, ms since the epoch.
+    """
+
+    key_id: bytes
+    secret: bytes = field(repr=False)
+    public: bytes
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerKeys:
+    """What a worker needs to open requests and to be believed.
+
+    Args:
+        identity_seed: the seed of the broker's Ed25519 identity key, 32 bytes.
+        identity_public: its public half, which every run credential pins.
+        intake: the intake keys that still count, the newest first.
+    """
+
+    identity_seed: bytes = field(repr=False)
+    identity_public: bytes
+    intake: tuple[IntakeKey, ...]
+
+
+def create_seed(path: Path) -> bytes:
+    """Make a random 32-byte seed and store it.
+
+    Args:
+        path: a file that does not exist yet, in a folder that does.
+
+    Returns:
+        The seed.
+
+    Raises:
+        SetupError: if the file exists or cannot be written.
+    """
+    seed = secrets.token_bytes(KEY_BYTES)
+    _write_new(path, b"SECRET-BROKER-KEY-1:" + base64.urlsafe_b64encode(seed).rstrip(b"=") + b"\n")
+    return seed
+
+
+def load_seed(path: Path) -> bytes:
+    """Read a 32-byte seed.
+
+    Raises:
+        SetupError: if the file is missing, readable for others, somebody else's, or not a seed.
+    """
+    found = _SEED.fullmatch(_read_private(path))
+    if found is None:
+        raise _not_a_key(path)
+    return base64.urlsafe_b64decode(found[1] + b"=")
+
+
+def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
+    """Make the identity key, the first intake key, and the keys of issuer, queue and local vault.
+
+    Args:
+        keys_dir: the folder; made with mode 0700 if it is missing.
+        now: the time, ms since the epoch.
+
+    Raises:
+        SetupError: if one of the keys exists already; nothing is overwritten.
+    """
+    make_private_folder(keys_dir)
+    make_private_folder(keys_dir / INTAKE)
+    for name in (IDENTITY, ISSUER, QUEUE, VAULT):
+        create_seed(keys_dir / name)
+    _create_intake(keys_dir / INTAKE, now)
+    return load_broker_keys(keys_dir)
+
+
+def load_broker_keys(keys_dir: Path) -> BrokerKeys:
+    """Read the identity key and every intake key.
+
+    Raises:
+        SetupError: if a key is missing, readable for others or damaged.
+    """
+    seed = load_seed(keys_dir / IDENTITY)
+    intake = _load_intake_keys(keys_dir / INTAKE)
+    if not intake:
+        raise SetupError(f"{keys_dir / INTAKE} holds no intake key", hint="run `secret-broker keys rotate`")
+    return BrokerKeys(seed, run_public_key(seed), intake)
+
+
+def rotate_intake(keys_dir: Path, overlap_seconds: int, now: int) -> BrokerKeys:
+    """Make a new intake key and destroy those whose overlap is over.
+
+    A key's overlap begins when the next one is made. It should be no shorter than the longest run, because a run
+    keeps the intake key that it was launched with.
+
+    Args:
+        keys_dir: the folder with the keys.
+        overlap_seconds: how long a replaced key still opens requests.
+        now: the time, ms since the epoch.
+
+    Returns:
+        The keys from now on.
+
+    Raises:
+        SetupError: if the folder cannot be read or written.
+    """
+    folder = keys_dir / INTAKE
+    make_private_folder(folder)
+    newest = max((key.created_at for key in _load_intake_keys(folder)), default=now - 1)
+    _create_intake(folder, max(now, newest + 1))  # the new key is the newest even if the clock went back
+    for newer, key in pairwise(_load_intake_keys(folder)):
+        if now - newer.created_at >= overlap_seconds * 1000:
+            _destroy(folder / f"{key.key_id.hex()}.key")
+    return load_broker_keys(keys_dir)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter, or check that an existing one is such.
+
+    Raises:
+        SetupError: if it cannot be made, is no folder, or is open to others.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot make the folder {path}: {error.strerror}") from error
+    check_private(path, path.stat())
+
+
+def check_private(path: Path, status: os.stat_result) -> None:
+    """Check that a file or folder belongs to this user and is closed to everybody else.
+
+    Raises:
+        SetupError: if not; the hint says how to mend it. Windows has no such modes, so nothing is checked there.
+    """
+    if not _POSIX:
+        return
+    if status.st_uid != os.geteuid():
+        raise SetupError(
+            f"{path} belongs to user id {status.st_uid}, but this process runs as {os.geteuid()}",
+            hint=f"run as its owner, or: chown {os.geteuid()} {path}",
+        )
+    if status.st_mode & _OTHERS:
+        mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
+        raise SetupError(
+            f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o})",
+            hint=f"chmod {mode} {path}, and make new keys if others may have read it",
+        )
+
+
+def _create_intake(folder: Path, now: int) -> None:
+    public, secret = sodium.crypto_box_keypair()
+    line = b"SECRET-BROKER-INTAKE-1:%d:%s\n" % (now, base64.urlsafe_b64encode(secret).rstrip(b"="))
+    _write_new(folder / f"{key_id(public).hex()}.key", line)
+
+
+def _load_intake_keys(folder: Path) -> tuple[IntakeKey, ...]:
+    keys = [_load_intake(path) for path in folder.glob("*.key")]
+    return tuple(sorted(keys, key=lambda key: (key.created_at, key.key_id), reverse=True))
+
+
+def _load_intake(path: Path) -> IntakeKey:
+    found = _INTAKE.fullmatch(_read_private(path))
+    if found is None:
+        raise _not_a_key(path)
+    secret = base64.urlsafe_b64decode(found[2] + b"=")
+    public = sodium.crypto_scalarmult_base(secret)
+    if path.stem != key_id(public).hex():
+        raise SetupError(
+            f"{path} holds the intake key {key_id(public).hex()}, not the one that its name says",
+            hint="restore the file from a backup, or remove it and run `secret-broker keys rotate`",
+        )
+    return IntakeKey(key_id(public), secret, public, int(found[1]))
+
+
+def _not_a_key(path: Path) -> SetupError:
+    return SetupError(f"{path} does not hold a key of the form that `secret-broker init` writes", hint="restore it")
+
+
+def _read_private(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise SetupError(f"{path} is missing", hint="run `secret-broker init`, or name the home with --home") from None
+    except OSError as error:
+        raise SetupError(f"cannot read {path}: {error.strerror}", hint="run as the owner of the keys") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SetupError(f"{path} is not a regular file")
+        check_private(path, status)
+        return file.read(_MAX_FILE)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise SetupError(f"{path} exists already", hint="nothing was changed; move it away first") from None
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _destroy(path: Path) -> None:
+    """Overwrite and remove a key; on journalling and flash storage the overwriting is best effort."""
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()

@@ -1,0 +1,193 @@
+"""Who may do what on the queue: a user an agent, one for workers, one for the operator, and `default` switched off.
+
+Passwords are derived from one queue key, so nothing has to be stored a user, and the server only ever sees their
+SHA-256. The queue is not trusted with any secret; its users keep agents from each other's streams and from the
+commands that would break the service for others.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+from agent_sdk.wire import keynames
+from agent_sdk.wire.names import check_agent_id
+from broker_worker.core.errors import QueueError
+
+BROKER = "broker"
+OPERATOR = "operator"
+_AGENT_PREFIX = "agent-"
+_PERSON = b"sb1 queue user"
+_NOTHING = ("resetpass", "resetkeys", "resetchannels", "-@all")
+_CONNECT = ("+ping", "+hello", "+auth", "+client|setinfo", "+client|setname", "+client|id")
+
+_BROKER_RULES = (
+    "~sb:*",
+    "~rq:*",
+    "&sb:*",
+    "&rq:*",
+    "+@read",
+    "+@write",
+    "+@stream",
+    "+@pubsub",
+    "+@transaction",
+    "+@scripting",
+    "+@connection",
+    "-@dangerous",
+    "-@admin",
+    "+info",
+    "+time",
+    "+script|load",
+    "+script|exists",
+)
+_OPERATOR_RULES = ("+acl", "+config|get", "+info", "+time", "+save", "+bgsave", "+dbsize", "+lastsave", *_CONNECT)
+
+
+def agent_user(agent_id: str) -> str:
+    """The queue user of an agent."""
+    return _AGENT_PREFIX + check_agent_id(agent_id)
+
+
+def agent_password(queue_key: bytes, agent_id: str) -> str:
+    """The password of an agent's queue user, hexadecimal; keyed BLAKE2b (RFC 7693) of its user name."""
+    return _password(queue_key, agent_user(agent_id))
+
+
+def broker_password(queue_key: bytes) -> str:
+    """The password of the workers' queue user, hexadecimal."""
+    return _password(queue_key, BROKER)
+
+
+def operator_password(queue_key: bytes) -> str:
+    """The password of the user that sets users and looks after the server, hexadecimal."""
+    return _password(queue_key, OPERATOR)
+
+
+def agent_rules(agent_id: str) -> tuple[str, ...]:
+    """What an agent may do: write its own requests, ring its own bell, read its own replies.
+
+    Whoever may XADD may also trim or end that one stream, which is why every agent has a stream of its own.
+    """
+    return (
+        f"%W~{keynames.requests(check_agent_id(agent_id))}",
+        f"%R~{keynames.replies(agent_id, '*')}",
+        f"&{keynames.doorbell(agent_id)}",
+        "+xadd",
+        "+publish",
+        "+xread",
+        "+xrevrange",
+        *_CONNECT,
+    )
+
+
+def render_acl(queue_key: bytes, agents: Iterable[str]) -> str:
+    """The ACL file of a server: every user that there should be, passwords as SHA-256 only.
+
+    Args:
+        queue_key: the 32 bytes of keys/queue.key.
+        agents: the agents of the policy.
+    """
+    lines = [f"user default off {' '.join(_NOTHING)}"]
+    lines += [f"user {user} on {' '.join(rules)}" for user, rules in _users(queue_key, agents).items()]
+    return "\n".join(lines) + "\n"
+
+
+async def apply_acl(client: "Redis", queue_key: bytes, agents: Iterable[str]) -> None:
+    """Bring the users of a running server in line with the policy: set those that there are, remove those gone.
+
+    Args:
+        client: connected as a user that may run ACL commands.
+        queue_key: the 32 bytes of keys/queue.key.
+        agents: the agents of the policy.
+
+    Raises:
+        QueueError: if the server refuses.
+    """
+    wanted = _users(queue_key, agents)
+    try:
+        present = [_text(user) for user in await client.acl_users()]
+        gone = [user for user in present if user.startswith(_AGENT_PREFIX) and user not in wanted]
+        async with client.pipeline(transaction=False) as pipeline:
+            for user, rules in wanted.items():
+                pipeline.execute_command("ACL", "SETUSER", user, "reset", "on", *rules)
+            if gone:
+                pipeline.execute_command("ACL", "DELUSER", *gone)
+            await pipeline.execute()
+    except RedisError as error:
+        raise QueueError(
+            f"the queue does not let us set its users: {error}",
+            hint="load the output of `secret-broker acl` as the server's ACL file",
+        ) from None
+
+
+async def ensure_users(address: str, queue_key: bytes, agents: Iterable[str]) -> None:
+    """Set the users of an external server, as its operator or with the rights that its URL has.
+
+    Args:
+        address: the server's URL as the operator gave it.
+        queue_key: the 32 bytes of keys/queue.key.
+        agents: the agents of the policy.
+
+    Raises:
+        QueueError: if the server cannot be reached or neither way has the right.
+    """
+    for url in (operator_url(address, queue_key), address):
+        client = Redis.from_url(url, protocol=2)  # with 3, a refused log-in would look like a lost connection
+        try:
+            await client.ping()
+            await apply_acl(client, queue_key, agents)
+        except (AuthenticationError, NoPermissionError):
+            continue
+        except RedisError as error:
+            raise QueueError(
+                f"cannot reach the queue: {error}", hint="is REDIS_URL right, and the server up?"
+            ) from None
+        else:
+            return
+        finally:
+            await client.aclose()
+    raise QueueError(
+        "the queue knows neither our operator user nor lets REDIS_URL's user in",
+        hint="load the output of `secret-broker acl` as the server's ACL file",
+    )
+
+
+def agent_url(address: str, queue_key: bytes, agent_id: str) -> str:
+    """The queue's URL for an agent; a user that `address` names is replaced."""
+    return _with_user(address, agent_user(agent_id), agent_password(queue_key, agent_id))
+
+
+def broker_url(address: str, queue_key: bytes) -> str:
+    """The queue's URL for workers: our user, unless `address` names one itself."""
+    if "@" in urlsplit(address).netloc:
+        return address
+    return _with_user(address, BROKER, broker_password(queue_key))
+
+
+def operator_url(address: str, queue_key: bytes) -> str:
+    """The queue's URL for the operator's user."""
+    return _with_user(address, OPERATOR, operator_password(queue_key))
+
+
+def _users(queue_key: bytes, agents: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    rules = {OPERATOR: _OPERATOR_RULES, BROKER: _BROKER_RULES}
+    rules |= {agent_user(agent): agent_rules(agent) for agent in sorted(set(agents))}
+    return {
+        user: (*_NOTHING, "#" + hashlib.sha256(_password(queue_key, user).encode()).hexdigest(), *granted)
+        for user, granted in rules.items()
+    }
+
+
+def _password(queue_key: bytes, user: str) -> str:
+    return hashlib.blake2b(user.encode(), digest_size=32, key=queue_key, person=_PERSON).hexdigest()
+
+
+def _with_user(address: str, user: str, password: str) -> str:
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
