@@ -49,6 +49,14 @@ class ProviderSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where the HTTP gateway listens: a loopback address only. Nothing listens there yet."""
+
+    host: str = "127.0.0.1"
+    port: int = 7700
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """The operator's files, valid as a whole.
 
@@ -59,6 +67,8 @@ class Configuration:
         anchors: the issuers whose tokens count.
         providers: the providers that the registry's references need.
         digest: SHA-256 over all of it, hexadecimal.
+        server: the HTTP gateway's address; None if the files name none.
+        policy_only: whether a policy was read by itself, to check or test it; nothing can be released with that.
     """
 
     policy: Policy
@@ -67,6 +77,8 @@ class Configuration:
     anchors: tuple[TrustAnchor, ...]
     providers: tuple[ProviderSettings, ...]
     digest: str
+    server: ServerSettings | None = None
+    policy_only: bool = False
 
     def ttl_of(self, entry: SecretEntry) -> int:
         """Seconds that a value of `entry` may be used after it was fetched."""

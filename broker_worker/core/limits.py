@@ -6,13 +6,22 @@ runs on the queue, shared by all workers, and in each worker, so that a queue th
 
 from dataclasses import dataclass
 
+LONGEST_US = 10 * 366 * 24 * 3600 * 1_000_000
+"""The longest time, in microseconds, that a limit may take to become whole again; keeps every TAT below 2**53, the
+largest integer that a script on the queue can count with exactly."""
+
+_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms"))
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
     """At most `count` names in `period` ms on average, and `burst` at once.
 
+    In any stretch of time at most `burst` names and what the average rate adds during it are admitted.
+
     Raises:
-        ValueError: if a number is not positive or the rate is finer than one a microsecond.
+        ValueError: if a number is not positive, the rate is finer than one a microsecond, or `burst` takes longer
+            than ten years to come back.
     """
 
     count: int
@@ -22,13 +31,20 @@ class Rate:
     def __post_init__(self) -> None:
         if self.count < 1 or self.period < 1 or self.burst < 1:
             raise ValueError("a rate's count, period and burst are whole numbers from 1")
-        if self.interval < 1:
+        if self.count > self.period * 1000:
             raise ValueError("a rate is at most one a microsecond")
+        if self.tolerance > LONGEST_US:
+            raise ValueError("a rate's burst comes back within ten years")
+
+    def __str__(self) -> str:
+        size, unit = next((size, unit) for size, unit in _UNITS if self.period % size == 0)
+        periods = "" if self.period == size else str(self.period // size)
+        return f"{self.count}/{periods}{unit}, {self.burst} at once"
 
     @property
     def interval(self) -> int:
-        """Microseconds between two at the average rate."""
-        return self.period * 1000 // self.count
+        """Microseconds between two at the average rate, rounded up so that the rate is never exceeded."""
+        return -(-self.period * 1000 // self.count)
 
     @property
     def tolerance(self) -> int:

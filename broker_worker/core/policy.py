@@ -6,6 +6,7 @@ time, and nothing else.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from agent_sdk.wire.names import NamePattern
 from broker_worker.core.limits import Rate
@@ -73,6 +74,23 @@ class Denial:
 
 
 @dataclass(frozen=True, slots=True)
+class Role:
+    """A named pair of lists that agents take; `AgentPolicy` already holds what it says.
+
+    Args:
+        name: what agents call it.
+        origin: where it stands.
+        grants: its allow entries.
+        denials: its deny entries.
+    """
+
+    name: str
+    origin: Origin
+    grants: tuple[Grant, ...] = ()
+    denials: tuple[Denial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AgentPolicy:
     """What one agent may do.
 
@@ -80,9 +98,10 @@ class AgentPolicy:
         agent_id: the agent.
         origin: where its section begins.
         grants: its allow entries, its own first, then those of its roles, in the order in which they are written.
-        denials: its deny entries and those that hold for everybody.
+        denials: its deny entries, then those of its roles, then those that hold for everybody.
         limit: the limit for all its runs together.
         run_limit: the limit for each of its runs.
+        roles: the roles that it takes.
     """
 
     agent_id: str
@@ -91,27 +110,47 @@ class AgentPolicy:
     denials: tuple[Denial, ...] = ()
     limit: Rate | None = None
     run_limit: Rate | None = None
-    _exact: Mapping[str, tuple[Grant, ...]] = field(init=False, repr=False, compare=False)
-    _patterns: tuple[Grant, ...] = field(init=False, repr=False, compare=False)
+    roles: tuple[str, ...] = ()
+    _granted: "_Index[Grant]" = field(init=False, repr=False, compare=False)
+    _denied: "_Index[Denial]" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        exact: dict[str, tuple[Grant, ...]] = {}
-        for grant in self.grants:
-            if grant.pattern.is_exact:
-                exact[grant.pattern.text] = (*exact.get(grant.pattern.text, ()), grant)
-        object.__setattr__(self, "_exact", exact)
-        object.__setattr__(self, "_patterns", tuple(g for g in self.grants if not g.pattern.is_exact))
+        object.__setattr__(self, "_granted", _Index(self.grants))
+        object.__setattr__(self, "_denied", _Index(self.denials))
 
     def grants_for(self, name: str) -> Iterable[Grant]:
         """The grants that cover `name`: those that spell it first, then patterns, each in order."""
-        yield from self._exact.get(name, ())
-        for grant in self._patterns:
-            if grant.pattern.matches(name):
-                yield grant
+        return self._granted.covering(name)
 
     def denial_of(self, name: str) -> Denial | None:
-        """The first deny entry that covers `name`."""
-        return next((denial for denial in self.denials if denial.pattern.matches(name)), None)
+        """A deny entry that covers `name`: the first that spells it, else the first pattern."""
+        return next(iter(self._denied.covering(name)), None)
+
+
+_Entry = TypeVar("_Entry", bound=Grant | Denial)
+
+
+class _Index(Generic[_Entry]):
+    """Entries by the name that they spell, so that a decision costs the same however many there are."""
+
+    __slots__ = ("_exact", "_patterns")
+
+    def __init__(self, entries: Iterable[_Entry]) -> None:
+        exact: dict[str, tuple[_Entry, ...]] = {}
+        patterns: list[_Entry] = []
+        for entry in entries:
+            if entry.pattern.is_exact:
+                exact[entry.pattern.text] = (*exact.get(entry.pattern.text, ()), entry)
+            else:
+                patterns.append(entry)
+        self._exact = exact
+        self._patterns = tuple(patterns)
+
+    def covering(self, name: str) -> Iterable[_Entry]:
+        yield from self._exact.get(name, ())
+        for entry in self._patterns:
+            if entry.pattern.matches(name):
+                yield entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +162,14 @@ class Policy:
         secret_limits: limits of a secret for all agents together, by name.
         secret_limit: the limit of every secret that has none of its own.
         digest: SHA-256 of everything that decides, hexadecimal; it goes into every audit event.
+        roles: the roles that the file defines, by name.
     """
 
     agents: Mapping[str, AgentPolicy]
     secret_limits: Mapping[str, Rate] = field(default_factory=dict)
     secret_limit: Rate | None = None
     digest: str = ""
+    roles: Mapping[str, Role] = field(default_factory=dict)
 
     def limit_of_secret(self, name: str) -> Rate | None:
         """The limit for all agents together that `name` has."""
@@ -142,7 +183,8 @@ class Decision:
     Args:
         allowed: whether the name may be released.
         reason: a stable slug: `granted`, `no_grant`, `unknown_agent`, `denied_explicitly`, `out_of_scope`, or the
-            condition that did not hold.
+            condition of the first grant for the name that did not hold (`run_not_covered`, `grant_ended`,
+            `purpose_required`).
         origin: the entry that decided, if one did.
         grant: the grant, if allowed.
     """
@@ -181,10 +223,10 @@ def decide(
         return Decision(False, "denied_explicitly", denial.origin)
     if not in_scope:
         return Decision(False, "out_of_scope", agent.origin)
-    refused = Decision(False, "no_grant", agent.origin)
+    refused: Decision | None = None
     for grant in agent.grants_for(name):
         unmet = grant.unmet(run_id, purpose, now)
         if unmet is None:
             return Decision(True, "granted", grant.origin, grant)
-        refused = Decision(False, unmet, grant.origin)
-    return refused
+        refused = refused or Decision(False, unmet, grant.origin)
+    return refused or Decision(False, "no_grant", agent.origin)
