@@ -1,1 +1,1 @@
-"""One file a vault. The table that chooses by a reference's scheme is `broker_worker.providers.schemes`."""
+"""Vaults: one module each, chosen by the reference's scheme in one explicit table (`schemes`)."""
