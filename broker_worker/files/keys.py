@@ -9,7 +9,6 @@ import base64
 import os
 import re
 import secrets
-import stat
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,14 +17,14 @@ import nacl.bindings as sodium
 
 from agent_sdk.wire.sealing import KEY_BYTES, key_id, run_public_key
 from broker_worker.core.errors import SetupError
+from broker_worker.private_files import create_private, make_private_folder, read_private
 
 IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.key", "vault.key", "intake"
 
 _SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
 _INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")
 _MAX_FILE = 256
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_POSIX = os.name == "posix"
+_MISSING = "run `secret-broker init`, or name the right home with --home"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def create_seed(path: Path) -> bytes:
         SetupError: if the file exists or cannot be written.
     """
     seed = secrets.token_bytes(KEY_BYTES)
-    _write_new(path, b"SECRET-BROKER-KEY-1:" + base64.urlsafe_b64encode(seed).rstrip(b"=") + b"\n")
+    create_private(path, b"SECRET-BROKER-KEY-1:" + base64.urlsafe_b64encode(seed).rstrip(b"=") + b"\n")
     return seed
 
 
@@ -83,7 +82,7 @@ def load_seed(path: Path) -> bytes:
     Raises:
         SetupError: if the file is missing, readable for others, somebody else's, or not a seed.
     """
-    found = _SEED.fullmatch(_read_private(path))
+    found = _SEED.fullmatch(read_private(path, "the key", _MAX_FILE, hint=_MISSING))
     if found is None:
         raise _not_a_key(path)
     return base64.urlsafe_b64decode(found[1] + b"=")
@@ -147,44 +146,10 @@ def rotate_intake(keys_dir: Path, overlap_seconds: int, now: int) -> BrokerKeys:
     return load_broker_keys(keys_dir)
 
 
-def make_private_folder(path: Path) -> None:
-    """Make a folder that only its owner can enter, or check that an existing one is such.
-
-    Raises:
-        SetupError: if it cannot be made, is no folder, or is open to others.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"cannot make the folder {path}: {error.strerror}") from error
-    check_private(path, path.stat())
-
-
-def check_private(path: Path, status: os.stat_result) -> None:
-    """Check that a file or folder belongs to this user and is closed to everybody else.
-
-    Raises:
-        SetupError: if not; the hint says how to mend it. Windows has no such modes, so nothing is checked there.
-    """
-    if not _POSIX:
-        return
-    if status.st_uid != os.geteuid():
-        raise SetupError(
-            f"{path} belongs to user id {status.st_uid}, but this process runs as {os.geteuid()}",
-            hint=f"run as its owner, or: chown {os.geteuid()} {path}",
-        )
-    if status.st_mode & _OTHERS:
-        mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
-        raise SetupError(
-            f"{path} is open to other users (mode {stat.S_IMODE(status.st_mode):04o})",
-            hint=f"chmod {mode} {path}, and make new keys if others may have read it",
-        )
-
-
 def _create_intake(folder: Path, now: int) -> None:
     public, secret = sodium.crypto_box_keypair()
     line = b"SECRET-BROKER-INTAKE-1:%d:%s\n" % (now, base64.urlsafe_b64encode(secret).rstrip(b"="))
-    _write_new(folder / f"{key_id(public).hex()}.key", line)
+    create_private(folder / f"{key_id(public).hex()}.key", line)
 
 
 def _load_intake_keys(folder: Path) -> tuple[IntakeKey, ...]:
@@ -193,7 +158,7 @@ def _load_intake_keys(folder: Path) -> tuple[IntakeKey, ...]:
 
 
 def _load_intake(path: Path) -> IntakeKey:
-    found = _INTAKE.fullmatch(_read_private(path))
+    found = _INTAKE.fullmatch(read_private(path, "the key", _MAX_FILE, hint=_MISSING))
     if found is None:
         raise _not_a_key(path)
     secret = base64.urlsafe_b64decode(found[2] + b"=")
@@ -208,34 +173,6 @@ def _load_intake(path: Path) -> IntakeKey:
 
 def _not_a_key(path: Path) -> SetupError:
     return SetupError(f"{path} does not hold a key of the form that `secret-broker init` writes", hint="restore it")
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        raise SetupError(f"{path} is missing", hint="run `secret-broker init`, or name the home with --home") from None
-    except OSError as error:
-        raise SetupError(f"cannot read {path}: {error.strerror}", hint="run as the owner of the keys") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SetupError(f"{path} is not a regular file")
-        check_private(path, status)
-        return file.read(_MAX_FILE)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise SetupError(f"{path} exists already", hint="nothing was changed; move it away first") from None
-    except OSError as error:
-        raise SetupError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
 
 
 def _destroy(path: Path) -> None:
