@@ -19,7 +19,7 @@ from agent_sdk.wire.sealing import KEY_BYTES, key_id, run_public_key
 from broker_worker.core.errors import SetupError
 from broker_worker.private_files import create_private, make_private_folder, read_private
 
-IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.key", "vault.key", "intake"
+IDENTITY, ISSUER, QUEUE, INTAKE = "identity.key", "issuer.key", "queue.key", "intake"
 
 _SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
 _INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")
@@ -89,7 +89,7 @@ def load_seed(path: Path) -> bytes:
 
 
 def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
-    """Make the identity key, the first intake key, and the keys of issuer, queue and local vault.
+    """Make the identity key, the first intake key, and the keys of issuer and queue.
 
     Args:
         keys_dir: the folder; made with mode 0700 if it is missing.
@@ -100,7 +100,7 @@ def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
     """
     make_private_folder(keys_dir)
     make_private_folder(keys_dir / INTAKE)
-    for name in (IDENTITY, ISSUER, QUEUE, VAULT):
+    for name in (IDENTITY, ISSUER, QUEUE):
         create_seed(keys_dir / name)
     _create_intake(keys_dir / INTAKE, now)
     return load_broker_keys(keys_dir)

@@ -42,7 +42,18 @@ _BROKER_RULES = (
     "+script|load",
     "+script|exists",
 )
-_OPERATOR_RULES = ("+acl", "+config|get", "+info", "+time", "+save", "+bgsave", "+dbsize", "+lastsave", *_CONNECT)
+_OPERATOR_RULES = (
+    "+acl",
+    "+config|get",
+    "+info",
+    "+time",
+    "+save",
+    "+bgsave",
+    "+dbsize",
+    "+lastsave",
+    "+shutdown",
+    *_CONNECT,
+)
 
 
 def agent_user(agent_id: str) -> str:
