@@ -1,24 +1,31 @@
 """Audit events: one JSON line each, chained by hash, with a signed checkpoint a batch (docs/protocol.md, "Audit").
 
 Each worker writes one chain. A line's `prev` is the SHA-256 of the line before it, without its line feed; the
-first line of a chain has 64 zeros. A `checkpoint` line signs the chain up to and including its own `prev`.
+first line of a worker's first chain has 64 zeros, that of a later chain the last line of the one before. A
+`checkpoint` line is signed with the broker's identity, and through its `prev` so is everything before it.
 There is no field that could hold a value, and unknown fields are refused.
 """
 
 import hashlib
-from typing import Annotated, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import nacl.bindings as sodium
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 from nacl.exceptions import BadSignatureError
 
 from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.names import MAX_WORKER_NAME
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 GENESIS = "0" * 64
 MAX_LINE = 8192
 _TAG = b"secret-broker audit checkpoint v1\x00"
+_TIME = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z$"
+_WORKER = "^[a-z0-9]+([._-]+[a-z0-9]+)*$"
+_HEX = "^[0-9a-f]+$"
+_YEAR_10000 = 253_402_300_800_000
 
 EventType = Literal[
     "access",
@@ -41,7 +48,7 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 
     v: Literal[1]
     event: EventType
-    timestamp: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+    timestamp: Annotated[str, Meta(pattern=_TIME, max_length=24)]
     agent_id: str | None = None
     run_id: str | None = None
     secret_name: str | None = None
@@ -71,10 +78,12 @@ class AuditEvent(AuditRecord, frozen=True, kw_only=True):
     """One line of the audit: a record at its place in a worker's chain."""
 
     event_id: Annotated[str, Meta(description="chain and sequence; the same after a republication")]
-    worker: Annotated[str, Meta(description="the worker process, stable over restarts")]
-    chain: Annotated[str, Meta(pattern="^[0-9a-f]{16}$", description="the chain that this worker writes")]
-    sequence: Annotated[int, Meta(ge=0, description="position in the chain, without gaps")]
-    prev: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256 of the line before")]
+    worker: Annotated[
+        str, Meta(pattern=_WORKER, max_length=MAX_WORKER_NAME, description="the worker, stable over restarts")
+    ]
+    chain: Annotated[str, Meta(pattern=_HEX, min_length=16, max_length=16, description="the chain that it writes")]
+    sequence: Annotated[int, Meta(ge=0, le=2**53 - 1, description="position in the chain, without gaps")]
+    prev: Annotated[str, Meta(pattern=_HEX, min_length=64, max_length=64, description="SHA-256 of the line before")]
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -120,6 +129,8 @@ def decode_line(line: bytes) -> AuditEvent:
         raise WireError(f"audit line: {detail}", reason="malformed") from None
     if _ENCODER.encode(event) != line:
         raise WireError("audit line: not in canonical form", reason="not_canonical")
+    if event.event_id != event_id(event.chain, event.sequence):
+        raise WireError("audit line: event_id is not that of its chain and sequence")
     return event
 
 
@@ -133,32 +144,71 @@ def event_id(chain: str, sequence: int) -> str:
     return f"{chain}-{sequence:012d}"
 
 
-def _statement(chain: str, sequence: int, prev: str) -> bytes:
-    return _TAG + f"{chain}\n{sequence}\n{prev}".encode()
-
-
-def sign_checkpoint(identity_secret: bytes, chain: str, sequence: int, prev: str) -> str:
-    """Sign the head of a chain.
+def sign_checkpoint(identity_secret: bytes, unsigned: bytes) -> str:
+    """Sign a checkpoint: all of its line but the signature, and with `prev` everything before it.
 
     Args:
         identity_secret: the broker's Ed25519 secret in libsodium's 64-byte form.
-        chain: the chain's id.
-        sequence: the checkpoint's own sequence.
-        prev: the hash of the line before the checkpoint, hexadecimal.
+        unsigned: the checkpoint's line without a signature.
 
     Returns:
         The signature, hexadecimal.
     """
-    return sodium.crypto_sign(_statement(chain, sequence, prev), identity_secret)[:64].hex()
+    return sodium.crypto_sign(_TAG + unsigned, identity_secret)[:64].hex()
+
+
+def encode_checkpoint(
+    identity_secret: bytes, timestamp: str, worker: str, chain: str, sequence: int, prev: str
+) -> bytes:
+    """Encode a signed checkpoint at its place in a chain, without the line feed.
+
+    Args:
+        identity_secret: the broker's Ed25519 secret in libsodium's 64-byte form.
+        timestamp: when it is signed, as in `AuditRecord`.
+        worker: the worker's canonical name.
+        chain: the chain's id, 16 hexadecimal digits.
+        sequence: the checkpoint's own position in the chain.
+        prev: the hash of the line before.
+    """
+    unsigned = AuditRecord(v=SCHEMA_VERSION, event="checkpoint", timestamp=timestamp)
+    signature = sign_checkpoint(identity_secret, encode_line(unsigned, worker, chain, sequence, prev))
+    return encode_line(structs.replace(unsigned, signature=signature), worker, chain, sequence, prev)
 
 
 def verify_checkpoint(identity_public_key: bytes, event: AuditEvent) -> bool:
-    """Whether a checkpoint was signed by the broker with that identity."""
+    """Whether an event is a checkpoint that the broker with that identity signed."""
     try:
         signature = bytes.fromhex(event.signature or "")
-        if signature.hex() != event.signature or len(identity_public_key) != sodium.crypto_sign_PUBLICKEYBYTES:
-            return False  # another spelling of the same bytes, or a key that the binding would read past
-        sodium.crypto_sign_open(signature + _statement(event.chain, event.sequence, event.prev), identity_public_key)
+        if event.event != "checkpoint" or signature.hex() != event.signature:
+            return False  # another spelling of the same bytes
+        if len(identity_public_key) != sodium.crypto_sign_PUBLICKEYBYTES:
+            return False  # a key that the binding would read past
+        unsigned = _ENCODER.encode(structs.replace(event, signature=None))
+        sodium.crypto_sign_open(signature + _TAG + unsigned, identity_public_key)
     except (BadSignatureError, ValueError, TypeError):
         return False
     return True
+
+
+def format_time(milliseconds: int) -> str:
+    """A time in ms since the epoch as audit events write it: RFC 3339, UTC, milliseconds.
+
+    Raises:
+        ValueError: if the year is not between 1970 and 9999.
+    """
+    if not 0 <= milliseconds < _YEAR_10000:
+        raise ValueError("a time in the audit lies between the years 1970 and 9999")
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def event_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of one line, as published in `audit_event.schema.json`."""
+    (schema,), components = msgspec.json.schema_components([AuditEvent], ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:secret-broker:schema:audit-event:{SCHEMA_VERSION}",
+        "title": "Secret Broker audit event",
+        **schema,
+        "$defs": components,
+    }

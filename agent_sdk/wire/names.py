@@ -12,6 +12,7 @@ from agent_sdk.wire.errors import WireError
 MAX_SECRET_NAME = 128
 MAX_AGENT_ID = 64
 MAX_RUN_ID = 64
+MAX_WORKER_NAME = 64
 
 _PART = r"[a-z0-9]+(?:[_-]+[a-z0-9]+)*"
 _DOTTED = re.compile(rf"{_PART}(?:\.{_PART})*", re.ASCII)
@@ -62,6 +63,15 @@ def check_run_id(text: str) -> str:
         WireError: if it is longer than 64 characters or not canonical.
     """
     return _check(text, "run id", MAX_RUN_ID)
+
+
+def check_worker_name(text: str) -> str:
+    """Return `text` if it is a canonical worker name such as `worker-1`: it names files and audit chains.
+
+    Raises:
+        WireError: if it is longer than 64 characters or not canonical.
+    """
+    return _check(text, "worker name", MAX_WORKER_NAME)
 
 
 @dataclass(frozen=True, slots=True)
