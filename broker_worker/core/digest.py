@@ -1,0 +1,82 @@
+"""Digests of meaning: two sets of files that decide alike have the same digest.
+
+What counts is what decides: agents and secrets in alphabetical order, each agent's grants in the order in which they
+are tried, denials as a set. Comments, quoting, line numbers, file names, the order of agents, and whether a grant
+stands in a role or beside the agent do not count.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from broker_worker.core.configuration import Configuration, SecretEntry
+from broker_worker.core.limits import Rate
+from broker_worker.core.policy import AgentPolicy, Grant, Policy
+
+_ENCODE = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _sha256(tag: str, *parts: object) -> str:
+    return hashlib.sha256(_ENCODE([tag, *parts])).hexdigest()
+
+
+def _rate(rate: Rate | None) -> tuple[int, int, int] | None:
+    return None if rate is None else (rate.count, rate.period, rate.burst)
+
+
+def _grant(grant: Grant) -> tuple[Any, ...]:
+    return (
+        grant.pattern.text,
+        grant.max_ttl,
+        _rate(grant.rate),
+        grant.purpose_required,
+        grant.runs,
+        grant.not_after,
+    )
+
+
+def _agent(agent: AgentPolicy) -> tuple[Any, ...]:
+    denied = sorted({denial.pattern.text for denial in agent.denials})
+    return [_grant(grant) for grant in agent.grants], denied, _rate(agent.limit), _rate(agent.run_limit)
+
+
+def policy_digest(policy: Policy, registry: Mapping[str, SecretEntry]) -> str:
+    """The digest that audit events carry: who may have what, within which limits, and what each name refers to.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    return _sha256(
+        "secret-broker policy v1",
+        {agent_id: _agent(agent) for agent_id, agent in policy.agents.items()},
+        {name: _rate(rate) for name, rate in policy.secret_limits.items()},
+        _rate(policy.secret_limit),
+        {name: entry.ref for name, entry in registry.items()},
+    )
+
+
+def configuration_digest(configuration: Configuration) -> str:
+    """The digest over everything that the files say.
+
+    Args:
+        configuration: its policy must have its own digest already; its own digest is not looked at.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    cache, server = configuration.cache, configuration.server
+    anchors = [
+        (anchor.issuer, anchor.public_key.hex(), sorted(anchor.agents), anchor.max_lifetime, anchor.trust_domain)
+        for anchor in configuration.anchors
+    ]
+    return _sha256(
+        "secret-broker configuration v1",
+        configuration.policy.digest,
+        {name: entry.ttl_seconds for name, entry in configuration.registry.items()},
+        (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
+        sorted(anchors),
+        sorted((provider.type, _ENCODE(provider.options).decode()) for provider in configuration.providers),
+        None if server is None else (server.host, server.port),
+    )

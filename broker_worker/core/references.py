@@ -1,0 +1,71 @@
+"""References: where a vault keeps a value, written `scheme://…` in the registry.
+
+A reference that cannot be meant is refused when the file is read, not when an agent asks. What was written there is
+never repeated in an error, because it may be a value that somebody pasted in the reference's place.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+from agent_sdk.wire.names import is_secret_name
+
+MAX_REFERENCE = 1024
+"""Longest reference, in characters."""
+
+SCHEMES: Mapping[str, str] = {"op": "onepassword", "local": "local", "env": "env"}
+"""The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
+
+FORMS: Mapping[str, str] = {
+    "op": "op://vault/item/field or op://vault/item/section/field",
+    "local": "local://name, a name such as openai.api_key",
+    "env": "env://NAME, upper-case letters, digits and '_'",
+}
+"""What a reference of each scheme looks like, for error messages."""
+
+_ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
+
+
+def scheme_of(reference: str) -> str:
+    """The part of a reference before `://`; it chooses the provider."""
+    return reference.partition("://")[0]
+
+
+def check_reference(reference: str) -> str:
+    """Check a reference's form.
+
+    Args:
+        reference: as it stands in the registry.
+
+    Returns:
+        The reference, unchanged.
+
+    Raises:
+        ValueError: if no provider could serve it. The message says what was expected and does not repeat it.
+    """
+    scheme, separator, path = reference.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ValueError(f"expected a reference that begins with {', '.join(f'{known}://' for known in SCHEMES)}")
+    if len(reference) > MAX_REFERENCE:
+        raise ValueError(f"the reference has {len(reference)} characters; at most {MAX_REFERENCE} are allowed")
+    if not _CHECKS[scheme](path):
+        raise ValueError(f"the reference is not of the form {FORMS[scheme]}")
+    return reference
+
+
+def _is_onepassword(path: str) -> bool:
+    """Vault, item, perhaps section, and field (1Password, "Secret reference syntax")."""
+    path, question, query = path.partition("?")
+    if question and _ATTRIBUTE.fullmatch(query) is None:
+        return False
+    parts = path.split("/")
+    return len(parts) in {3, 4} and all(
+        part.isprintable() and part == part.strip() and part not in {"", ".", ".."} for part in parts
+    )
+
+
+def _is_variable(path: str) -> bool:
+    return _VARIABLE.fullmatch(path) is not None
+
+
+_CHECKS: Mapping[str, Callable[[str], bool]] = {"op": _is_onepassword, "local": is_secret_name, "env": _is_variable}

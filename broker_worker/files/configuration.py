@@ -1,0 +1,113 @@
+"""The operator's files, read and checked as one: a folder of four files, or a single file with all sections.
+
+In the folder form each of `policies`, `secrets` and `issuers` stands either in its own file (`policy.yaml`,
+`secrets.yaml`, `issuers.yaml`) or in `broker.yaml`, never in both. A missing or an empty file is an error, not an
+empty answer. A file that holds a policy and nothing else loads too, to be checked and tested by itself.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from broker_worker.core.configuration import CacheSettings, Configuration
+from broker_worker.core.digest import configuration_digest, policy_digest
+from broker_worker.core.references import SCHEMES, scheme_of
+from broker_worker.files import broker, policy
+from broker_worker.files.broker import read_cache, read_providers, read_server
+from broker_worker.files.issuers import read_issuers
+from broker_worker.files.policy import read_policy
+from broker_worker.files.registry import read_registry
+from broker_worker.files.sections import Section, Value
+from broker_worker.files.yaml_reader import read_yaml
+
+BROKER_FILE, POLICY_FILE, SECRETS_FILE, ISSUERS_FILE = "broker.yaml", "policy.yaml", "secrets.yaml", "issuers.yaml"
+
+_ALL_KEYS = (*broker.KEYS, "secrets", *policy.KEYS, "issuers")
+
+
+def load_configuration(path: Path) -> Configuration:
+    """Read and check the operator's files.
+
+    Args:
+        path: the folder, or a single file.
+
+    Returns:
+        The configuration, valid as a whole.
+
+    Raises:
+        ConfigError: with file and line, for the first thing that cannot be meant.
+    """
+    return _load_folder(path) if path.is_dir() else _load_file(path)
+
+
+def _document(path: Path, *known: str) -> Section:
+    section = Section(read_yaml(path), file=str(path), origin=path.name, what="top level")
+    section.refuse_unknown(known)
+    return section
+
+
+def _load_file(path: Path) -> Configuration:
+    document = _document(path, *_ALL_KEYS)
+    if not {"agents", "policies"} & set(document):
+        raise document.error("neither `agents` nor `policies` stands here", "default deny is written `agents: {}`")
+    if set(document) <= set(policy.KEYS):
+        alone = Configuration(read_policy(document), {}, CacheSettings(), (), (), digest="", policy_only=True)
+        return _with_digests(alone)
+    secrets = document.require("secrets", why="write `secrets:` with names and references")
+    return _read(document, document, secrets, document.get("issuers"), without_maximum=None)
+
+
+def _load_folder(folder: Path) -> Configuration:
+    document = _document(folder / BROKER_FILE, *_ALL_KEYS)
+    rules = _owner(document, folder / POLICY_FILE, policy.KEYS, ("agents", "policies"))
+    secrets = _owner(document, folder / SECRETS_FILE, ("secrets",), ("secrets",)).require("secrets")
+    issuers = _owner(document, folder / ISSUERS_FILE, ("issuers",), ("issuers",)).require("issuers")
+    without_maximum = None if rules is document else CacheSettings().max_ttl_seconds
+    return _read(document, rules, secrets, issuers, without_maximum=without_maximum)
+
+
+def _read(
+    document: Section, rules: Section, secrets: Value, issuers: Value | None, *, without_maximum: int | None
+) -> Configuration:
+    """Read all parts, wherever each of them stands, and check them against each other."""
+    in_force = read_policy(rules)
+    configuration = Configuration(
+        policy=in_force,
+        registry=read_registry(secrets),
+        cache=read_cache(document.get("cache"), without_maximum=without_maximum),
+        anchors=() if issuers is None else read_issuers(issuers, in_force.agents),
+        providers=read_providers(document),
+        digest="",
+        server=read_server(document.get("server")),
+    )
+    _check_providers(configuration, document)
+    return _with_digests(configuration)
+
+
+def _owner(document: Section, own_file: Path, keys: Iterable[str], required: tuple[str, ...]) -> Section:
+    """The document that holds a part: `broker.yaml` if it names one of the part's keys, else the part's own file."""
+    here = [key for key in keys if key in document]
+    if here and own_file.exists():
+        hint = f"keep one: remove it from {BROKER_FILE}, or remove {own_file.name}"
+        raise document.error(f"`{here[0]}` stands here, and {own_file.name} is there too", hint)
+    section = document if here else _document(own_file, *keys)
+    if not set(required) & set(section):
+        raise section.error(f"the key `{required[0]}` is missing", f"write `{required[0]}:` and what belongs below it")
+    return section
+
+
+def _with_digests(configuration: Configuration) -> Configuration:
+    rules = replace(configuration.policy, digest=policy_digest(configuration.policy, configuration.registry))
+    configuration = replace(configuration, policy=rules)
+    return replace(configuration, digest=configuration_digest(configuration))
+
+
+def _check_providers(configuration: Configuration, document: Section) -> None:
+    served = {provider.type for provider in configuration.providers}
+    for entry in configuration.registry.values():
+        kind = SCHEMES[scheme_of(entry.ref)]
+        if kind not in served:
+            raise document.error(
+                f"no provider of type `{kind}`, which secret `{entry.name}` ({entry.origin}) needs",
+                f"write `provider:` and `type: {kind}` below it",
+            )

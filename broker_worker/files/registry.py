@@ -1,0 +1,48 @@
+"""`secrets.yaml`: the names that agents use, and where the vault keeps each value."""
+
+from agent_sdk.wire.names import check_secret_name
+from broker_worker.core.configuration import SecretEntry
+from broker_worker.core.references import check_reference
+from broker_worker.files.quantities import LONGEST_SECONDS
+from broker_worker.files.sections import Section, Value
+
+_PASTED = "the registry holds references, never values: if a value stood here, replace it in the vault"
+
+
+def read_registry(secrets: Value) -> dict[str, SecretEntry]:
+    """Read the `secrets` section.
+
+    Args:
+        secrets: a mapping of names to references, or to mappings with `ref` and `ttl_seconds`.
+
+    Raises:
+        ConfigError: with file and line; it never repeats what stands in a reference's place.
+    """
+    section = secrets.section(hint="write `{}` for a registry without secrets")
+    return {name: _read_entry(section, name) for name in section}
+
+
+def _read_entry(section: Section, key: str) -> SecretEntry:
+    name = section.key(key, check_secret_name)
+    value = section.get(key, what=f"secret `{name}`", private=True)
+    assert value is not None
+    ttl: Value | None = None
+    ref = value
+    if value.is_mapping:
+        entry = value.section("ref", "ttl_seconds")
+        ref = entry.require("ref", why='write `ref: "op://vault/item/field"` or another reference')
+        ttl = entry.get("ttl_seconds", private=False)
+    return SecretEntry(
+        name=name,
+        ref=_reference(ref),
+        ttl_seconds=None if ttl is None else ttl.integer(1, LONGEST_SECONDS),
+        origin=section.origin_of(key),
+    )
+
+
+def _reference(value: Value) -> str:
+    text = value.text("a reference such as op://vault/item/field")
+    try:
+        return check_reference(text)
+    except ValueError as error:
+        raise value.error(str(error), _PASTED) from None
