@@ -149,9 +149,9 @@ async def ensure_users(address: str, queue_key: bytes, agents: Iterable[str]) ->
         try:
             await client.ping()
             await apply_acl(client, queue_key, agents)
-        except (AuthenticationError, NoPermissionError):
-            continue
         except RedisError as error:
+            if _is_refusal(error):
+                continue
             raise QueueError(
                 f"cannot reach the queue: {error}", hint="is REDIS_URL right, and the server up?"
             ) from None
@@ -180,6 +180,12 @@ def broker_url(address: str, queue_key: bytes) -> str:
 def operator_url(address: str, queue_key: bytes) -> str:
     """The queue's URL for the operator's user."""
     return _with_user(address, OPERATOR, operator_password(queue_key))
+
+
+def _is_refusal(error: RedisError) -> bool:
+    """Whether the server is there but does not let us in; redis-py wraps that when it happens while connecting."""
+    refusals = (AuthenticationError, NoPermissionError)
+    return isinstance(error, refusals) or isinstance(error.__cause__, refusals)
 
 
 def _users(queue_key: bytes, agents: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import BinaryIO, Self
 from filelock import FileLock, Timeout
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
@@ -181,6 +181,8 @@ class EmbeddedServer:
                     raise QueueError(f"the server ended at once: {self._last_words()}", hint=f"see {self._log}")
                 try:
                     client.ping()
+                except AuthenticationError:
+                    raise QueueError("the server does not know our operator user", hint=f"see {self._log}") from None
                 except (RedisConnectionError, BusyLoadingError):
                     if time.monotonic() > end:
                         raise QueueError(
@@ -198,10 +200,10 @@ class EmbeddedServer:
             with self._operator() as client:
                 client.ping()
                 client.shutdown()
-        except RedisConnectionError:
-            self._socket.unlink(missing_ok=True)
-            return
         except RedisError as error:
+            if isinstance(error, RedisConnectionError) and not isinstance(error, AuthenticationError):
+                self._socket.unlink(missing_ok=True)
+                return
             raise SetupError(
                 f"what listens on {self._socket} does not take our operator's orders: {error}",
                 hint="end that process and remove the socket",

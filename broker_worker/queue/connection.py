@@ -1,0 +1,103 @@
+"""One connection to the queue, without command objects: packed commands out, replies in.
+
+redis-py's command objects cost more than the work that a worker does for a request, so the hot path uses its
+`Connection` directly. Nothing is retried here: redis-py repeats a write whose reply was lost, which would run an
+XADD twice.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from broker_worker.core.errors import QueueError
+
+CONNECT_SECONDS = 5.0
+
+Command = tuple[str | bytes | int, ...]
+
+
+class QueueConnection:
+    """A connection that sends batches of commands and reads their replies in order.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`, with user and password.
+        name: the client name that the server shows.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        options: dict[str, Any] = {**parse_url(url)}
+        kind: type[AbstractConnection] = options.pop("connection_class", Connection)
+        self._connection = kind(
+            **options, client_name=name, protocol=2, socket_timeout=None, socket_connect_timeout=CONNECT_SECONDS
+        )
+        self.client_id = 0
+
+    async def open(self) -> None:
+        """Connect and log in.
+
+        Raises:
+            QueueError: if the server cannot be reached or refuses the login.
+        """
+        try:
+            await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it untyped
+        except AuthenticationError as error:
+            raise QueueError(
+                "the queue refuses the broker's login", hint="compare its ACL file with `secret-broker acl`"
+            ) from error
+        except (RedisError, OSError) as error:
+            raise QueueError(
+                f"the queue cannot be reached: {error}", hint="is it running? `secret-broker doctor` tells more"
+            ) from error
+        self.client_id = await self.call("CLIENT", "ID")
+
+    async def send(self, commands: Sequence[Command]) -> None:
+        """Send commands in one write.
+
+        Raises:
+            QueueError: if the connection broke; whether the server got them is not known.
+        """
+        try:
+            await self._connection.send_packed_command(self._connection.pack_commands(commands))
+        except (RedisError, OSError) as error:
+            raise QueueError(f"the connection to the queue broke: {error}") from error
+
+    async def receive(self) -> Any:
+        """The next reply; an error reply is returned, not raised, so that the ones behind it stay in step.
+
+        Raises:
+            QueueError: if the connection broke.
+        """
+        try:
+            return await self._connection.read_response(disable_decoding=True)
+        except ResponseError as error:
+            return error
+        except (RedisError, OSError) as error:
+            raise QueueError(f"the connection to the queue broke: {error}") from error
+
+    async def call_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands and read their replies; error replies are returned in their place.
+
+        Raises:
+            QueueError: if the connection broke.
+        """
+        await self.send(commands)
+        return [await self.receive() for _ in commands]
+
+    async def call(self, *command: str | bytes | int) -> Any:
+        """Send one command and read its reply.
+
+        Raises:
+            QueueError: if the connection broke or the reply is an error.
+        """
+        (reply,) = await self.call_all([command])
+        if isinstance(reply, ResponseError):
+            raise QueueError(f"the queue refuses {command[0]!r}: {reply}")
+        return reply
+
+    async def close(self) -> None:
+        """Disconnect; never raises."""
+        with contextlib.suppress(RedisError, OSError):
+            await self._connection.disconnect(nowait=True)
