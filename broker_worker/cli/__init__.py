@@ -1,8 +1,10 @@
 """The operator's command, `secret-broker`: every subcommand has a module of its own and is joined here."""
 
 from broker_worker.cli.completion import completion
+from broker_worker.cli.policy import policy
 from broker_worker.cli.root import main
 
 main.add_command(completion)
+main.add_command(policy)
 
 __all__ = ["main"]

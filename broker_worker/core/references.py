@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from agent_sdk.wire.names import is_secret_name
 
-MAX_REFERENCE = 1024
+MAX_REFERENCE = 512
 """Longest reference, in characters."""
 
 SCHEMES: Mapping[str, str] = {"op": "onepassword", "local": "local", "env": "env"}
@@ -23,7 +23,7 @@ FORMS: Mapping[str, str] = {
 """What a reference of each scheme looks like, for error messages."""
 
 _ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*", re.ASCII)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 
 
 def scheme_of(reference: str) -> str:

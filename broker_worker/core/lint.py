@@ -1,0 +1,177 @@
+"""What a valid configuration says that its author can hardly have meant.
+
+None of it widens what an agent gets; most of it means that somebody gets less than was intended.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent_sdk.wire.names import NamePattern
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.policy import AgentPolicy, Denial, Grant, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One warning.
+
+    Args:
+        code: a stable slug.
+        message: what was found.
+        origin: where it stands; None if it is about something that is missing.
+        hint: what to do about it.
+    """
+
+    code: str
+    message: str
+    origin: Origin | None
+    hint: str
+
+
+def lint(configuration: Configuration, now: int) -> tuple[Finding, ...]:
+    """Look for statements without effect and for names that fit nothing.
+
+    Args:
+        configuration: a valid configuration. If it is a policy by itself, whatever needs the registry or the
+            issuers is left out.
+        now: the time, ms since the epoch.
+
+    Returns:
+        The findings in the order of the files' lines, each once.
+    """
+    linter = _Linter(configuration, now)
+    findings = dict.fromkeys(linter.findings())
+    return tuple(sorted(findings, key=lambda found: (found.origin is None, _place(found.origin), found.message)))
+
+
+def _place(origin: Origin | None) -> tuple[str, int]:
+    """A sort key: file, then line."""
+    return ("", 0) if origin is None else (origin.file, origin.line)
+
+
+class _Linter:
+    def __init__(self, configuration: Configuration, now: int) -> None:
+        self._configuration = configuration
+        self._policy = configuration.policy
+        self._registry = configuration.registry
+        self._whole = not configuration.policy_only
+        self._now = now
+        self._matches: dict[str, tuple[str, ...]] = {}
+        self._released: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+        self._used: set[str] = set()
+
+    def findings(self) -> Iterator[Finding]:
+        for agent in self._policy.agents.values():
+            yield from self._agent(agent)
+        yield from self._roles()
+        if self._whole:
+            yield from self._secrets()
+            yield from self._issuers()
+
+    def _agent(self, agent: AgentPolicy) -> Iterator[Finding]:
+        effective = False
+        denied = tuple(sorted({denial.pattern.text for denial in agent.denials}))
+        for grant in agent.grants:
+            problem = self._grant(agent, grant, denied)
+            if problem is None:
+                effective = True
+            else:
+                yield problem
+        yield from self._unreachable(agent)
+        if self._whole:
+            yield from (found for denial in agent.denials for found in self._denial(denial))
+        if agent.grants and not effective:
+            hint = "correct the warnings about its entries, or write `allow: []` if that is meant"
+            yield Finding("agent_gets_nothing", f"agent `{agent.agent_id}` can get no secret", agent.origin, hint)
+
+    def _grant(self, agent: AgentPolicy, grant: Grant, denied: tuple[str, ...]) -> Finding | None:
+        name = grant.pattern.text
+        if grant.not_after is not None and grant.not_after < self._now:
+            return Finding("grant_ended", f"the entry for `{name}` has ended", grant.origin, "remove it, or extend it")
+        denial = agent.denial_of(name) if grant.pattern.is_exact else None
+        if denial is not None:
+            message = f"the entry for `{name}` is denied to agent `{agent.agent_id}` by {denial.origin}"
+            return Finding("grant_shadowed", message, grant.origin, "a deny always wins: remove one of the two")
+        if not self._whole:
+            return None
+        if not self._covered(grant.pattern):
+            return self._fits_nothing(grant)
+        key = (name, denied)
+        if key not in self._released:
+            self._released[key] = tuple(n for n in self._covered(grant.pattern) if agent.denial_of(n) is None)
+        self._used.update(self._released[key])
+        if not self._released[key]:
+            message = f"everything that `{name}` covers is denied to agent `{agent.agent_id}`"
+            return Finding("grant_shadowed", message, grant.origin, "a deny always wins: remove one of the two")
+        return None
+
+    def _fits_nothing(self, entry: Grant | Denial) -> Finding:
+        name = entry.pattern.text
+        if entry.pattern.is_exact:
+            message, hint = f"the registry has no secret `{name}`", "correct the name, or add it to the registry"
+            return Finding("unknown_secret", message, entry.origin, hint)
+        message = f"the pattern `{name}` matches no secret of the registry"
+        hint = "`*` stands for one part between dots, a last `**` for one or more"
+        return Finding("pattern_matches_nothing", message, entry.origin, hint)
+
+    def _denial(self, denial: Denial) -> Iterator[Finding]:
+        if not self._covered(denial.pattern):
+            yield self._fits_nothing(denial)
+
+    def _covered(self, pattern: NamePattern) -> tuple[str, ...]:
+        """The names of the registry that a pattern covers."""
+        if pattern.is_exact:
+            return (pattern.text,) if pattern.text in self._registry else ()
+        found = self._matches.get(pattern.text)
+        if found is None:
+            found = self._matches[pattern.text] = tuple(name for name in self._registry if pattern.matches(name))
+        return found
+
+    def _unreachable(self, agent: AgentPolicy) -> Iterator[Finding]:
+        """Entries of one list that come after an entry for the same names that has no conditions."""
+        first: dict[tuple[str | None, str], Grant] = {}
+        for grant in agent.grants:
+            key = (grant.role, grant.pattern.text)
+            if key in first:
+                message = f"the entry for `{grant.pattern.text}` is never reached: {first[key].origin} comes first"
+                yield Finding("grant_unreachable", message, grant.origin, "keep one of the two")
+            elif grant.runs is None and grant.not_after is None and not grant.purpose_required:
+                first[key] = grant
+
+    def _roles(self) -> Iterator[Finding]:
+        taken = {role for agent in self._policy.agents.values() for role in agent.roles}
+        for role in self._policy.roles.values():
+            if role.name not in taken:
+                hint = f"write `roles: [{role.name}]` below an agent, or remove it"
+                yield Finding("unused_role", f"no agent takes the role `{role.name}`", role.origin, hint)
+
+    def _secrets(self) -> Iterator[Finding]:
+        most = self._configuration.cache.max_ttl_seconds
+        for entry in self._registry.values():
+            if entry.name not in self._used:
+                hint = "allow it to an agent, or remove it from the registry"
+                yield Finding("unused_secret", f"no agent can get the secret `{entry.name}`", entry.origin, hint)
+            if most is not None and entry.ttl_seconds is not None and entry.ttl_seconds > most:
+                message = f"ttl_seconds {entry.ttl_seconds} of `{entry.name}` is cut to the cache's maximum of {most}"
+                yield Finding(
+                    "ttl_cut", message, entry.origin, "raise `max_ttl_seconds` of the cache, or lower it here"
+                )
+        for name in self._policy.secret_limits:
+            if name not in self._registry:
+                message = f"`limits` names the secret `{name}`, which the registry does not have"
+                yield Finding("unknown_secret", message, None, "correct the name, or add it to the registry")
+
+    def _issuers(self) -> Iterator[Finding]:
+        anchors = self._configuration.anchors
+        if not anchors:
+            hint = "add `issuers:`; `secret-broker init` makes a first one"
+            yield Finding("no_issuer", "there is no issuer, so no agent can be identified", None, hint)
+            return
+        spoken_for = frozenset[str]().union(*(anchor.agents for anchor in anchors))
+        for agent in self._policy.agents.values():
+            if agent.agent_id not in spoken_for:
+                message = f"no issuer may speak for agent `{agent.agent_id}`"
+                yield Finding("agent_without_issuer", message, agent.origin, "add it to `agents` of an issuer")
+        for agent_id in sorted(spoken_for - set(self._policy.agents)):
+            message = f"an issuer may speak for agent `{agent_id}`, which the policy does not have"
+            yield Finding("unknown_agent", message, None, "correct the name, or add the agent to the policy")
