@@ -1,0 +1,63 @@
+# Everything runs in a virtual environment of its own; a machine with Python (3.11 or newer), make and git is enough.
+# `make` alone lists the targets.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The first interpreter that really is 3.11 or newer; override with `make PYTHON=/path/to/python …`.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 python3 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$python"; exit; }; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CACHES := .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+
+.PHONY: help venv demo test check format bench lock wheel clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+venv: $(STAMP) ## Make the virtual environment from requirements.lock (every file checked by its hash)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found" >&2; \
+		echo "hint: install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) has no venv module" >&2; \
+		echo "hint: install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## The story in one minute: four agents, one vault, an audit trail
+	@$(BIN)/python -m broker_worker.cli demo
+
+test: $(STAMP) ## Every test, on all cores
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+check: $(STAMP) ## Lint, format, types, and the layers of the architecture
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+bench: $(STAMP) ## Measure the broker beside a null broker; writes .bench/results.json
+	$(BIN)/python tests/benchmarks/bench.py
+
+lock: $(STAMP) ## Resolve the dependencies again
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --all-extras --group dev --no-annotate -o requirements.lock pyproject.toml
+
+wheel: $(STAMP) ## Build the wheel into dist/
+	$(BIN)/python -m hatchling build -t wheel
+
+clean: ## Remove the environment, caches and results
+	rm -rf $(VENV) $(CACHES)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
