@@ -3,8 +3,10 @@
 from broker_worker.cli.completion import completion
 from broker_worker.cli.policy import policy
 from broker_worker.cli.root import main
+from broker_worker.cli.vault import vault
 
 main.add_command(completion)
 main.add_command(policy)
+main.add_command(vault)
 
 __all__ = ["main"]

@@ -6,10 +6,10 @@ from typing import Final, TypeVar
 
 from broker_worker.core.errors import BrokerError, FailureKind, ProviderError
 from broker_worker.ports import Fetched, Health
-from broker_worker.providers.local_vault import LocalVault, check_entry_name, not_found
+from broker_worker.providers.local_vault import LocalVault, not_found
+from broker_worker.providers.reference import place_of
 
 SCHEME: Final = "local"
-_PREFIX: Final = f"{SCHEME}://"
 T = TypeVar("T")
 
 
@@ -45,7 +45,7 @@ class LocalProvider:
         names: dict[str, str] = {}
         for ref in refs:
             try:
-                names[ref] = entry_name(ref)
+                names[ref] = place_of(ref, SCHEME)
             except ProviderError as error:
                 answers[ref] = error
         if names:
@@ -57,7 +57,7 @@ class LocalProvider:
 
     async def put(self, ref: str, value: bytes) -> str | None:
         """Store an entry; see `ports.Provider.put`."""
-        name = entry_name(ref)
+        name = place_of(ref, SCHEME)
         return str(await self._in_thread(lambda: self._vault.set(name, value, self._now())))
 
     async def health(self) -> Health:
@@ -86,19 +86,7 @@ class LocalProvider:
         except TimeoutError:
             message = f"the local vault did not answer within {self._timeout:g} s"
             failure = ProviderError(FailureKind.TIMEOUT, message, hint="is it on a slow file system?")
+        except OSError as error:
+            message = f"the local vault's file cannot be read: {error.strerror}"
+            failure = ProviderError(FailureKind.UNREACHABLE, message, hint="check its disk")
         raise failure
-
-
-def entry_name(ref: str) -> str:
-    """The vault entry that a reference names.
-
-    Raises:
-        ProviderError: kind `BAD_REFERENCE` if it is not `local://` and a canonical name.
-    """
-    if not ref.startswith(_PREFIX):
-        raise ProviderError(
-            FailureKind.BAD_REFERENCE, "the reference is not of the form local://NAME", hint="see docs/providers.md"
-        )
-    name = ref.removeprefix(_PREFIX)
-    check_entry_name(name)
-    return name

@@ -4,7 +4,6 @@ Nothing of the content stays in memory between two calls; only the derived key d
 process makes is seen by the next call, and a dump of a quiet process holds no entry.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,11 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import MAX_VALUE
-from agent_sdk.wire.names import check_secret_name
+from agent_sdk.wire.names import is_secret_name
 from broker_worker.core.errors import FailureKind, ProviderError, SetupError
-from broker_worker.providers.private_file import read_private, write_private
+from broker_worker.private_files import read_private, write_private
 from broker_worker.providers.vault_format import (
-    KEY_BYTES,
     MAX_VAULT,
     KeyKind,
     KeyParameters,
@@ -41,11 +38,11 @@ class VaultKeys:
     """Finds the key that a vault asks for, and derives it once.
 
     Args:
-        key_file: 32 random bytes in a file of mode 0600; read when a vault asks for it.
+        key_file: reads the 32 random bytes of the vault's key file; called when a vault asks for them.
         passphrase: gives the passphrase when a vault asks for it, or None if there is none.
     """
 
-    def __init__(self, key_file: Path, passphrase: Callable[[], str | None]) -> None:
+    def __init__(self, key_file: Callable[[], bytes], passphrase: Callable[[], str | None]) -> None:
         self._key_file = key_file
         self._passphrase = passphrase
         self._derived: dict[KeyParameters, bytes] = {}
@@ -61,24 +58,19 @@ class VaultKeys:
         with self._lock:
             key = self._derived.get(parameters)
             if key is None:
-                key = self._derived[parameters] = parameters.derive(self.secret(parameters.kind))
+                key = parameters.derive(self.secret(parameters.kind))
+                self._derived = {parameters: key}  # one vault, one key: those of replaced vaults do not pile up
             return key
 
     def secret(self, kind: KeyKind) -> bytes:
-        """What a key is derived from: the key file's content or the passphrase.
+        """What a key is derived from: the key file's 32 bytes or the passphrase.
 
         Raises:
             ProviderError: kind `UNAUTHENTICATED` if there is no passphrase.
             SetupError: if the key file is missing or unsafe.
         """
         if kind is KeyKind.KEY_FILE:
-            hint = "put back the key file that `secret-broker init` made"
-            content = read_private(self._key_file, "vault key file", 4096, hint=hint)
-            if len(content) != KEY_BYTES:
-                raise SetupError(
-                    f"vault key file {self._key_file} has {len(content)} bytes; expected {KEY_BYTES}", hint=hint
-                )
-            return content
+            return self._key_file()
         passphrase = self._passphrase()
         if not passphrase:
             raise ProviderError(
@@ -89,18 +81,7 @@ class VaultKeys:
     def forget(self) -> None:
         """Drop the derived keys."""
         with self._lock:
-            self._derived.clear()
-
-
-def create_key_file(path: Path) -> None:
-    """Make a new random key file with mode 0600.
-
-    Raises:
-        SetupError: if there is one already, or it cannot be written.
-    """
-    if path.exists():
-        raise SetupError(f"vault key file {path} exists already", hint="without it its vault cannot be opened: keep it")
-    write_private(path, os.urandom(KEY_BYTES))
+            self._derived = {}
 
 
 class LocalVault:
@@ -229,12 +210,12 @@ def check_entry_name(name: str) -> None:
     Raises:
         ProviderError: kind `BAD_REFERENCE` if it has another form.
     """
-    try:
-        check_secret_name(name)
-    except WireError as error:
-        raise ProviderError(
-            FailureKind.BAD_REFERENCE, f"vault entry: {error}", hint="use a name such as openai.api_key"
-        ) from None
+    if not is_secret_name(name):
+        raise ProviderError(  # the name is not repeated: somebody may have put the value there
+            FailureKind.BAD_REFERENCE,
+            "the entry's name is not in canonical form",
+            hint="use lower-case letters, digits, '.', '_' and '-', such as openai.api_key",
+        )
 
 
 def check_value(value: bytes) -> None:
@@ -246,7 +227,7 @@ def check_value(value: bytes) -> None:
     if not value:
         raise ProviderError(FailureKind.UNKNOWN, "the value is empty", hint="give at least one byte")
     if len(value) > MAX_VALUE:
-        raise ProviderError(FailureKind.TOO_LARGE, f"the value has {len(value)} bytes; at most {MAX_VALUE} are allowed")
+        raise ProviderError(FailureKind.TOO_LARGE, f"the value has more than {MAX_VALUE} bytes")
 
 
 def not_found(name: str) -> ProviderError:

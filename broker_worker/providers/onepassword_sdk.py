@@ -1,0 +1,86 @@
+"""The only module that touches onepassword-sdk: sign in, resolve, release.
+
+The SDK is an optional part and takes a quarter of a second to import, so it is imported on first use, in a thread.
+Its native core runs its requests on its own threads and does not hold up the event loop (there is a test).
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Protocol
+
+from agent_sdk.wire.messages import MAX_VALUE
+from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.ports import Fetched
+from broker_worker.providers.onepassword_errors import of_reference, unreadable_answer
+
+
+class OnePasswordClient(Protocol):
+    """A signed-in client."""
+
+    async def resolve(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
+        """Ask for values in one request; raises whatever the SDK raises."""
+        ...
+
+    def release(self) -> None:
+        """Make the native core forget the session and its keys."""
+        ...
+
+
+class SdkClient:
+    """A signed-in client of the SDK.
+
+    Args:
+        client: the SDK's own.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @classmethod
+    async def sign_in(cls, token: str) -> "SdkClient":
+        """Sign in; raises whatever the SDK raises.
+
+        Args:
+            token: a service-account token whose server was checked.
+        """
+        client_class = await asyncio.to_thread(_import_client)
+        return cls(
+            await client_class.authenticate(
+                auth=token, integration_name="secret-broker", integration_version=f"v{version('secret-broker')}"
+            )
+        )
+
+    async def resolve(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
+        """Ask for values in one request; see `OnePasswordClient.resolve`."""
+        responses = (await self._client.secrets.resolve_all(list(refs))).individual_responses
+        return {ref: _answer(responses.get(ref)) for ref in refs}
+
+    def release(self) -> None:
+        """See `OnePasswordClient.release`. The SDK itself would do this only when the process ends."""
+        self._client._finalizer.detach()  # noqa: SLF001  # the SDK has no public way to close a client
+        inner = self._client.secrets.inner_client
+        inner.core.release_client(inner.client_id)
+
+
+def _import_client() -> Any:
+    from onepassword.client import (  # type: ignore[import-untyped]  # noqa: PLC0415  # it has no types; optional, slow
+        Client,
+    )
+
+    return Client
+
+
+def _answer(response: Any) -> Fetched | ProviderError:
+    if response is not None and response.error is not None:
+        return of_reference(response.error.type.value)
+    if response is None or response.content is None:
+        return unreadable_answer()
+    value = response.content.secret.encode()
+    if not value:
+        return ProviderError(FailureKind.NOT_FOUND, "the field is empty", hint="fill it in in 1Password")
+    if len(value) > MAX_VALUE:
+        return ProviderError(
+            FailureKind.TOO_LARGE, f"the value has {len(value)} bytes; at most {MAX_VALUE} are allowed"
+        )
+    return Fetched(value)
