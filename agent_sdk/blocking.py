@@ -1,0 +1,184 @@
+"""The blocking client: the asynchronous one on an event loop of its own, in a daemon thread."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+from agent_sdk.client import TIMEOUT_SECONDS, AsyncSecretBroker
+from agent_sdk.credential import RunCredential
+from agent_sdk.errors import ClientClosed
+from agent_sdk.outcome import Resolution
+from agent_sdk.secret import Secret
+from agent_sdk.wire.messages import Notice
+
+T = TypeVar("T")
+
+
+class SecretBroker:
+    """Asks the broker for secrets and waits for the answer. May be used from several threads at once.
+
+    A thread and connections are made at the first request. After a fork the child makes its own, so a client that
+    was made before (a pre-forking server) works in every process.
+
+    Args:
+        credential: the run's; taken by `RunCredential.load()` if neither it nor `client` is given.
+        timeout: seconds that a request may take, if the call does not say.
+        on_notice: called on the client's thread for each notice; it must not block.
+        client: makes the asynchronous client, once in each process, in place of the arguments above.
+
+    Raises:
+        CredentialMissing: if no credential is given and the run was handed none.
+        CredentialInvalid: if the credential cannot be used.
+    """
+
+    def __init__(
+        self,
+        credential: RunCredential | None = None,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        on_notice: Callable[[Notice], None] | None = None,
+        client: Callable[[], AsyncSecretBroker] | None = None,
+    ) -> None:
+        if client is None:
+            taken = RunCredential.load() if credential is None else credential
+            AsyncSecretBroker(taken)  # a credential that cannot be used is refused here, not at the first request
+            client = lambda: AsyncSecretBroker(taken, timeout=timeout, on_notice=on_notice)  # noqa: E731  # a closure over three arguments
+        self._make = client
+        self._closed = False
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._loop: _LoopThread | None = None
+
+    @classmethod
+    def from_environment(
+        cls, *, timeout: float = TIMEOUT_SECONDS, on_notice: Callable[[Notice], None] | None = None
+    ) -> Self:
+        """The client of the run that this process was launched as (`RunCredential.load`)."""
+        return cls(RunCredential.load(), timeout=timeout, on_notice=on_notice)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections and end the thread. Requests in flight end with `ClientClosed`; later ones too."""
+        if self._process != os.getpid():
+            self._closed = True  # the thread and connections belong to the parent
+            return
+        with self._lock:
+            self._closed = True
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.stop()
+
+    def get(
+        self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
+    ) -> Secret:
+        """Ask for one secret; see `AsyncSecretBroker.get`."""
+        return self._run(lambda client: client.get(name, purpose=purpose, ttl=ttl, timeout=timeout))
+
+    @overload
+    def get_many(
+        self,
+        names: Iterable[str],
+        *,
+        purpose: str = "",
+        ttl: timedelta | int | None = None,
+        timeout: float | None = None,
+        partial: Literal[False] = False,
+    ) -> Mapping[str, Secret]: ...
+
+    @overload
+    def get_many(
+        self,
+        names: Iterable[str],
+        *,
+        purpose: str = "",
+        ttl: timedelta | int | None = None,
+        timeout: float | None = None,
+        partial: Literal[True],
+    ) -> Resolution: ...
+
+    def get_many(
+        self,
+        names: Iterable[str],
+        *,
+        purpose: str = "",
+        ttl: timedelta | int | None = None,
+        timeout: float | None = None,
+        partial: bool = False,
+    ) -> Mapping[str, Secret] | Resolution:
+        """Ask for 1 to 64 secrets in one request; see `AsyncSecretBroker.get_many`."""
+        if partial:
+            return self._run(
+                lambda client: client.get_many(names, purpose=purpose, ttl=ttl, timeout=timeout, partial=True)
+            )
+        return self._run(lambda client: client.get_many(names, purpose=purpose, ttl=ttl, timeout=timeout))
+
+    def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
+        """The names that this run may ask for; see `AsyncSecretBroker.list_names`."""
+        return self._run(lambda client: client.list_names(timeout=timeout))
+
+    def _run(self, call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
+        return self._running().run(call)
+
+    def _running(self) -> "_LoopThread":
+        if self._process != os.getpid():
+            # The parent's lock may have been held at the fork, and its thread does not exist here.
+            self._lock, self._loop, self._process = threading.Lock(), None, os.getpid()
+        with self._lock:
+            if self._closed:
+                raise ClientClosed("the client was closed: make a new one")
+            if self._loop is None:
+                self._loop = _LoopThread(self._make)
+            return self._loop
+
+
+class _LoopThread:
+    """One asynchronous client on its own event loop, in a daemon thread."""
+
+    def __init__(self, make: Callable[[], AsyncSecretBroker]) -> None:
+        self._client = make()
+        self._loop = asyncio.new_event_loop()
+        self._submitting = threading.Lock()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop.run_forever, name="secret-broker", daemon=True)
+        self._thread.start()
+
+    def run(self, call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
+        """Run a call of the client and wait for it; an interrupt of the waiting thread ends the call too."""
+        with self._submitting:
+            if self._stopped:
+                raise ClientClosed("the client was closed: make a new one")
+            future = asyncio.run_coroutine_threadsafe(call(self._client), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Close the client, let every waiting thread have its answer, and end the thread."""
+        with self._submitting:
+            self._stopped = True
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _finish(self) -> None:
+        """Calls that were submitted before run to their end, which `close` brings about at once."""
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        try:
+            await self._client.close()
+        finally:
+            if unfinished := {call for call in calls if not call.done()}:
+                await asyncio.wait(unfinished)

@@ -1,0 +1,191 @@
+"""Requests in flight: sealed, sent, and matched with their answers by request id. One a run and process."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agent_sdk.channel import RunChannel
+from agent_sdk.credential import RunCredential
+from agent_sdk.errors import BrokerNotTrusted, ClientClosed, Expired, InvalidRequest, Unavailable
+from agent_sdk.outcome import Answer, settle
+from agent_sdk.transport import Transport
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import Notice, Operation, Request
+
+WINDOW = 512
+"""How many requests are in flight at most; more wait. The broker keeps more replies than that for a run."""
+
+_LOG = logging.getLogger(__name__)
+_NO_ANSWER = (
+    "the request is on the queue, but no worker answered; `secret-broker doctor` on the broker's host says more"
+)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A request in flight.
+
+    Args:
+        answer: what its caller waits for.
+        names: the names that it asked for.
+        untrusted: how many answers of strangers had been seen when it was sent.
+        out_of_date: how many answers under certificates out of date had been seen when it was sent.
+    """
+
+    answer: asyncio.Future[Answer]
+    names: tuple[str, ...]
+    untrusted: int
+    out_of_date: int
+
+    def fail(self, error: Exception) -> None:
+        """End the wait, unless it has ended."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Exchange:
+    """Asks the broker in the name of one run; the `Receiver` of a transport.
+
+    Args:
+        credential: the run's.
+        channel: seals and opens with the run's key.
+        transport: how envelopes travel.
+        on_notice: called for each notice.
+        clock: the time in ms since the epoch.
+    """
+
+    def __init__(
+        self,
+        credential: RunCredential,
+        channel: RunChannel,
+        transport: Transport,
+        on_notice: Callable[[Notice], None] | None,
+        clock: Callable[[], int],
+    ) -> None:
+        self._token = credential.token
+        self._expires_at = credential.expires_at
+        self._channel = channel
+        self._transport = transport
+        self._on_notice = on_notice
+        self._clock = clock
+        self._pending: dict[bytes, _Pending] = {}
+        self._room = asyncio.Semaphore(WINDOW)
+        self._state: Literal["new", "open", "closed"] = "new"
+
+    def start(self) -> None:
+        """Begin to connect, if that was not done.
+
+        Raises:
+            ClientClosed: after `close`.
+        """
+        if self._state == "new":
+            self._state = "open"
+            self._transport.start(self)
+        elif self._state == "closed":
+            raise ClientClosed("the client was closed: make a new one")
+
+    async def close(self) -> None:
+        """End the requests in flight with `ClientClosed` and close the transport."""
+        was_open = self._state == "open"
+        self._state = "closed"
+        for pending in self._pending.values():
+            pending.fail(ClientClosed("the client was closed while the request was in flight"))
+        if was_open:
+            await self._transport.close()
+
+    async def ask(self, body: Operation, names: tuple[str, ...], seconds: float) -> Answer:
+        """Send one request and wait for its answer, for at most `seconds`.
+
+        Raises:
+            NotGranted: if there is no answer.
+            ClientClosed: if the client is closed, or is closed meanwhile.
+        """
+        self.start()
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            if self._room.locked():
+                async with asyncio.timeout_at(deadline):
+                    await self._room.acquire()
+            else:
+                await self._room.acquire()
+        except TimeoutError:
+            raise Unavailable(f"{WINDOW} requests were in flight until the deadline: nothing was sent") from None
+        try:
+            self.start()
+            return await self._exchange(body, names, deadline)
+        finally:
+            self._room.release()
+
+    async def _exchange(self, body: Operation, names: tuple[str, ...], deadline: float) -> Answer:
+        loop = asyncio.get_running_loop()
+        request_id = os.urandom(16)
+        envelope = self._seal(request_id, body, deadline - loop.time())
+        ignored = self._channel.ignored
+        pending = _Pending(loop.create_future(), names, ignored.untrusted, ignored.out_of_date)
+        self._pending[request_id] = pending
+        timer = loop.call_at(deadline, self._expire, pending)
+        self._transport.send(request_id, envelope)
+        try:
+            return await pending.answer
+        finally:
+            timer.cancel()
+            if self._pending.pop(request_id, None) is not None:
+                self._transport.forget(request_id)
+
+    def _seal(self, request_id: bytes, body: Operation, seconds: float) -> bytes:
+        now = self._clock()
+        if now >= self._expires_at:
+            raise Expired("this run's token is over: start the run again with a new credential")
+        try:
+            return self._channel.seal(Request(request_id, now, now + max(1, int(seconds * 1000)), self._token, body))
+        except WireError as error:
+            problem, code = str(error), error.code
+        raise InvalidRequest(problem, code=code)  # out here, away from the frames that held the plaintext
+
+    def _expire(self, pending: _Pending) -> None:
+        """End a wait at its deadline, with the likeliest reason."""
+        ignored = self._channel.ignored
+        if ignored.untrusted > pending.untrusted:
+            error: Unavailable = BrokerNotTrusted(
+                "the only answers in time were not signed by the broker that this run's credential pins: somebody else "
+                "writes to the queue, or the broker has a new identity and the run needs a new credential"
+            )
+        elif ignored.out_of_date > pending.out_of_date:
+            error = Unavailable(
+                "the answers' certificate is outside its validity: compare this host's clock with the broker's"
+            )
+        else:
+            error = Unavailable(f"no answer in time: {self._transport.problem or _NO_ANSWER}")
+        pending.fail(error)
+
+    def deliver(self, envelopes: Sequence[bytes]) -> None:
+        """Take what the transport found on the run's reply stream; an answer counts once."""
+        now = self._clock()
+        for envelope in envelopes:
+            message = self._channel.open(envelope, now)
+            if message is None:
+                continue
+            if isinstance(message, Notice):
+                self._tell(message)
+                continue
+            pending = self._pending.pop(message.request_id, None)
+            if pending is not None and not pending.answer.done():
+                pending.answer.set_result(settle(message, pending.names, self._clock))
+
+    def refuse(self, request_ids: Sequence[bytes], problem: str) -> None:
+        """Learn that requests will not reach the broker."""
+        for request_id in request_ids:
+            pending = self._pending.get(request_id)
+            if pending is not None:
+                pending.fail(Unavailable(problem))
+
+    def _tell(self, notice: Notice) -> None:
+        if self._on_notice is None:
+            return
+        try:
+            self._on_notice(notice)
+        except Exception:  # noqa: BLE001  # the user's own code must not stop the reader
+            _LOG.exception("on_notice failed for %s", notice.event)
