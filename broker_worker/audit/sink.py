@@ -1,0 +1,240 @@
+"""Where records become durable: chained, signed, written and synced, once for a batch, before anything is released."""
+
+import errno
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+import nacl.bindings as sodium
+from filelock import FileLock, Timeout
+from msgspec import structs
+
+from agent_sdk.wire.audit import MAX_LINE, AuditRecord, encode_checkpoint, encode_line, format_time, line_hash
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.names import check_worker_name
+from broker_worker.audit.chain_files import HEAD_SUFFIX, LOCK_SUFFIX, Position, chain_file, new_chain_id
+from broker_worker.audit.head import HeadKeeper
+from broker_worker.audit.journal import Journal, JournalLostError
+from broker_worker.audit.recovery import Recovery, find_tail
+from broker_worker.core.errors import AuditError, SetupError
+from broker_worker.ports import Clock
+from broker_worker.private_files import make_private_folder
+
+MAX_FILE_BYTES: Final = 256 * 1024 * 1024
+"""A file is followed by the next one when it has reached this size."""
+_CLIPPED_TEXT = 128
+_HINTS = {
+    errno.ENOSPC: "free some space; the broker goes on by itself",
+    errno.EDQUOT: "raise the quota or free some space; the broker goes on by itself",
+    errno.EROFS: "mount the file system writable; the broker goes on by itself",
+    errno.ESTALE: "someone changed the audit: run `secret-broker audit verify`",
+}
+
+
+class JsonlSink:
+    """The audit of one worker: a chain of JSON lines on disk.
+
+    After a failed batch the file is cut back to the last good one; where that is impossible, or the file was removed
+    or exchanged, the next batch begins a new chain that holds the hash of the last good line. So the broker heals when
+    the disk does, and what someone did to the files stays visible.
+
+    Args:
+        folder: where the chains are; made with mode 0700.
+        worker: the worker's canonical name, the same after a restart.
+        identity_seed: the 32-byte seed of the broker's Ed25519 identity, which signs the checkpoints.
+        clock: the time.
+        max_file_bytes: when to begin the next file.
+
+    Raises:
+        SetupError: if another process writes this worker's chain, or the folder cannot be used.
+    """
+
+    def __init__(
+        self, folder: Path, worker: str, identity_seed: bytes, clock: Clock, *, max_file_bytes: int = MAX_FILE_BYTES
+    ) -> None:
+        self._folder = folder
+        self._worker = _checked(worker)
+        public, self._secret = sodium.crypto_sign_seed_keypair(identity_seed)
+        self._clock = clock
+        self._max_file_bytes = max_file_bytes
+        self._mutex = Lock()
+        self._listeners: list[Callable[[], None]] = []
+        self._journal: Journal | None = None
+        self._end: Position
+        make_private_folder(folder)
+        self._writer = FileLock(folder / f"{worker}{LOCK_SUFFIX}", mode=0o600, thread_local=False)
+        self._acquire()
+        try:
+            self._open(public)
+        except OSError as error:
+            self._writer.release()
+            raise SetupError(
+                f"cannot open the audit in {folder}: {error.strerror}", hint="check the folder's owner and modes"
+            ) from error
+        except BaseException:
+            self._writer.release()
+            raise
+        self._head = HeadKeeper(folder / f"{worker}{HEAD_SUFFIX}")
+
+    @property
+    def position(self) -> Position:
+        """Where the next line will stand: everything before it is on disk."""
+        return self._end
+
+    @property
+    def recovery(self) -> Recovery:
+        """What was out of the ordinary when the audit was opened; its text belongs into `worker_started`."""
+        return self._recovery
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Have a cheap, thread-safe function called after every batch that is on disk."""
+        self._listeners.append(listener)
+
+    def append(self, records: Sequence[AuditRecord]) -> None:
+        """Chain the records, write them with a signed checkpoint and sync it all to disk, once for the batch.
+
+        Args:
+            records: in the order in which they happened; may be called from any thread.
+
+        Raises:
+            AuditError: if that did not happen; the caller then releases nothing.
+        """
+        if not records:
+            return
+        with self._mutex:
+            try:
+                journal = self._ready_journal()
+                batch, checkpoint = self._chain_up(records)
+                journal.append(batch)
+            except OSError as error:
+                self._undo(error)
+                raise _cannot_write(error) from error
+            except (WireError, TypeError, ValueError) as error:
+                # from None: what could not be encoded is text that somebody else chose
+                raise AuditError(f"an audit record cannot be encoded: {type(error).__name__}") from None
+            self._prev = line_hash(checkpoint)
+            self._end = Position(self._end.file, journal.size, self._end.sequence + len(records) + 1)
+            self._head.note(checkpoint)
+        for listener in self._listeners:
+            listener()
+
+    def close(self) -> None:
+        """Write the head, close the file and let another process write the chain."""
+        with self._mutex:
+            if not self._writer.is_locked:
+                return
+            self._head.close()
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+            self._writer.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._writer.acquire(timeout=0)
+        except Timeout:
+            raise SetupError(
+                f"another process writes the audit of worker {self._worker!r} in {self._folder}",
+                hint="stop it, or give this worker another name",
+            ) from None
+        except OSError as error:
+            raise SetupError(
+                f"cannot lock the audit in {self._folder}: {error.strerror}", hint="check the folder's owner and modes"
+            ) from error
+        for leftover in self._folder.glob(f".{self._worker}{HEAD_SUFFIX}.*"):
+            leftover.unlink(missing_ok=True)  # a head that a killed process was about to write
+
+    def _open(self, identity_public_key: bytes) -> None:
+        tail = find_tail(self._folder, self._worker, identity_public_key)
+        self._recovery = tail.recovery
+        self._prev = tail.prev
+        if tail.end is None:
+            self._begin_file(new_chain_id(tail.chain), 0)
+        else:
+            self._journal = Journal(tail.end.file.path, tail.end.offset)
+            self._end = tail.end
+
+    def _begin_file(self, chain: str, first: int) -> Journal:
+        file = chain_file(self._folder, self._worker, chain, first)
+        journal = Journal(file.path)
+        self._abandon()
+        self._journal, self._end = journal, Position(file, 0, first)
+        return journal
+
+    def _ready_journal(self) -> Journal:
+        """The file that the next batch goes to, clean and with room."""
+        if not self._writer.is_locked:
+            raise AuditError("the audit is closed")
+        if self._journal is not None and not self._journal.is_clean:
+            try:
+                self._journal.roll_back()
+            except OSError:
+                self._abandon()
+        if self._journal is None:
+            return self._begin_file(new_chain_id(self._end.file.chain), 0)
+        if self._journal.size >= self._max_file_bytes:
+            return self._begin_file(self._end.file.chain, self._end.sequence)
+        return self._journal
+
+    def _undo(self, error: OSError) -> None:
+        """Cut off what a failed batch left; if that fails too, the next batch tries again before a new chain begins."""
+        lost = isinstance(error, JournalLostError)
+        if not lost and self._journal is not None and not self._journal.is_clean:
+            try:
+                self._journal.roll_back()
+            except JournalLostError:
+                lost = True
+            except OSError:
+                return
+        if lost:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Never write the file again; the next batch begins a new chain."""
+        if self._journal is not None:
+            with suppress(OSError):  # everything in it that counts was synced
+                self._journal.close()
+            self._journal = None
+
+    def _chain_up(self, records: Sequence[AuditRecord]) -> tuple[bytes, bytes]:
+        """The batch's bytes, and the line of the checkpoint that ends them."""
+        worker, chain, sequence, prev = self._worker, self._end.file.chain, self._end.sequence, self._prev
+        lines = []
+        for record in records:
+            line = encode_line(record, worker, chain, sequence, prev)
+            if len(line) > MAX_LINE:
+                line = encode_line(_clipped(record), worker, chain, sequence, prev)
+            lines.append(line)
+            prev = line_hash(line)
+            sequence += 1
+        timestamp = format_time(self._clock.now())
+        checkpoint = encode_checkpoint(self._secret, timestamp, worker, chain, sequence, prev)
+        lines += [checkpoint, b""]
+        return b"\n".join(lines), checkpoint
+
+
+def _checked(worker: str) -> str:
+    try:
+        return check_worker_name(worker)
+    except WireError as error:
+        raise SetupError(str(error), hint="name the worker like worker-1") from None
+
+
+def _clipped(record: AuditRecord) -> AuditRecord:
+    """The record with every long text shortened, so that no text that somebody chose can stop the audit."""
+    texts = {
+        name: value[: _CLIPPED_TEXT - 1] + "…"
+        for name, value in structs.asdict(record).items()
+        if isinstance(value, str) and len(value) > _CLIPPED_TEXT
+    }
+    return structs.replace(record, **texts)
+
+
+def _cannot_write(error: OSError) -> AuditError:
+    where = f"{error.filename}: " if error.filename else ""
+    return AuditError(
+        f"cannot write the audit: {where}{error.strerror or type(error).__name__}",
+        hint=_HINTS.get(error.errno or 0, "check the disk and the audit folder; the broker goes on by itself"),
+    )
