@@ -1,0 +1,79 @@
+"""References: what a registry may point to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_worker.core.references import FORMS, SCHEMES, check_reference, scheme_of
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "op://Agent-Orchestra-Secrets/GitHub-PAT/credential",
+        "op://Private/My Server/Section 1/password",
+        "op://vault/item/one-time password?attribute=otp",
+        "op://vault/key/private key?ssh-format=openssh",
+        "local://openai.api_key",
+        "env://OPENAI_API_KEY",
+    ],
+)
+def test_a_reference_of_a_known_form_is_kept_as_written(reference: str) -> None:
+    """Nothing is normalised."""
+    assert check_reference(reference) == reference
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "",
+        "sk-live-canary",
+        "vault://secret/path",
+        "OP://vault/item/field",
+        "op:/vault/item/field",
+        "op://vault/item",
+        "op://vault/item/section/field/more",
+        "op://vault//field",
+        "op:// vault/item/field",
+        "op://vault/../field",
+        "op://vault/item/field?",
+        "op://vault/item/field?attribute=otp&x=1",
+        "op://vault/item/fi\x00eld",
+        "op://vault/item/" + "x" * 600,
+        "local://",
+        "local://Upper",
+        "local://../vault",
+        "env://lower",
+        "env://1X",
+        "env://PATH/x",
+    ],
+)
+def test_any_other_reference_is_refused(reference: str) -> None:
+    """When the file is read, not when an agent asks."""
+    with pytest.raises(ValueError, match="reference"):
+        check_reference(reference)
+
+
+@pytest.mark.parametrize("reference", ["c4nary", "op://c4nary", "c4nary://x", "local://C4nary/c4nary", "env://c4nary"])
+def test_a_refusal_does_not_repeat_the_text(reference: str) -> None:
+    """It may be a value that somebody pasted."""
+    with pytest.raises(ValueError, match=r"expected|form") as caught:
+        check_reference(reference)
+    assert "c4nary" not in str(caught.value).lower()
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_every_scheme_has_a_provider_and_a_form() -> None:
+    """The tables name the same schemes."""
+    assert set(SCHEMES) == set(FORMS)
+
+
+@given(st.text(max_size=60))
+def test_what_passes_has_a_known_scheme(text: str) -> None:
+    """Arbitrary text either passes with a scheme of the table or raises ValueError."""
+    try:
+        check_reference(text)
+    except ValueError:
+        return
+    assert scheme_of(text) in SCHEMES
