@@ -1,12 +1,21 @@
 """The operator's command, `secret-broker`: every subcommand has a module of its own and is joined here."""
 
+from broker_worker.cli.acl import acl
 from broker_worker.cli.completion import completion
+from broker_worker.cli.init import init
+from broker_worker.cli.keys import keys
 from broker_worker.cli.policy import policy
 from broker_worker.cli.root import main
 from broker_worker.cli.vault import vault
+from broker_worker.cli.worker import up, worker
 
+main.add_command(acl)
 main.add_command(completion)
+main.add_command(init)
+main.add_command(keys)
 main.add_command(policy)
+main.add_command(up)
 main.add_command(vault)
+main.add_command(worker)
 
 __all__ = ["main"]

@@ -1,0 +1,38 @@
+"""`secret-broker acl`: the users of an external Redis or Valkey server."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from broker_worker.core.errors import SetupError
+from broker_worker.files.configuration import load_configuration
+from broker_worker.files.keys import QUEUE, load_seed
+from broker_worker.private_files import write_private
+from broker_worker.queue.acl import ensure_users, render_acl
+from broker_worker.settings import Settings
+
+
+@click.command()
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a file of mode 0600 instead of stdout."
+)
+@click.option("--apply", is_flag=True, help="Set the users on the server of REDIS_URL instead of printing them.")
+@click.pass_obj
+def acl(settings: Settings, output: Path | None, apply: bool) -> None:
+    """Print the ACL file of the queue's server: one user an agent, and `default` off.
+
+    The embedded server needs none of this. Print it again after agents were added or removed; it holds no password,
+    only their SHA-256.
+    """
+    agents = load_configuration(settings.config_dir).policy.agents
+    queue_key = load_seed(settings.keys_dir / QUEUE)
+    if apply:
+        if settings.redis_url is None:
+            raise SetupError("REDIS_URL is not set", hint="the embedded server's users are set by `secret-broker up`")
+        asyncio.run(ensure_users(settings.redis_url, queue_key, agents))
+        click.echo(f"set the users of {len(agents)} agents")
+    elif output is not None:
+        write_private(output, render_acl(queue_key, agents).encode())
+    else:
+        click.echo(render_acl(queue_key, agents), nl=False)
