@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import ProviderError
+from broker_worker.core.limits import Rate
 
 
 class Clock(Protocol):
@@ -95,4 +96,130 @@ class AuditSink(Protocol):
         Raises:
             AuditError: if that did not happen; the caller then releases nothing.
         """
+        ...
+
+
+@dataclass(slots=True)
+class Entry:
+    """One entry of an agent's request stream, as read.
+
+    Args:
+        agent_id: whose stream it is; the only writer that the queue's ACL admits.
+        entry_id: the stream's id of it.
+        raw: the envelope.
+        received_us: when it was read, on the monotonic clock.
+        fault: why it is not even looked at, if so: `not_one_field`, `delivered_too_often`.
+    """
+
+    agent_id: str
+    entry_id: bytes
+    raw: bytes
+    received_us: int
+    fault: str | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is to be done about an entry: send a sealed reply where there is somebody to answer, and acknowledge.
+
+    Args:
+        entry: the entry.
+        reply_stream: where the envelope goes.
+        envelope: the sealed reply; None if nobody is answered.
+    """
+
+    entry: Entry
+    reply_stream: str = ""
+    envelope: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit that something counts against: the queue key that keeps its state, and the rate."""
+
+    key: str
+    rate: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionAsk:
+    """What the admission must know of one request.
+
+    Args:
+        replay_key: the queue key of its replay mark.
+        entry_id: the stream entry that carries it; the same entry, claimed after a crash, is no replay.
+        keep_ms: how long the mark must be kept.
+        count: how many names count against `limits`.
+        limits: the agent's and the run's.
+        name_limits: per name that the policy allows, the limits that it counts against once.
+    """
+
+    replay_key: str
+    entry_id: bytes
+    keep_ms: int
+    count: int
+    limits: tuple[Limit, ...]
+    name_limits: tuple[tuple[Limit, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the admission says of one request.
+
+    Args:
+        replay: whether the request was seen before, in another entry.
+        wait_us: microseconds until the agent's and the run's limits admit it; 0 for now.
+        name_waits_us: the same for each of `name_limits`, in order; empty if the request is not admitted.
+    """
+
+    replay: bool
+    wait_us: int = 0
+    name_waits_us: tuple[int, ...] = ()
+
+
+class Admission(Protocol):
+    """Replay marks and rate limits, shared by all workers."""
+
+    async def admit(self, asks: Sequence[AdmissionAsk]) -> Sequence[Verdict]:
+        """Mark and count a batch of requests in one call, in order.
+
+        Raises:
+            QueueError: if it is not certain that all were marked and counted; nothing may then be released.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CachedValue:
+    """A value in the cache and when it was fetched, ms since the epoch."""
+
+    fetched: Fetched
+    fetched_at: int
+
+
+class Cache(Protocol):
+    """Values, and failures, between two uses."""
+
+    def get(self, ref: str, ttl_ms: int, now: int) -> CachedValue | ProviderError | None:
+        """What is known of a reference: a value younger than `ttl_ms`, a remembered failure, or nothing."""
+        ...
+
+    def put(self, ref: str, fetched: Fetched, ttl_ms: int, now: int) -> None:
+        """Keep a value for at most `ttl_ms`."""
+        ...
+
+    def put_failure(self, ref: str, error: ProviderError, ttl_ms: int, now: int) -> None:
+        """Remember briefly that there is no value."""
+        ...
+
+    def redact(self, text: str) -> str:
+        """The text, or a note in its place if it contains a value that the cache holds."""
+        ...
+
+    def purge(self, now: int) -> None:
+        """Drop what is over."""
+        ...
+
+    def clear(self) -> None:
+        """Drop everything."""
         ...

@@ -45,6 +45,15 @@ def doorbell(agent_id: str) -> str:
     return f"sb:bell:{{{agent_id}}}"
 
 
+def agent_of_doorbell(channel: str) -> str:
+    """The agent whose doorbell a channel is; the empty text if it is none."""
+    return channel[9:-1] if channel.startswith("sb:bell:{") and channel.endswith("}") else ""
+
+
+EVERY_DOORBELL = "sb:bell:{*}"
+"""The pattern of all doorbells."""
+
+
 def seen(agent_id: str, request_id: bytes) -> str:
     """The replay mark of one request."""
     return f"sb:seen:{{{agent_id}}}:{request_id.hex()}"

@@ -37,6 +37,7 @@ _BROKER_RULES = (
     "+@connection",
     "-@dangerous",
     "-@admin",
+    "+client|unblock",
     "+info",
     "+time",
     "+script|load",

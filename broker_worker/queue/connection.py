@@ -5,6 +5,7 @@ redis-py's command objects cost more than the work that a worker does for a requ
 XADD twice.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +34,8 @@ class QueueConnection:
         self._connection = kind(
             **options, client_name=name, protocol=2, socket_timeout=None, socket_connect_timeout=CONNECT_SECONDS
         )
+        self._sent = 0
+        self._received = 0
         self.client_id = 0
 
     async def open(self) -> None:
@@ -59,6 +62,7 @@ class QueueConnection:
         Raises:
             QueueError: if the connection broke; whether the server got them is not known.
         """
+        self._sent += len(commands)
         try:
             await self._connection.send_packed_command(self._connection.pack_commands(commands))
         except (RedisError, OSError) as error:
@@ -70,6 +74,7 @@ class QueueConnection:
         Raises:
             QueueError: if the connection broke.
         """
+        self._received += 1
         try:
             return await self._connection.read_response(disable_decoding=True)
         except ResponseError as error:
@@ -96,6 +101,18 @@ class QueueConnection:
         if isinstance(reply, ResponseError):
             raise QueueError(f"the queue refuses {command[0]!r}: {reply}")
         return reply
+
+    async def guard(self, seconds: float) -> None:
+        """Close the connection if a reply is due for longer than `seconds`; whoever waits for it then sees that.
+
+        One task a connection is much cheaper than a timeout a reply.
+        """
+        while True:
+            before = self._received
+            waits = self._sent >= before > 0
+            await asyncio.sleep(seconds)
+            if waits and self._received == before:
+                await self.close()
 
     async def close(self) -> None:
         """Disconnect; never raises."""

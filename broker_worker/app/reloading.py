@@ -1,0 +1,98 @@
+"""Hot reload: valid files are swapped whole and audited; invalid ones change nothing, and say why."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+from watchfiles import awatch
+
+from agent_sdk.wire.audit import EventType
+from agent_sdk.wire.tokens import TokenVerifier
+from broker_worker.app.compose import SKEW_MS, Process, intakes_of, provider_names, providers_of
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.errors import AuditError, BrokerError, ConfigError
+from broker_worker.files.configuration import load_configuration
+from broker_worker.files.keys import load_broker_keys
+from broker_worker.ports import Provider
+from broker_worker.worker.fetches import DEADLINE_SECONDS
+
+_log = structlog.get_logger(__name__)
+
+
+async def watch(folders: list[Path], changed: asyncio.Event) -> None:
+    """Set `changed` whenever a file in one of the folders changed, until cancelled."""
+    async for _ in awatch(*folders, debounce=200, step=50):
+        changed.set()
+
+
+class Reloader:
+    """Applies the operator's changed files to a running worker.
+
+    Args:
+        process: the worker's parts.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._retired: set[asyncio.Task[None]] = set()
+
+    async def run(self, changed: asyncio.Event) -> None:
+        """Reload until cancelled: after every change of a file, and whenever `changed` is set (SIGHUP)."""
+        settings = self._process.settings
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch([settings.config_dir, settings.keys_dir], changed))
+            while True:
+                await changed.wait()
+                changed.clear()
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Read everything again and swap it, or keep what is in force and say what is wrong."""
+        process = self._process
+        try:
+            keys = await asyncio.to_thread(load_broker_keys, process.settings.keys_dir)
+            process.desk.opener.replace_intakes(intakes_of(keys))
+            configuration = await asyncio.to_thread(load_configuration, process.settings.config_dir)
+            if configuration.digest != process.desk.configuration.digest:
+                self._swap(configuration)
+        except BrokerError as error:
+            where = f"{Path(error.file).name}:{error.line}" if isinstance(error, ConfigError) else error.code
+            _log.error("config_rejected", error=str(error), hint=error.hint, in_force="the files as they were before")
+            self._record("config_rejected", where)
+
+    def _swap(self, configuration: Configuration) -> None:
+        process, before = self._process, self._process.desk.configuration
+        if configuration.providers != before.providers:
+            retired = process.providers
+            process.providers = providers_of(configuration, process.settings, process.clock)
+            process.fetches.replace(process.providers)
+            process.desk.provider_of = provider_names(process.providers)
+            self._retire(retired)
+        process.cache.resize(configuration.cache.max_entries)
+        process.desk.reconfigure(
+            configuration,
+            TokenVerifier(configuration.anchors, SKEW_MS),
+            forget_values=configuration.providers != before.providers,
+        )
+        process.worker.set_agents(configuration.policy.agents)
+        _log.info("config_loaded", policy=configuration.policy.digest[:12], agents=len(configuration.policy.agents))
+        self._record("config_loaded", None)
+
+    def _record(self, event: EventType, reason: str | None) -> None:
+        try:
+            self._process.record(event, reason)
+        except AuditError as error:
+            _log.error("audit_unavailable", error=str(error), hint=error.hint)
+
+    def _retire(self, providers: Mapping[str, Provider]) -> None:
+        """Close providers once the calls that still use them are over."""
+
+        async def close() -> None:
+            await asyncio.sleep(DEADLINE_SECONDS)
+            for provider in set(providers.values()):
+                await provider.close()
+
+        task = asyncio.create_task(close())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)

@@ -1,0 +1,59 @@
+"""What one worker remembers by itself, so that a queue that forgets or lies cannot lift a limit or a replay mark.
+
+The queue keeps replay marks and limits for all workers, but whoever owns the queue can delete them. Each worker
+therefore counts what it answered itself. It can only be stricter than the truth by what other workers answered, so
+whatever it refuses is rightly refused, and a disagreement is evidence (audit event `queue_distrusted`).
+"""
+
+from collections.abc import Iterable
+
+from broker_worker.core.limits import Rate, count_one
+
+SLACK_US = 1_000_000
+"""How far this worker's clock and the queue's may drift apart within a limit, microseconds."""
+
+
+class Backstop:
+    """A bounded memory of requests and rates of this process.
+
+    Args:
+        generation: how many requests, and how many limits, are remembered at least.
+    """
+
+    def __init__(self, generation: int = 65_536) -> None:
+        self._generation = generation
+        self._seen: dict[bytes, bytes] = {}
+        self._seen_before: dict[bytes, bytes] = {}
+        self._tats: dict[str, int] = {}
+
+    def is_replay(self, request_id: bytes, entry_id: bytes) -> bool:
+        """Remember that a request came in a stream entry; True if it came in another one before."""
+        known = self._seen.get(request_id) or self._seen_before.get(request_id)
+        if known is not None:
+            return known != entry_id
+        if len(self._seen) >= self._generation:
+            self._seen_before, self._seen = self._seen, {}
+        self._seen[request_id] = entry_id
+        return False
+
+    def count(self, limits: Iterable[tuple[str, Rate, int]], now_us: int) -> int:
+        """Count a request against limits that the queue says it is within.
+
+        Args:
+            limits: key name, rate and how many names count against it.
+            now_us: the time, microseconds.
+
+        Returns:
+            0, or the microseconds to wait if a limit is exceeded by more than clocks can explain.
+        """
+        wait = 0
+        for key, rate, names in limits:
+            for _ in range(names):
+                within, tat = count_one(rate, self._tats.get(key, 0) - SLACK_US, now_us)
+                if within:
+                    self._tats[key] = tat + SLACK_US
+                else:
+                    wait = max(wait, tat)
+        if len(self._tats) > self._generation:
+            self._tats = {key: tat for key, tat in self._tats.items() if tat > now_us}
+        return wait

@@ -1,0 +1,42 @@
+"""From cases to sealed replies. What leaves here was recorded before."""
+
+from typing import Literal
+
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import REPLY, Reply, Result
+from broker_worker.pipeline.batch import Ask, Case
+
+
+def _result(case: Case) -> Result:
+    if case.code is not None:
+        return Result(case.name, "refused", code=case.code, retry_after=case.retry_after)
+    return Result(
+        case.name,
+        "granted",
+        value=case.value,
+        expires_at=case.expires_at,
+        source=case.source,
+        version=case.version,
+    )
+
+
+def encode_reply(ask: Ask) -> bytes:
+    """The plaintext of the reply to an ask whose outcome is settled.
+
+    Raises:
+        WireError: code `too_large` if the values together do not fit.
+    """
+    request_id = ask.request.request_id
+    if ask.code is not None:
+        return REPLY.encode(Reply(request_id, "refused", code=ask.code, retry_after=ask.retry_after))
+    results = tuple([_result(case) for case in ask.cases])
+    granted = sum(case.code is None for case in ask.cases)
+    status: Literal["ok", "partial", "refused"] = "partial" if granted else "refused"
+    if granted == len(results):
+        status = "ok"
+    return REPLY.encode(Reply(request_id, status, results=results, names=ask.names))
+
+
+def encode_refusal(ask: Ask, code: Code) -> bytes:
+    """The plaintext of a reply that says nothing but a code."""
+    return REPLY.encode(Reply(ask.request.request_id, "refused", code=code))

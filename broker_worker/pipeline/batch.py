@@ -1,0 +1,68 @@
+"""The values that flow through the pipeline: an entry becomes an ask, its names become cases, cases an answer."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Request
+from agent_sdk.wire.tokens import RunIdentity
+from broker_worker.core.configuration import SecretEntry
+from broker_worker.core.policy import Decision
+from broker_worker.pipeline.peers import Peer
+from broker_worker.ports import Entry
+
+Action = Literal["resolve", "put", "generate", "renew", "release", "list"]
+
+
+@dataclass(slots=True)
+class Case:
+    """One name of a request on its way to an outcome.
+
+    Args:
+        name: the canonical name.
+        decision: what the policy says.
+        entry: the registry's entry; None if there is none.
+        code: what the agent will be told instead of a value; None as long as it may have it.
+        reason: why, for the audit.
+        retry_after: ms, where waiting helps.
+    """
+
+    name: str
+    decision: Decision
+    entry: SecretEntry | None
+    code: Code | None = None
+    reason: str | None = None
+    retry_after: int | None = None
+    value: bytes | None = field(default=None, repr=False)
+    version: str | None = None
+    source: Literal["cache", "provider"] | None = None
+    provider: str | None = None
+    expires_at: int | None = None
+
+    def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
+        """Refuse this name and forget any value."""
+        self.code, self.reason, self.retry_after = code, reason, retry_after
+        self.value = self.expires_at = None
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request that opened, with the identity that its token proves."""
+
+    entry: Entry
+    peer: Peer
+    identity: RunIdentity
+    request: Request
+    purpose: str = ""
+    action: Action = "resolve"
+    cases: list[Case] = field(default_factory=list)
+    code: Code | None = None
+    reason: str | None = None
+    retry_after: int | None = None
+    names: tuple[str, ...] = ()
+
+    def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
+        """Refuse the request as a whole."""
+        self.code, self.reason, self.retry_after = code, reason, retry_after
+        for case in self.cases:
+            case.refuse(code, reason, retry_after)

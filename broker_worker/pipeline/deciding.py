@@ -1,0 +1,112 @@
+"""From an ask to its cases: what the policy and the registry say of each name, and what each name counts against."""
+
+from agent_sdk.wire import keynames
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import MAX_NAMES, Generate, ListNames, Put, Release, Renew, Resolve
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.policy import decide
+from broker_worker.pipeline.batch import Action, Ask, Case
+from broker_worker.pipeline.opening import MAX_HORIZON_MS
+from broker_worker.ports import AdmissionAsk, Limit
+
+_ACTIONS: dict[type, Action] = {
+    Resolve: "resolve",
+    Put: "put",
+    Generate: "generate",
+    Renew: "renew",
+    Release: "release",
+    ListNames: "list",
+}
+_NAMES_IN_LIST = 1024
+
+
+def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
+    """Decide every name of a request that opened; refuse what the policy does not grant.
+
+    A name that does not exist and one that is not allowed end alike for the agent: `denied`. Operations that no
+    policy entry can grant are denied as well.
+    """
+    body = ask.request.body
+    ask.action = _ACTIONS[type(body)]
+    if isinstance(body, Resolve):
+        ask.cases = [_case(ask, configuration, name, body.purpose, now) for name in body.names]
+        if len(ask.cases) > 1:
+            _refuse_beyond_burst(ask, configuration)
+    elif isinstance(body, ListNames):
+        ask.names = _names_for(ask, configuration, now)
+    else:
+        ask.refuse(Code.DENIED, "action_not_granted")
+
+
+def _refuse_beyond_burst(ask: Ask, configuration: Configuration) -> None:
+    """A request with more names than a limit admits at once would never be admitted: say so instead of `wait`."""
+    agent = configuration.policy.agents.get(ask.identity.agent_id)
+    for rate in (agent.limit, agent.run_limit) if agent is not None else ():
+        if rate is not None and len(ask.cases) > rate.burst:
+            ask.refuse(Code.TOO_LARGE, "more_names_than_burst")
+
+
+def _case(ask: Ask, configuration: Configuration, name: str, purpose: str, now: int) -> Case:
+    identity = ask.identity
+    in_scope = identity.scope is None or identity.in_scope(name)
+    decision = decide(
+        configuration.policy,
+        identity.agent_id,
+        identity.run_id,
+        name,
+        purpose=purpose,
+        now=now,
+        in_scope=in_scope,
+    )
+    case = Case(name, decision, configuration.registry.get(name))
+    if not decision.allowed:
+        case.refuse(Code.DENIED, decision.reason)
+    elif case.entry is None:
+        case.refuse(Code.DENIED, "unknown_secret")
+    return case
+
+
+def _names_for(ask: Ask, configuration: Configuration, now: int) -> tuple[str, ...]:
+    """The names that this run could resolve now, if it said what for."""
+    agent = configuration.policy.agents.get(ask.identity.agent_id)
+    if agent is None:
+        return ()
+    exact = [grant.pattern.text for grant in agent.grants if grant.pattern.is_exact]
+    wide = any(not grant.pattern.is_exact for grant in agent.grants)
+    names = sorted(configuration.registry) if wide else sorted(set(exact))
+    allowed = (name for name in names if _case(ask, configuration, name, "list", now).code is None)
+    return tuple(name for name, _ in zip(allowed, range(_NAMES_IN_LIST), strict=False))
+
+
+def admission_of(ask: Ask, configuration: Configuration, now: int) -> AdmissionAsk:
+    """What the admission must mark and count for this ask.
+
+    Every name counts against the agent and the run, so guessing names is limited. Only names that the policy allows
+    count against a secret, so nobody can use up a secret's limit without having it.
+    """
+    identity, policy = ask.identity, configuration.policy
+    agent = policy.agents.get(identity.agent_id)
+    shared: list[Limit] = []
+    if agent is not None and agent.limit is not None:
+        shared.append(Limit(keynames.agent_limit(identity.agent_id), agent.limit))
+    if agent is not None and agent.run_limit is not None:
+        shared.append(Limit(keynames.run_limit(identity.agent_id, identity.run_id), agent.run_limit))
+    return AdmissionAsk(
+        replay_key=keynames.seen(identity.agent_id, ask.request.request_id),
+        entry_id=ask.entry.entry_id,
+        keep_ms=min(ask.request.deadline - now, MAX_HORIZON_MS) + MAX_HORIZON_MS // 10,
+        count=min(max(len(ask.cases), 1), MAX_NAMES),
+        limits=tuple(shared),
+        name_limits=tuple(_limits_of(ask, case, configuration) for case in ask.cases if case.code is None),
+    )
+
+
+def _limits_of(ask: Ask, case: Case, configuration: Configuration) -> tuple[Limit, ...]:
+    limits = []
+    of_secret = configuration.policy.limit_of_secret(case.name)
+    if of_secret is not None:
+        limits.append(Limit(keynames.secret_limit(case.name), of_secret))
+    grant = case.decision.grant
+    if grant is not None and grant.rate is not None:
+        limits.append(Limit(keynames.grant_limit(ask.identity.agent_id, case.name), grant.rate))
+    return tuple(limits)

@@ -1,0 +1,335 @@
+"""The desk: the one gate through which every value passes, and nothing passes unrecorded."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent_sdk.wire.audit import AuditRecord
+from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.messages import Resolve
+from agent_sdk.wire.sealing import NONCE_BYTES
+from agent_sdk.wire.tokens import TokenVerifier
+from broker_worker.core.backstop import Backstop
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.errors import AuditError, FailureKind, ProviderError
+from broker_worker.pipeline import records
+from broker_worker.pipeline.answering import encode_refusal, encode_reply
+from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.pipeline.deciding import admission_of, open_cases
+from broker_worker.pipeline.opening import Opened, Opener
+from broker_worker.pipeline.session import Session
+from broker_worker.pipeline.tally import Tally
+from broker_worker.ports import (
+    Admission,
+    AdmissionAsk,
+    Answer,
+    AuditSink,
+    Cache,
+    CachedValue,
+    Clock,
+    Entry,
+    Fetched,
+    Verdict,
+)
+
+COLD_PER_TURN = 4
+"""How many messages of unknown peers are opened a turn: each costs about a quarter of a millisecond."""
+NOT_FOUND_MS = 10_000
+"""How long a failure that is about the name is remembered, ms."""
+UNAVAILABLE_MS = 1_000
+"""How long a failure that may pass is remembered, ms, unless the vault says for how long."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An ask that waits for values which are not in the cache.
+
+    Args:
+        ask: the request.
+        refs: the missing references, and for how many ms each value may be kept.
+        found: what has come of them so far.
+    """
+
+    ask: Ask
+    refs: Mapping[str, int]
+    found: dict[str, Fetched | ProviderError] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Served:
+    """What became of a batch: sealed replies to send, and asks that wait for the vault."""
+
+    answers: list[Answer] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+
+
+class Desk:
+    """Runs batches through the pipeline.
+
+    Args:
+        configuration: the operator's files; replaced whole by `reconfigure`.
+        opener: opens entries and proves who sent them.
+        cache: values between two uses.
+        sink: where records become durable before anything is released.
+        clock: the time.
+        session: the worker's session key; replaced by `start_session`.
+        provider_of: the name of the provider that serves a reference, for the audit.
+        entropy: makes n random bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        configuration: Configuration,
+        opener: Opener,
+        cache: Cache,
+        sink: AuditSink,
+        clock: Clock,
+        session: Session,
+        provider_of: Callable[[str], str],
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.configuration = configuration
+        self.opener = opener
+        self.session = session
+        self._cache = cache
+        self._sink = sink
+        self._clock = clock
+        self.provider_of = provider_of
+        self._entropy = entropy
+        self._backstop = Backstop()
+        self._tally = Tally()
+
+    async def serve(self, entries: Sequence[Entry], admission: Admission) -> Served:
+        """Take a batch as far as it goes without waiting for a vault.
+
+        Args:
+            entries: what was read from the request streams; it may be empty when unproven messages wait.
+            admission: marks and counts the batch on the queue.
+
+        Returns:
+            What to send, and what waits.
+
+        Raises:
+            QueueError: if the admission failed; nothing was released, the entries stay pending.
+        """
+        now = self._clock.now()
+        opened = self.opener.open(entries, now)
+        if self.opener.has_cold:
+            cold = self.opener.open_cold(COLD_PER_TURN, now)
+            opened.asks += cold.asks
+            opened.junk += cold.junk
+        for ask in opened.asks:
+            if ask.code is None:
+                open_cases(ask, self.configuration, now)
+        asks = [ask for ask in opened.asks if ask.code is None]
+        marks = [admission_of(ask, self.configuration, now) for ask in asks]
+        noted: list[AuditRecord] = []
+        if marks:
+            for ask, mark, verdict in zip(asks, marks, await admission.admit(marks), strict=True):
+                self._apply(ask, mark, verdict, noted, now)
+        served = Served()
+        settled = []
+        for ask in opened.asks:
+            missing = self._fill(ask, now) if ask.code is None else None
+            if missing:
+                served.waiting.append(Waiting(ask, missing))
+            else:
+                settled.append(ask)
+        served.answers = self._conclude(settled, noted, opened)
+        return served
+
+    def resume(self, waiting: Sequence[Waiting]) -> list[Answer]:
+        """Settle asks whose values were fetched, or given up, meanwhile.
+
+        The policy is asked again, since it may have changed while they waited.
+
+        Args:
+            waiting: the asks, each with what the vault gave for its references, or why not.
+        """
+        now = self._clock.now()
+        for each in waiting:
+            ask = each.ask
+            refused_before = {case.name: case for case in ask.cases if case.code is not None}
+            open_cases(ask, self.configuration, now)
+            ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
+            if ask.request.deadline <= now or ask.identity.expires_at <= now:
+                ask.refuse(Code.EXPIRED, "expired_while_waiting")
+            for case in ask.cases:
+                if case.code is None:
+                    self._settle_fetched(ask, case, each.found, now)
+        return self._conclude([each.ask for each in waiting], [], Opened())
+
+    def keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
+        """Put what a vault gave into the cache: a value for `ttl_ms`, a failure briefly."""
+        now = self._clock.now()
+        if isinstance(result, Fetched):
+            self._cache.put(ref, result, ttl_ms, now)
+        else:
+            brief = NOT_FOUND_MS if result.is_about_the_name else result.retry_after or UNAVAILABLE_MS
+            self._cache.put_failure(ref, result, brief, now)
+
+    def reconfigure(self, configuration: Configuration, verifier: TokenVerifier, *, forget_values: bool) -> None:
+        """Swap the operator's files whole: policy, registry and issuers hold from the next step on.
+
+        Args:
+            configuration: the new files.
+            verifier: checks tokens against the new issuers; every token is verified again.
+            forget_values: whether the values in the cache came from providers that are no longer the same.
+        """
+        self.configuration = configuration
+        self.opener.verifier = verifier
+        self.opener.forget_tokens()
+        if forget_values:
+            self._cache.clear()
+
+    def tick(self) -> None:
+        """Drop what is over and record the counts that are due; call it about once a second."""
+        now = self._clock.now()
+        self._cache.purge(now)
+        self._record_tally(now, everything=False)
+
+    def close(self) -> None:
+        """Record what was only counted so far and forget every value."""
+        self._record_tally(self._clock.now(), everything=True)
+        self._cache.clear()
+
+    def record(self, event: AuditRecord) -> None:
+        """Record something that is no request, such as a changed configuration.
+
+        Raises:
+            AuditError: if it could not be recorded.
+        """
+        self._sink.append([event])
+
+    def _record_tally(self, now: int, *, everything: bool) -> None:
+        due = self._tally.due(now, everything=everything)
+        if due:
+            self._sink.append(due)
+
+    def _apply(self, ask: Ask, mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int) -> None:
+        """Act on what the queue says, and on what this worker knows better."""
+        if verdict.replay:
+            ask.refuse(Code.INVALID, "replay")
+            return
+        if self._backstop.is_replay(ask.request.request_id, mark.entry_id):
+            ask.refuse(Code.INVALID, "replay")
+            noted.append(records.queue_distrusted(ask, "replay_mark_lost", now))
+            return
+        if verdict.wait_us:
+            ask.refuse(Code.RATE_LIMITED, "over_limit", -(-verdict.wait_us // 1000))
+            return
+        open_cases = [case for case in ask.cases if case.code is None]
+        for case, wait_us in zip(open_cases, verdict.name_waits_us, strict=True):
+            if wait_us:
+                case.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
+        counted = [(limit.key, limit.rate, mark.count) for limit in mark.limits]
+        for waited, limits in zip(verdict.name_waits_us, mark.name_limits, strict=True):
+            if not waited:
+                counted += [(limit.key, limit.rate, 1) for limit in limits]
+        wait_us = self._backstop.count(counted, now * 1000)
+        if wait_us:
+            ask.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
+            noted.append(records.queue_distrusted(ask, "limit_state_lost", now))
+
+    def _fill(self, ask: Ask, now: int) -> dict[str, int]:
+        """Give cached values to the cases that may have them; return what is missing and how long it may be kept."""
+        missing: dict[str, int] = {}
+        for case in ask.cases:
+            if case.code is None:
+                assert case.entry is not None
+                ttl_ms = self.configuration.ttl_of(case.entry) * 1000
+                known = self._cache.get(case.entry.ref, ttl_ms, now)
+                if known is None:
+                    missing[case.entry.ref] = max(ttl_ms, missing.get(case.entry.ref, 0))
+                else:
+                    self._settle(ask, case, known, now)
+                    case.source = "cache"
+        return missing
+
+    def _settle_fetched(self, ask: Ask, case: Case, found: Mapping[str, Fetched | ProviderError], now: int) -> None:
+        assert case.entry is not None
+        result = found.get(case.entry.ref)
+        case.source = "provider"
+        if isinstance(result, Fetched):
+            self._settle(ask, case, CachedValue(result, now), now)
+        elif result is not None:
+            self._settle(ask, case, result, now)
+        else:
+            ttl_ms = self.configuration.ttl_of(case.entry) * 1000
+            known = self._cache.get(case.entry.ref, ttl_ms, now)
+            gone = ProviderError(FailureKind.UNKNOWN, "no longer known")
+            self._settle(ask, case, gone if known is None else known, now)
+
+    def _settle(self, ask: Ask, case: Case, known: CachedValue | ProviderError, now: int) -> None:
+        """Give a case its value and its end, or say why there is none."""
+        entry = case.entry
+        assert entry is not None
+        case.provider = self.provider_of(entry.ref)
+        if isinstance(known, ProviderError):
+            case.refuse(Code.UNAVAILABLE, f"provider_{known.kind}", known.retry_after)
+            return
+        lifetimes = [known.fetched_at + self.configuration.ttl_of(entry) * 1000, ask.identity.expires_at]
+        grant = case.decision.grant
+        if grant is not None and grant.max_ttl is not None:
+            lifetimes.append(now + grant.max_ttl * 1000)
+        body = ask.request.body
+        if isinstance(body, Resolve) and body.ttl is not None:
+            lifetimes.append(now + body.ttl * 1000)
+        case.value, case.version = known.fetched.value, known.fetched.version
+        case.expires_at = min(lifetimes)
+        case.reason = None
+
+    def _conclude(self, asks: Sequence[Ask], noted: list[AuditRecord], opened: Opened) -> list[Answer]:
+        """Record, then seal: the only place where replies are made."""
+        now, now_us = self._clock.now(), self._clock.monotonic_us()
+        plaintexts = [self._encode(ask) for ask in asks]
+        for ask in asks:
+            self._note(noted, ask, now, now_us)
+        for entry, reason in opened.junk:
+            self._note_refusal(
+                noted, ("", entry.agent_id, reason), records.unauthenticated(entry.agent_id, reason, now)
+            )
+        if noted:
+            try:
+                self._sink.append(noted)
+            except AuditError:
+                plaintexts = [encode_refusal(ask, Code.AUDIT_UNAVAILABLE) for ask in asks]
+        answers = [Answer(entry) for entry, _ in opened.junk]
+        for ask, plaintext in zip(asks, plaintexts, strict=True):
+            envelope = ask.peer.seal(self.session, plaintext, self._entropy(NONCE_BYTES))
+            answers.append(Answer(ask.entry, ask.peer.reply_stream, envelope))
+        return answers
+
+    @staticmethod
+    def _encode(ask: Ask) -> bytes:
+        try:
+            return encode_reply(ask)
+        except WireError as error:
+            ask.refuse(error.code, error.reason)
+            return encode_refusal(ask, error.code)
+
+    def _note(self, noted: list[AuditRecord], ask: Ask, now: int, now_us: int) -> None:
+        """Add what the audit must be told of a settled ask."""
+        agent_id, reason = ask.entry.agent_id, ask.reason or ""
+        if not ask.identity.issuer:
+            self._note_refusal(noted, ("", agent_id, reason), records.unauthenticated(agent_id, reason, now))
+            return
+        policy = self.configuration.policy.digest
+        body = ask.request.body
+        if isinstance(body, Resolve) and body.purpose:
+            ask.purpose = self._cache.redact(body.purpose)
+        if ask.code is not None or not ask.cases:
+            record = records.whole_request(ask, now, now_us, policy)
+            if ask.code is None:
+                noted.append(record)
+            else:
+                self._note_refusal(noted, (agent_id, ask.identity.run_id, reason), record)
+            return
+        for case in ask.cases:
+            name = case.name if case.entry else self._cache.redact(case.name)
+            noted.append(records.access(ask, case, name, now, now_us, policy))
+
+    def _note_refusal(self, noted: list[AuditRecord], kind: tuple[str, ...], record: AuditRecord) -> None:
+        if self._tally.is_first(kind, record, self._clock.now()):
+            noted.append(record)

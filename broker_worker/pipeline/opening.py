@@ -1,0 +1,207 @@
+"""From bytes on a stream to an ask with a proven identity, or to a refusal.
+
+Entries of known peers are opened at once. The others need key derivation and a signature check; they wait in a
+bounded queue an agent and are opened a few a turn, round robin, so that many new runs, or an agent that writes
+junk, do not make everybody else wait.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.messages import Request, decode_request
+from agent_sdk.wire.sealing import (
+    Envelope,
+    Kind,
+    derive_key,
+    open_envelope,
+    parse_envelope,
+    run_exchange_public,
+)
+from agent_sdk.wire.tokens import RunIdentity, TokenVerifier
+from broker_worker.pipeline.batch import Ask
+from broker_worker.pipeline.peers import Peer, PeerCache
+from broker_worker.ports import Entry
+
+MAX_HORIZON_MS = 15 * 60 * 1000
+"""How far ahead a deadline may lie; replay marks are kept that long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """One intake key: the X25519 pair that requests are sealed to."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class Opened:
+    """What became of entries: asks to go on with, and junk that nobody can be held to."""
+
+    asks: list[Ask] = field(default_factory=list)
+    junk: list[tuple[Entry, str]] = field(default_factory=list)
+
+
+class Opener:
+    """Opens entries and proves who sent them.
+
+    Args:
+        intakes: intake keys by their 8-byte id.
+        verifier: checks identity tokens.
+        peers: where proven runs are remembered.
+        skew: how far clocks may differ, ms.
+        max_cold: how many entries of unknown peers wait, per agent.
+    """
+
+    def __init__(
+        self,
+        intakes: Mapping[bytes, Intake],
+        verifier: TokenVerifier,
+        peers: PeerCache,
+        skew: int,
+        max_cold: int = 1024,
+    ) -> None:
+        self._intakes = intakes
+        self.verifier = verifier
+        self._peers = peers
+        self._skew = skew
+        self._max_cold = max_cold
+        self._cold: OrderedDict[str, deque[tuple[Entry, Envelope]]] = OrderedDict()
+
+    @property
+    def has_cold(self) -> bool:
+        """Whether entries of unknown peers wait."""
+        return bool(self._cold)
+
+    def replace_intakes(self, intakes: Mapping[bytes, Intake]) -> None:
+        """Use these intake keys from now on; whoever sealed to one that is gone is no longer understood."""
+        if intakes.keys() != self._intakes.keys():
+            self._peers.clear()
+        self._intakes = intakes
+
+    def forget_tokens(self) -> None:
+        """Have every token verified again."""
+        self._peers.forget_tokens()
+
+    def cold_entries(self) -> Iterable[Entry]:
+        """The entries that wait."""
+        return (entry for queue in self._cold.values() for entry, _ in queue)
+
+    def open(self, entries: Sequence[Entry], now: int) -> Opened:
+        """Open what known peers sent; set the rest aside.
+
+        Args:
+            entries: as read, in any order.
+            now: the time, ms since the epoch.
+        """
+        opened = Opened()
+        for entry in entries:
+            if entry.fault is not None:
+                opened.junk.append((entry, entry.fault))
+                continue
+            try:
+                envelope = parse_envelope(entry.raw)
+            except WireError as error:
+                opened.junk.append((entry, error.reason))
+                continue
+            if envelope.kind != Kind.REQUEST:
+                opened.junk.append((entry, "not_a_request"))
+                continue
+            peer = self._peers.get(entry.agent_id, envelope.run_public_key, envelope.key_id)
+            if peer is None:
+                self._set_aside(entry, envelope, opened)
+                continue
+            try:
+                ask = self._open_known(entry, envelope, peer)
+            except WireError as error:
+                opened.junk.append((entry, error.reason))
+                continue
+            if ask is None:
+                self._set_aside(entry, envelope, opened)
+            else:
+                opened.asks.append(self._checked(ask, now))
+        return opened
+
+    def open_cold(self, limit: int, now: int) -> Opened:
+        """Prove up to `limit` unknown peers, one an agent in turn; what they sent besides costs no part of it."""
+        opened = Opened()
+        while self._cold and limit > 0:
+            agent_id, queue = self._cold.popitem(last=False)
+            entry, envelope = queue.popleft()
+            if queue:
+                self._cold[agent_id] = queue
+            try:
+                peer = self._peers.get(agent_id, envelope.run_public_key, envelope.key_id)
+                ask = None if peer is None else self._open_known(entry, envelope, peer)
+                if ask is None:
+                    limit -= 1
+                    ask = self._open_unknown(entry, envelope, now)
+            except WireError as error:
+                opened.junk.append((entry, error.reason))
+            else:
+                opened.asks.append(ask if ask.code else self._checked(ask, now))
+        return opened
+
+    def _set_aside(self, entry: Entry, envelope: Envelope, opened: Opened) -> None:
+        queue = self._cold.setdefault(entry.agent_id, deque())
+        if len(queue) >= self._max_cold:
+            opened.junk.append((entry, "too_many_unproven"))
+        else:
+            queue.append((entry, envelope))
+
+    @staticmethod
+    def _open_known(entry: Entry, envelope: Envelope, peer: Peer) -> Ask | None:
+        """Open with remembered keys; None if the token in it is not one that was verified."""
+        plain = open_envelope(peer.request_key, entry.raw, envelope, peer.request_stream)
+        request = decode_request(plain)
+        identity = peer.identity_of(request.token)
+        return None if identity is None else Ask(entry, peer, identity, request)
+
+    def _open_unknown(self, entry: Entry, envelope: Envelope, now: int) -> Ask:
+        """Derive keys, open, verify the token; remember the peer only if all of it holds."""
+        intake = self._intakes.get(envelope.key_id)
+        if intake is None:
+            raise WireError("sealed to an intake key that this broker does not have", reason="unknown_intake_key")
+        exchange = run_exchange_public(envelope.run_public_key)
+        key = derive_key(Kind.REQUEST, intake.secret, exchange, intake.public, peer=exchange)
+        peer = Peer(entry.agent_id, envelope.run_public_key, exchange, key)
+        request = decode_request(open_envelope(key, entry.raw, envelope, peer.request_stream))
+        try:
+            identity = self.verifier.verify(request.token, now)
+            _check_agreement(identity, peer)
+        except WireError as error:
+            return _refused(entry, peer, request, error)
+        peer.remember(request.token, identity)
+        self._peers.add(envelope.key_id, peer)
+        return Ask(entry, peer, identity, request)
+
+    def _checked(self, ask: Ask, now: int) -> Ask:
+        """Refuse what is over, not yet issued, or asks to be remembered for too long."""
+        request = ask.request
+        if ask.identity.expires_at <= now - self._skew:
+            ask.refuse(Code.EXPIRED, "token_expired")
+        elif request.deadline <= now:
+            ask.refuse(Code.EXPIRED, "deadline_passed")
+        elif request.issued_at > now + self._skew:
+            ask.refuse(Code.INVALID, "issued_in_the_future")
+        elif request.deadline > now + MAX_HORIZON_MS + self._skew:
+            ask.refuse(Code.INVALID, "deadline_too_far")
+        return ask
+
+
+def _check_agreement(identity: RunIdentity, peer: Peer) -> None:
+    """Identity comes from the token; the stream and the sealing key must say the same (threat model, promise 4)."""
+    if identity.agent_id != peer.agent_id:
+        raise WireError("the token is another agent's", code=Code.UNAUTHENTICATED, reason="agent_disagrees")
+    if identity.run_public_key != peer.run_public_key:
+        raise WireError("the token is bound to another key", code=Code.UNAUTHENTICATED, reason="run_key_disagrees")
+
+
+def _refused(entry: Entry, peer: Peer, request: Request, error: WireError) -> Ask:
+    """An ask of somebody unproven: it is answered, since it holds the key that it is answered to, and no more."""
+    nobody = RunIdentity("", entry.agent_id, "", peer.run_public_key, "", 0, 0)
+    ask = Ask(entry, peer, nobody, request)
+    ask.refuse(error.code, error.reason)
+    return ask

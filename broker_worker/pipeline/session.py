@@ -1,0 +1,39 @@
+"""A worker's session key: made in memory, certified by the broker's identity, rotated, never written anywhere."""
+
+from dataclasses import dataclass, field
+
+import nacl.bindings as sodium
+
+from agent_sdk.wire.certificate import issue_certificate
+
+LIFETIME_MS = 2 * 3600 * 1000
+"""How long a certificate is valid, ms; a session is replaced after half of it."""
+BACKDATE_MS = 60_000
+"""How far a certificate's start lies back, so that an agent's clock may be a little behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session key pair with its certificate. `rotate_at` is in ms since the epoch."""
+
+    public: bytes
+    secret: bytes = field(repr=False)
+    certificate: bytes
+    rotate_at: int
+
+
+def start_session(identity_seed: bytes, worker_id: str, now: int, entropy: bytes) -> Session:
+    """Make a session.
+
+    Args:
+        identity_seed: the broker's Ed25519 identity seed.
+        worker_id: names this worker process in the certificate.
+        now: the time, ms since the epoch.
+        entropy: 32 random bytes: the X25519 secret.
+
+    Returns:
+        The session, certified from a minute ago for two hours.
+    """
+    public = sodium.crypto_scalarmult_base(entropy)
+    certificate = issue_certificate(identity_seed, public, now - BACKDATE_MS, now + LIFETIME_MS, worker_id)
+    return Session(public, entropy, certificate, now + LIFETIME_MS // 2)

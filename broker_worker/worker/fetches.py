@@ -1,0 +1,129 @@
+"""Fetching what the cache does not have: once for everybody who waits, and never in anybody else's way."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+
+from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.pipeline.desk import Waiting
+from broker_worker.ports import Fetched, Provider
+
+DEADLINE_SECONDS = 12.0
+"""How long one call of a provider may take."""
+CALLS_PER_PROVIDER = 4
+MAX_WAITING = 10_000
+"""How many requests may wait for vaults at once; more are refused as unavailable."""
+_BUSY_RETRY_MS = 2_000
+
+_log = structlog.get_logger()
+
+
+class Fetches:
+    """Asks vaults for references, each once however many requests wait for it (single flight).
+
+    Args:
+        providers: by the scheme of the references that they serve.
+        keep: puts a result into the cache, with how many ms a value may be kept.
+        deadline: seconds that one call of a provider may take.
+    """
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        keep: Callable[[str, Fetched | ProviderError, int], None],
+        deadline: float = DEADLINE_SECONDS,
+    ) -> None:
+        self._providers = providers
+        self._keep = keep
+        self._deadline = deadline
+        self._slots = {provider: asyncio.Semaphore(CALLS_PER_PROVIDER) for provider in set(providers.values())}
+        self._waiting: dict[int, Waiting] = {}
+        self._wanted: dict[str, int] = {}
+        self._in_flight: set[str] = set()
+        self._work = asyncio.Event()
+        self._ready: list[Waiting] = []
+        self.done = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._ready)
+
+    def replace(self, providers: Mapping[str, Provider]) -> None:
+        """Use other providers for what is asked from now on."""
+        self._providers = providers
+        self._slots = {provider: asyncio.Semaphore(CALLS_PER_PROVIDER) for provider in set(providers.values())}
+
+    def add(self, waiting: Iterable[Waiting]) -> None:
+        """Have the references of requests fetched; the requests come back through `take_ready`."""
+        for each in waiting:
+            if len(self._waiting) >= MAX_WAITING:
+                self._give_up(each, FailureKind.RATE_LIMITED, "too many requests wait for vaults", _BUSY_RETRY_MS)
+                continue
+            self._waiting[id(each)] = each
+            for ref, ttl_ms in each.refs.items():
+                if ref not in self._in_flight:
+                    self._wanted[ref] = max(ttl_ms, self._wanted.get(ref, 0))
+        if self._wanted:
+            self._work.set()
+
+    def take_ready(self) -> list[Waiting]:
+        """The requests that can go on; `done` is set when there are some."""
+        ready, self._ready = self._ready, []
+        self.done.clear()
+        return ready
+
+    def give_up_overdue(self, now: int) -> None:
+        """Let requests go on whose deadline passed while they waited."""
+        for each in [w for w in self._waiting.values() if w.ask.request.deadline <= now]:
+            del self._waiting[id(each)]
+            self._give_up(each, FailureKind.TIMEOUT, "the vault did not answer before the request's deadline")
+
+    async def run(self) -> None:
+        """Fetch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                wanted, self._wanted = self._wanted, {}
+                self._in_flight.update(wanted)
+                by_provider: dict[Provider | None, list[str]] = {}
+                for ref in wanted:
+                    by_provider.setdefault(self._providers.get(ref.partition("://")[0]), []).append(ref)
+                for provider, refs in by_provider.items():
+                    group.create_task(self._fetch(provider, {ref: wanted[ref] for ref in refs}))
+
+    async def _fetch(self, provider: Provider | None, wanted: Mapping[str, int]) -> None:
+        found: Mapping[str, Fetched | ProviderError] = {}
+        failure = ProviderError(FailureKind.UNKNOWN, "the provider gave no answer for this reference")
+        try:
+            if provider is None:
+                failure = ProviderError(FailureKind.BAD_REFERENCE, "no provider is configured for this scheme")
+            else:
+                async with self._slots[provider], asyncio.timeout(self._deadline):
+                    found = await provider.get_many(list(wanted))
+        except ProviderError as error:
+            failure = error
+        except TimeoutError:
+            failure = ProviderError(FailureKind.TIMEOUT, "the vault did not answer in time")
+        except Exception as error:  # noqa: BLE001  # a defect in a provider must not end the worker
+            _log.error("provider_defect", provider=provider and provider.name, error=type(error).__name__)
+        finally:
+            self._in_flight.difference_update(wanted)
+        self._deliver({ref: found.get(ref, failure) for ref in wanted}, wanted)
+
+    def _deliver(self, results: Mapping[str, Fetched | ProviderError], ttls: Mapping[str, int]) -> None:
+        for ref, result in results.items():
+            self._keep(ref, result, ttls[ref])
+        for key, each in list(self._waiting.items()):
+            for ref in each.refs.keys() & results.keys():
+                each.found[ref] = results[ref]
+            if len(each.found) == len(each.refs):
+                self._ready.append(self._waiting.pop(key))
+        if self._ready:
+            self.done.set()
+
+    def _give_up(self, each: Waiting, kind: FailureKind, why: str, retry_after: int | None = None) -> None:
+        for ref in each.refs.keys() - each.found.keys():
+            each.found[ref] = ProviderError(kind, why, retry_after=retry_after)
+        self._ready.append(each)
+        self.done.set()

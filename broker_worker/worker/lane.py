@@ -1,0 +1,104 @@
+"""A lane: one connection over which entries come in, pass the desk and are answered.
+
+A worker has two. The main lane blocks on the streams of active agents. The side lane carries what must not wait
+for that: answers whose values were fetched, entries of agents that are not watched, and what a dead worker left.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+from broker_worker.pipeline import Desk
+from broker_worker.ports import Answer, Clock, Entry
+from broker_worker.queue.admission import QueueAdmission
+from broker_worker.queue.connection import Command, QueueConnection
+from broker_worker.queue.streams import ReplyWriter, check_replies
+from broker_worker.worker.fetches import Fetches
+
+
+class InHand:
+    """The entries that this worker has taken and not yet finished."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, bytes], Entry] = {}
+        self.is_empty = asyncio.Event()
+        self.is_empty.set()
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """These are ours until they are put down."""
+        for entry in entries:
+            self._entries[entry.agent_id, entry.entry_id] = entry
+        if self._entries:
+            self.is_empty.clear()
+
+    def put_down(self, entries: Iterable[Entry]) -> None:
+        """These are finished, or to be claimed by whoever comes next."""
+        for entry in entries:
+            self._entries.pop((entry.agent_id, entry.entry_id), None)
+        if not self._entries:
+            self.is_empty.set()
+
+    def keys(self) -> set[tuple[str, bytes]]:
+        """Agent and entry id of all of them."""
+        return set(self._entries)
+
+    def older_than(self, received_us: int) -> list[Entry]:
+        """Those that were read before a time on the monotonic clock."""
+        return [entry for entry in self._entries.values() if entry.received_us < received_us]
+
+
+class Lane:
+    """Serves entries over one connection.
+
+    Args:
+        connection: an open connection that only this lane uses.
+        desk: the gate.
+        fetches: takes the requests that wait for a vault.
+        in_hand: the worker's unfinished entries.
+        clock: the time.
+    """
+
+    def __init__(
+        self, connection: QueueConnection, desk: Desk, fetches: Fetches, in_hand: InHand, clock: Clock
+    ) -> None:
+        self.connection = connection
+        self._desk = desk
+        self._fetches = fetches
+        self._in_hand = in_hand
+        self._clock = clock
+        self._admission = QueueAdmission(connection)
+        self._writer = ReplyWriter()
+
+    async def serve(self, entries: Sequence[Entry], then: Callable[[], Command] | None = None) -> None:
+        """Run entries through the desk and send what is settled.
+
+        Args:
+            entries: as read; they are in hand until they are answered.
+            then: gives a command to send in the same write; its reply is left to be received.
+
+        Raises:
+            QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
+        """
+        self._in_hand.take(entries)
+        waiting: list[Entry] = []
+        try:
+            served = await self._desk.serve(entries, self._admission)
+            waiting = [each.ask.entry for each in served.waiting]
+            self._fetches.add(served.waiting)
+            await self.answer(served.answers, then)
+        except BaseException:
+            kept = {id(entry) for entry in waiting} | {id(entry) for entry in self._desk.opener.cold_entries()}
+            self._in_hand.put_down([entry for entry in entries if id(entry) not in kept])
+            raise
+
+    async def answer(self, answers: Sequence[Answer], then: Callable[[], Command] | None = None) -> None:
+        """Send answers and acknowledge their entries.
+
+        Raises:
+            QueueError: if the connection broke or the server refused a write.
+        """
+        commands = self._writer.commands(answers, self._clock.now())
+        try:
+            await self.connection.send(commands if then is None else [*commands, then()])
+            check_replies(commands, [await self.connection.receive() for _ in commands])
+        finally:
+            self._in_hand.put_down([answer.entry for answer in answers])

@@ -1,0 +1,286 @@
+"""One worker process's loops around the desk."""
+
+import asyncio
+import contextlib
+import functools
+import random
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from agent_sdk.wire import keynames
+from broker_worker.core.errors import AuditError, QueueError
+from broker_worker.core.hot_set import NOBODY, HotSet
+from broker_worker.pipeline import Desk
+from broker_worker.pipeline.session import start_session
+from broker_worker.ports import Clock, Entry
+from broker_worker.queue.claims import claim, hold
+from broker_worker.queue.connection import Command, QueueConnection
+from broker_worker.queue.streams import (
+    MissingGroupError,
+    check_replies,
+    group_commands,
+    is_far_ahead,
+    read_command,
+    read_entries,
+)
+from broker_worker.worker.fetches import Fetches
+from broker_worker.worker.lane import InHand, Lane
+
+BLOCK_MS = 1_000
+SLICES = 10
+"""The sweep looks at a tenth of the agents ten times a second, so that many agents never cost one long pause."""
+SLICE_SECONDS = 0.1
+HOLD_AFTER_US = 1_000_000
+STUCK_SECONDS = 10.0
+"""A connection on which nothing came back for this long is given up."""
+DRAIN_SECONDS = 8.0
+_BACKOFF = (0.05, 2.0)
+
+_log = structlog.get_logger()
+
+
+class Worker:
+    """Serves the request streams until it is told to stop.
+
+    Args:
+        name: this worker's name, stable over restarts.
+        url: the queue, with the broker's login.
+        desk: the gate.
+        fetches: asks the vaults.
+        hot_set: the agents, and which of them are watched.
+        identity_seed: certifies session keys.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        url: str,
+        desk: Desk,
+        fetches: Fetches,
+        hot_set: HotSet,
+        identity_seed: bytes,
+        clock: Clock,
+    ) -> None:
+        self.consumer = f"{name}-{secrets.token_hex(4)}"
+        self._name = name
+        self._url = url
+        self._desk = desk
+        self._fetches = fetches
+        self._hot_set = hot_set
+        self._identity_seed = identity_seed
+        self._clock = clock
+        self._in_hand = InHand()
+        self._stopping = asyncio.Event()
+        self._reading: tuple[str, ...] = ()
+        self._reader_id = 0
+        self._ended_streams: set[str] = set()
+        self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until `stop` is called, then finish what is in hand."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                background = [
+                    group.create_task(self._fetches.run()),
+                    group.create_task(self._repeat(self._listen)),
+                    group.create_task(self._repeat(self._side_lane)),
+                    group.create_task(self._tick()),
+                    group.create_task(self._wake_at_stop()),
+                ]
+                await self._repeat(self._main_lane)
+                await self._drain()
+                for task in background:
+                    task.cancel()
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await self._control.aclose()
+
+    def stop(self) -> None:
+        """Read nothing more; `run` returns when what is in hand is finished, or after some seconds."""
+        self._stopping.set()
+
+    def set_agents(self, agents: Iterable[str]) -> None:
+        """Serve these agents from now on; a stream that is missing is made by the next read or sweep."""
+        self._hot_set.replace(agents)
+
+    async def _repeat(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop, and again after a growing pause whenever the queue went away; end when it returns."""
+        pause, longest = _BACKOFF
+        while not self._stopping.is_set():
+            started = self._clock.monotonic_us()
+            try:
+                await loop()
+            except (QueueError, RedisError, OSError) as error:
+                if self._clock.monotonic_us() - started > STUCK_SECONDS * 1e6:
+                    pause = _BACKOFF[0]
+                _log.warning("queue_away", what=loop.__name__.strip("_"), error=str(error), pause=round(pause, 2))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause * random.uniform(0.7, 1.3))  # noqa: S311  # jitter
+                pause = min(pause * 2, longest)
+
+    @contextlib.asynccontextmanager
+    async def _lane(self, suffix: str) -> AsyncIterator[Lane]:
+        """A lane on a connection of its own, with a guard against replies that never come."""
+        connection = QueueConnection(self._url, f"{self.consumer}-{suffix}")
+        guard = asyncio.create_task(connection.guard(STUCK_SECONDS))
+        try:
+            await connection.open()
+            yield Lane(connection, self._desk, self._fetches, self._in_hand, self._clock)
+        finally:
+            guard.cancel()
+            await connection.close()
+
+    async def _main_lane(self) -> None:
+        """Block on the active agents' streams; each write of answers carries the next read."""
+        async with self._lane("main") as lane:
+            await self._ensure_groups(lane.connection, self._hot_set.agents)
+            self._reader_id = lane.connection.client_id
+            try:
+                await lane.connection.send([self._next_read()])
+                self.ready.set()
+                while not self._stopping.is_set():
+                    await self._turn(lane, self._next_read)
+                self._reading = ()
+                await self._turn(lane, None)
+                while self._desk.opener.has_cold:
+                    await lane.serve([])
+            finally:
+                self._reader_id, self._reading = 0, ()
+
+    async def _turn(self, lane: Lane, then: Callable[[], Command] | None) -> None:
+        """One read, one batch, one write."""
+        try:
+            entries = read_entries(await lane.connection.receive(), self._clock.monotonic_us())
+        except MissingGroupError:
+            _log.warning("groups_missing", hint="the queue lost them; they are made again")
+            await self._ensure_groups(lane.connection, self._hot_set.agents)
+            entries = []
+        self._note_activity(entries)
+        if entries or self._desk.opener.has_cold:
+            await lane.serve(entries, then)
+        elif then is not None:
+            await lane.connection.send([then()])
+
+    def _next_read(self) -> Command:
+        """Read the watched agents' streams; wait for something only if nothing else is to be done."""
+        self._reading = self._hot_set.watched()
+        block = None if self._desk.opener.has_cold or self._stopping.is_set() else BLOCK_MS
+        return read_command(self.consumer, self._reading, block)
+
+    def _note_activity(self, entries: Sequence[Entry]) -> None:
+        """Keep watching whoever wrote, and notice who ended its stream with a huge entry id."""
+        now = self._clock.now()
+        last_of_agent = {entry.agent_id: entry.entry_id for entry in entries}
+        for agent, entry_id in last_of_agent.items():
+            self._hot_set.touch(agent, now)
+            if is_far_ahead(entry_id, now):
+                self._ended_streams.add(agent)
+
+    async def _ensure_groups(self, connection: QueueConnection, agents: Iterable[str]) -> None:
+        commands = group_commands([NOBODY, *agents])
+        replies = await connection.call_all(commands)
+        check_replies(commands, [None if str(r).startswith("BUSYGROUP") else r for r in replies])
+
+    async def _side_lane(self) -> None:
+        """Answer what was fetched; sweep for missed doorbells, entries of dead workers and ended streams."""
+        async with self._lane("side") as lane:
+            part, sweep_at = 0, 0
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._fetches.done.wait(), SLICE_SECONDS)
+                ready = self._fetches.take_ready()
+                if ready:
+                    await lane.answer(self._desk.resume(ready))
+                if self._clock.monotonic_us() >= sweep_at and not self._stopping.is_set():
+                    sweep_at = self._clock.monotonic_us() + int(SLICE_SECONDS * 1e6)
+                    part = (part + 1) % SLICES
+                    await self._sweep(lane, sorted(self._hot_set.agents)[part::SLICES])
+
+    async def _sweep(self, lane: Lane, agents: Sequence[str]) -> None:
+        """Look after a part of the agents; within a second all of them had their turn."""
+        now_us, connection = self._clock.monotonic_us(), lane.connection
+        await hold(connection, self.consumer, self._in_hand.older_than(now_us - HOLD_AFTER_US))
+        if not agents:
+            return
+        try:
+            entries = await claim(connection, self.consumer, agents, self._in_hand.keys(), now_us)
+            unwatched = [agent for agent in agents if agent not in self._reading]
+            if unwatched:
+                (reply,) = await connection.call_all([read_command(self.consumer, unwatched, None)])
+                entries += read_entries(reply, self._clock.monotonic_us())
+        except MissingGroupError:
+            await self._ensure_groups(connection, agents)
+            return
+        self._note_activity(entries)
+        if entries:
+            await lane.serve(entries)
+        for agent in self._ended_streams.intersection(agents):
+            await self._mend(connection, agent)
+
+    async def _mend(self, connection: QueueConnection, agent: str) -> None:
+        """Replace a stream whose last id lets nobody write to it any more, once everything in it is answered."""
+        key = keynames.requests(agent)
+        if await connection.call("XLEN", key) == 0:
+            await connection.call("DEL", key)
+            await self._ensure_groups(connection, [agent])
+            self._ended_streams.discard(agent)
+            _log.warning("stream_mended", agent=agent, hint="this agent wrote an entry id far ahead of the clock")
+
+    async def _listen(self) -> None:
+        """Hear the doorbells of agents that are not watched."""
+        async with self._control.pubsub() as bells:
+            await bells.psubscribe(keynames.EVERY_DOORBELL)
+            while True:
+                message = await bells.get_message(ignore_subscribe_messages=True, timeout=1.0)
+                if message is not None:
+                    agent = keynames.agent_of_doorbell(message["channel"].decode("ascii", "replace"))
+                    if self._hot_set.touch(agent, self._clock.now()):
+                        await self._wake_reader(functools.partial(self._is_watched, agent))
+
+    def _is_watched(self, agent: str) -> bool:
+        return agent in self._reading
+
+    async def _wake_reader(self, is_awake: Callable[[], bool]) -> None:
+        """End the read that blocks, so that the next one watches what has changed."""
+        for _ in range(40):
+            if is_awake() or not self._reader_id:
+                return
+            await self._control.client_unblock(self._reader_id)
+            await asyncio.sleep(0.005)
+
+    async def _wake_at_stop(self) -> None:
+        await self._stopping.wait()
+        with contextlib.suppress(RedisError, OSError):
+            await self._wake_reader(lambda: not self._reading)
+
+    async def _tick(self) -> None:
+        """Four times a second: ends, deadlines, counts, the session key."""
+        while True:
+            await asyncio.sleep(0.25)
+            now = self._clock.now()
+            self._hot_set.cool(now)
+            self._fetches.give_up_overdue(now)
+            if now >= self._desk.session.rotate_at:
+                self._desk.session = start_session(self._identity_seed, self._name, now, secrets.token_bytes(32))
+            try:
+                self._desk.tick()
+            except AuditError as error:
+                _log.error("audit_unavailable", error=str(error), hint=error.hint)
+
+    async def _drain(self) -> None:
+        """Wait for vaults that still have to answer, then leave the consumer group if nothing is left."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._in_hand.is_empty.wait(), DRAIN_SECONDS)
+        if self._in_hand.is_empty.is_set():
+            with contextlib.suppress(RedisError, OSError):
+                async with self._control.pipeline(transaction=False) as pipeline:
+                    for agent in sorted(self._hot_set.agents):
+                        pipeline.xgroup_delconsumer(keynames.requests(agent), keynames.GROUP, self.consumer)
+                    await pipeline.execute(raise_on_error=False)
