@@ -67,7 +67,7 @@ def parse_name(path: Path) -> ChainFile | None:
 
 
 def list_files(folder: Path, worker: str | None = None) -> list[ChainFile]:
-    """The files of all chains, or of one worker's, in the order in which their lines were written.
+    """The plain files of all chains, or of one worker's, in the order in which their lines were written.
 
     Raises:
         OSError: if the folder cannot be read.
@@ -75,7 +75,8 @@ def list_files(folder: Path, worker: str | None = None) -> list[ChainFile]:
     found = [file for file in map(parse_name, folder.iterdir()) if file is not None]
     if worker is not None:
         found = [file for file in found if file.worker == worker]
-    return sorted(found, key=lambda file: (file.worker, file.chain, file.first))
+    plain = [file for file in found if file.path.is_file()]
+    return sorted(plain, key=lambda file: (file.worker, file.chain, file.first))
 
 
 def new_chain_id(after: str | None) -> str:

@@ -6,6 +6,7 @@ be sure of it publishes again, and consumers deduplicate by event id.
 """
 
 import asyncio
+import errno
 import random
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
@@ -118,6 +119,8 @@ class AuditPublisher:
             lines, following = await asyncio.to_thread(read_lines, start, end, _LINES_A_CALL)
         if lines:
             await self._send(start, lines)
+        elif following == start:
+            raise OSError(errno.ESTALE, "is shorter than it was", str(start.file.path))
         self._at = following
         self._progress.set()
 
