@@ -1,6 +1,7 @@
 """The operator's command, `secret-broker`: every subcommand has a module of its own and is joined here."""
 
 from broker_worker.cli.acl import acl
+from broker_worker.cli.audit import audit
 from broker_worker.cli.completion import completion
 from broker_worker.cli.init import init
 from broker_worker.cli.keys import keys
@@ -10,6 +11,7 @@ from broker_worker.cli.vault import vault
 from broker_worker.cli.worker import up, worker
 
 main.add_command(acl)
+main.add_command(audit)
 main.add_command(completion)
 main.add_command(init)
 main.add_command(keys)
