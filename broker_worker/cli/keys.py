@@ -58,7 +58,7 @@ def rotate(settings: Settings, overlap: int | None) -> None:
     """Make a new intake key and destroy those whose overlap is over.
 
     Runs keep the intake key that they were launched with, so the overlap should not be shorter than they live.
-    Restart the broker, or let it reload, so that it knows the new key.
+    A running broker takes the new key at once; runs that are launched from now on use it.
     """
     seconds = _longest_run(settings) if overlap is None else overlap
     broker = rotate_intake(settings.keys_dir, seconds, time.time_ns() // 1_000_000)

@@ -87,10 +87,11 @@ class EmbeddedServer:
         self._run_dir = run_dir
         self._socket = run_dir / "valkey.sock"
         self._operator_url = operator_url(f"unix://{self._socket}", queue_key)
-        self._acl = render_acl(queue_key, agents)
+        self._queue_key = queue_key
+        self._agents = tuple(agents)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
-        self._lock = FileLock(run_dir / "valkey.lock", mode=0o600)
+        self._lock = FileLock(run_dir / "valkey.lock", mode=0o600, thread_local=False)  # start and stop may be threads
 
     @property
     def address(self) -> str:
@@ -101,6 +102,10 @@ class EmbeddedServer:
     def pid(self) -> int | None:
         """The server's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def set_agents(self, agents: Iterable[str]) -> None:
+        """Change the agents that get a user when the server is started again; `acl.apply_acl` is for now."""
+        self._agents = tuple(agents)
 
     def start(self, deadline_seconds: float = 15.0) -> None:
         """Start the server and wait until it answers.
@@ -154,7 +159,7 @@ class EmbeddedServer:
         self.stop()
 
     def _launch(self) -> None:
-        write_private(self._run_dir / "valkey.acl", self._acl.encode())
+        write_private(self._run_dir / "valkey.acl", render_acl(self._queue_key, self._agents).encode())
         configuration = self._run_dir / "valkey.conf"
         write_private(configuration, render_configuration(self._run_dir).encode())
         binary = server_binary()

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,24 @@ def test_data_survives_a_restart(run_dir: Path) -> None:
         client.xadd("sb:req:{claude}", {"m": "x"})
     with server, connect(server) as client:
         assert client.xlen("sb:req:{claude}") == 1
+
+
+def test_agents_that_were_added_have_users_after_a_restart(run_dir: Path) -> None:
+    """A server that is started again knows the agents of the policy as it is now."""
+    server = make(run_dir)
+    server.set_agents(["grok"])
+    with server, Redis.from_url(operator_url(server.address, QUEUE_KEY)) as client:
+        assert "agent-grok" in client.acl_users()
+
+
+def test_server_can_be_stopped_by_another_thread(run_dir: Path) -> None:
+    """The lock of the home is given back whichever thread stops the server."""
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        server = make(run_dir)
+        first.submit(server.start).result()
+        second.submit(server.stop).result()
+    with make(run_dir) as again:
+        assert again.pid is not None
 
 
 def test_second_server_on_the_same_home_is_refused(run_dir: Path) -> None:
