@@ -1,11 +1,13 @@
 """Hot reload: valid files are swapped whole and audited; invalid ones change nothing, and say why."""
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
-from watchfiles import awatch
+import watchfiles
 
 from agent_sdk.wire.audit import EventType
 from agent_sdk.wire.tokens import TokenVerifier
@@ -22,8 +24,17 @@ _log = structlog.get_logger(__name__)
 
 async def watch(folders: list[Path], changed: asyncio.Event) -> None:
     """Set `changed` whenever a file in one of the folders changed, until cancelled."""
-    async for _ in awatch(*folders, debounce=200, step=50):
-        changed.set()
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def follow() -> None:
+        for _ in watchfiles.watch(*folders, stop_event=stop, debounce=200, step=50, rust_timeout=500):
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending
+                loop.call_soon_threadsafe(changed.set)
+
+    try:
+        await asyncio.to_thread(follow)
+    finally:
+        stop.set()
 
 
 class Reloader:

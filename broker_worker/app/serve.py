@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -94,7 +95,7 @@ def _on_end_of_stdin(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
 
     def wait_for_the_end() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(0, 4096):  # unbuffered: a reader that waits must not hold a lock when the process ends
             pass
         with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
             loop.call_soon_threadsafe(stop)

@@ -124,7 +124,7 @@ class Supervisor:
 
     async def _watch_server(self) -> None:
         """Start the embedded server again if it ended."""
-        while self._server is not None:
+        while self._server is not None and not self._stopping.is_set():
             await self._pause(_CHECK_SECONDS)
             if self._server.pid is None and not self._stopping.is_set():
                 _log.error("queue_ended", server="embedded valkey", action="starting it again")

@@ -28,6 +28,7 @@ _BROKER_RULES = (
     "~rq:*",
     "&sb:*",
     "&rq:*",
+    f"&{keynames.EVERY_DOORBELL}",  # a pattern to subscribe to must itself be on the list
     "+@read",
     "+@write",
     "+@stream",
