@@ -115,7 +115,7 @@ def parse_yaml(raw: bytes, file: str) -> MappingNode:
         file: the file's name in errors.
     """
     text = _decode(raw, file)
-    _refuse_tabs(text, file)
+    _refuse_invisible(text, file)
     try:
         tree = _Builder(file).build(yaml.parse(text, Loader=_Loader))
     except yaml.YAMLError as error:
@@ -142,11 +142,18 @@ def _decode(raw: bytes, file: str) -> str:
         raise ConfigError("not UTF-8", file=file, line=line, hint="save the file as UTF-8") from None
 
 
-def _refuse_tabs(text: str, file: str) -> None:
-    """Refuse every tab: parsers differ on where one may stand, and people cannot see it."""
-    tab = text.find("\t")
-    if tab >= 0:
-        raise ConfigError("a tab", file=file, line=text.count("\n", 0, tab) + 1, hint="use spaces, also in comments")
+def _refuse_invisible(text: str, file: str) -> None:
+    """Refuse tabs, and characters that make a file read differently from how it looks.
+
+    YAML ends a comment at U+2028, and a bidirectional override shows a reviewer another order than the parser sees.
+    """
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if not line.isprintable():
+            found = next(character for character in line if not character.isprintable())
+            if found == "\t":
+                raise ConfigError("a tab", file=file, line=number, hint="use spaces, also in comments")
+            message = f"an invisible character, U+{ord(found):04X}"
+            raise ConfigError(message, file=file, line=number, hint="remove it, or use an ordinary space or line break")
 
 
 def _refuse_syntax(error: yaml.YAMLError, text: str, file: str) -> NoReturn:

@@ -91,6 +91,28 @@ def test_a_syntax_error_does_not_repeat_the_file_s_text() -> None:
     assert error.__suppress_context__
 
 
+@pytest.mark.parametrize(
+    ("character", "name"),
+    [
+        ("\u2028", "U+2028"),
+        ("\x85", "U+0085"),
+        ("\r", "U+000D"),
+        ("\u202e", "U+202E"),
+        ("\xa0", "U+00A0"),
+        ("\0", "U+0000"),
+    ],
+)
+def test_a_character_that_hides_what_a_file_says_is_refused(character: str, name: str) -> None:
+    """A comment that YAML ends earlier than an editor shows, or text that an editor shows in another order."""
+    error = refusal(f"a: b\n# comment {character}allow: x\n")
+    assert str(error) == f"f.yaml:2: an invisible character, {name}"
+
+
+def test_line_ends_of_windows_are_accepted() -> None:
+    """And counted as people count them."""
+    assert parse_yaml(b"a: b\r\nc: d\r\n", "f.yaml").entries["c"][0] == 2
+
+
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "---\n", "~\n", "\n\n"])
 def test_an_empty_file_is_an_error(content: str) -> None:
     """An empty policy is more likely an accident than a wish."""
