@@ -210,9 +210,9 @@ def _unb64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=")
 
 
-def _read_all(descriptor: int, seconds: float = DESCRIPTOR_SECONDS) -> bytes:
+def _read_all(descriptor: int) -> bytes:
     """Read to the end, but no more than one byte over the limit, which is then refused."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + DESCRIPTOR_SECONDS
     chunks: list[bytes] = []
     room = MAX_BYTES + 1
     while room and _readable(descriptor, end - time.monotonic()) and (chunk := os.read(descriptor, room)):

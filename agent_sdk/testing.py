@@ -100,6 +100,7 @@ class FakeDesk:
         """While true, nothing is answered, so that requests end with `Unavailable` at their deadline."""
         self.requests: list[RecordedRequest] = []
         """What was asked, in order."""
+        self._connected: list[DeskTransport] = []
         self._ahead = 0
         self._identity_seed = secrets.token_bytes(32)
         self._intake_public, self._intake_secret = sodium.crypto_box_keypair()
@@ -129,9 +130,21 @@ class FakeDesk:
         reply = self._reply(request)
         return None if self.silent else self._seal(Kind.REPLY, REPLY.encode(reply), run_public, agent_id)
 
-    def notice(self, notice: Notice, run_public: bytes, agent_id: str) -> bytes:
+    def notify(self, notice: Notice) -> None:
+        """Show a notice to every client that is connected."""
+        for transport in self._connected:
+            transport.deliver(self.notice(notice, transport.credential))
+
+    def notice(self, notice: Notice, credential: RunCredential) -> bytes:
         """Seal a notice for a run."""
-        return self._seal(Kind.NOTICE, NOTICE.encode(notice), run_public, agent_id)
+        return self._seal(Kind.NOTICE, NOTICE.encode(notice), credential.run_public_key, credential.agent_id)
+
+    def connect(self, transport: "DeskTransport", *, connected: bool) -> None:
+        """Keep in mind who is shown notices."""
+        if connected:
+            self._connected.append(transport)
+        else:
+            self._connected.remove(transport)
 
     def _seal(self, kind: Kind, plaintext: bytes, run_public: bytes, agent_id: str) -> bytes:
         now = self.clock()
@@ -180,24 +193,27 @@ class DeskTransport:
 
     Args:
         desk: who answers.
-        agent_id: the agent whose stream the requests are written to.
+        credential: the run that asks.
     """
 
-    def __init__(self, desk: FakeDesk, agent_id: str) -> None:
+    def __init__(self, desk: FakeDesk, credential: RunCredential) -> None:
         self.problem: str | None = None
+        self.credential = credential
         self._desk = desk
-        self._agent_id = agent_id
         self._receiver: Receiver | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Remember who takes the answers."""
         self._receiver = receiver
+        self._loop = asyncio.get_running_loop()
+        self._desk.connect(self, connected=True)
 
     def send(self, request_id: bytes, envelope: bytes) -> None:  # the protocol's signature
         """Have the desk answer, on a later turn of the event loop, as a queue would."""
-        reply = self._desk.answer(envelope, self._agent_id)
+        reply = self._desk.answer(envelope, self.credential.agent_id)
         if reply is not None:
-            asyncio.get_running_loop().call_soon(self._deliver, reply)
+            self.deliver(reply)
 
     def forget(self, request_id: bytes) -> None:
         """Do nothing: what was sent was answered."""
@@ -205,10 +221,16 @@ class DeskTransport:
     async def close(self) -> None:
         """Deliver nothing any more."""
         self._receiver = None
+        self._desk.connect(self, connected=False)
 
-    def _deliver(self, reply: bytes) -> None:
+    def deliver(self, envelope: bytes) -> None:
+        """Have an envelope arrive; may be called from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._arrive, envelope)
+
+    def _arrive(self, envelope: bytes) -> None:
         if self._receiver is not None:
-            self._receiver.deliver([reply])
+            self._receiver.deliver([envelope])
 
 
 class FakeAsyncSecretBroker(AsyncSecretBroker):
@@ -236,13 +258,9 @@ class FakeAsyncSecretBroker(AsyncSecretBroker):
         unavailable: Iterable[str] = (),
     ) -> None:
         self.desk = desk or FakeDesk(values, rate_limited=rate_limited, unavailable=unavailable)
-        super().__init__(
-            self.desk.credential(agent_id),
-            timeout=timeout,
-            on_notice=on_notice,
-            transport=DeskTransport(self.desk, agent_id),
-            clock=self.desk.clock,
-        )
+        credential = self.desk.credential(agent_id)
+        transport = DeskTransport(self.desk, credential)
+        super().__init__(credential, timeout=timeout, on_notice=on_notice, transport=transport, clock=self.desk.clock)
 
 
 class FakeSecretBroker(SecretBroker):
