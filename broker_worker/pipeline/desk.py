@@ -36,6 +36,8 @@ COLD_PER_TURN = 4
 """How many messages of unknown peers are opened a turn: each costs about a quarter of a millisecond."""
 NOT_FOUND_MS = 10_000
 """How long a failure that is about the name is remembered, ms."""
+REPLAY = "replay"
+"""Why a copy of a request is refused. It gets no reply, which could overtake the one that the request is owed."""
 UNAVAILABLE_MS = 1_000
 """How long a failure that may pass is remembered, ms, unless the vault says for how long."""
 
@@ -210,10 +212,10 @@ class Desk:
     def _apply(self, ask: Ask, mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int) -> None:
         """Act on what the queue says, and on what this worker knows better."""
         if verdict.replay:
-            ask.refuse(Code.INVALID, "replay")
+            ask.refuse(Code.INVALID, REPLAY)
             return
         if self._backstop.is_replay(ask.request.request_id, mark.entry_id):
-            ask.refuse(Code.INVALID, "replay")
+            ask.refuse(Code.INVALID, REPLAY)
             noted.append(records.queue_distrusted(ask, "replay_mark_lost", now))
             return
         if verdict.wait_us:
@@ -297,6 +299,9 @@ class Desk:
                 plaintexts = [encode_refusal(ask, Code.AUDIT_UNAVAILABLE) for ask in asks]
         answers = [Answer(entry) for entry, _ in opened.junk]
         for ask, plaintext in zip(asks, plaintexts, strict=True):
+            if ask.reason == REPLAY:
+                answers.append(Answer(ask.entry))
+                continue
             envelope = ask.peer.seal(self.session, plaintext, self._entropy(NONCE_BYTES))
             answers.append(Answer(ask.entry, ask.peer.reply_stream, envelope))
         return answers
