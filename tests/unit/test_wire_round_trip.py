@@ -161,6 +161,7 @@ def test_names_that_are_canonical_are_taken_as_written(name: str) -> None:
     assert check_secret_name(name) == check_agent_id(name) == check_run_id(name) == name
     assert NamePattern(name).matches(name)
     assert keynames.agent_of_requests(keynames.requests(name)) == name
+    assert keynames.agent_of_doorbell(keynames.doorbell(name)) == name
 
 
 @given(st.text(max_size=140))
