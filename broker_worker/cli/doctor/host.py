@@ -49,7 +49,7 @@ def check_server(settings: Settings) -> Iterator[Check]:
         binary = server_binary()
         shown = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603  # the binary that `up` starts
         words = [word for word in shown.stdout.split() if word.startswith("v=")]
-        yield ok("embedded server", f"{binary.name} {words[0][2:] if words else 'of unknown version'}")
+        yield ok("server", f"embedded: {binary.name} {words[0][2:] if words else 'of unknown version'}")
 
 
 def check_home(settings: Settings) -> Iterator[Check]:
