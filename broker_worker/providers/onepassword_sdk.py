@@ -6,6 +6,7 @@ Its native core runs its requests on its own threads and does not hold up the ev
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -58,9 +59,10 @@ class SdkClient:
 
     def release(self) -> None:
         """See `OnePasswordClient.release`. The SDK itself would do this only when the process ends."""
-        self._client._finalizer.detach()  # noqa: SLF001  # the SDK has no public way to close a client
-        inner = self._client.secrets.inner_client
-        inner.core.release_client(inner.client_id)
+        with suppress(Exception):  # a session that the core does not know any more is what is wanted
+            self._client._finalizer.detach()  # noqa: SLF001  # the SDK has no public way to close a client
+            inner = self._client.secrets.inner_client
+            inner.core.release_client(inner.client_id)
 
 
 def _import_client() -> Any:

@@ -1,0 +1,185 @@
+"""Stand-ins for 1Password: the native core's JSON protocol, tokens, and a server on the loopback interface.
+
+`FakeNativeCore` takes the place of the SDK's native library alone, so everything that the SDK does in Python (its
+requests, its error types, its parsing) runs as it is.
+"""
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from onepassword.core import UniffiCore  # type: ignore[import-untyped]  # it has no types
+
+REAL_HOST = "https://example.1password.com"
+
+
+def make_token(address: str = REAL_HOST, **changes: object) -> str:
+    """A token of the form that 1Password issues, for an account that does not exist."""
+    claims: dict[str, object] = {
+        "signInAddress": address,
+        "userAuth": {"method": "SRPg-4096", "alg": "PBES2g-HS256", "iterations": 650000, "salt": _b64(b"s" * 16)},
+        "email": "abcdefghijklm@1passwordserviceaccounts.com",
+        "srpX": "ab" * 32,
+        "muk": {
+            "alg": "A256GCM",
+            "ext": True,
+            "k": _b64(b"k" * 32),
+            "key_ops": ["decrypt", "encrypt"],
+            "kty": "oct",
+            "kid": "mp",
+        },
+        "secretKey": "A3-ABCDEF-ABCDEF-ABCDE-ABCDE-ABCDE-ABCDE",
+        "throttleSecret": {"seed": "ab" * 32, "uuid": "ABCDEFGHIJKLMNOPQRSTUVWXYZ"},
+        "deviceUuid": "abcdefghijklmnopqrstuvwxyz",
+    }
+    return token_of(json.dumps(claims | changes))
+
+
+def token_of(text: str | bytes) -> str:
+    """A token with any content."""
+    raw = text.encode() if isinstance(text, str) else text
+    return "ops_" + base64.b64encode(raw).decode().rstrip("=")
+
+
+def _b64(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+class NativeError(Exception):
+    """As the native library raises it: all that is known is in `msg`, JSON or not."""
+
+    def __init__(self, msg: str) -> None:
+        super().__init__(f"msg={msg!r}")
+        self.msg = msg
+
+
+def native_error(message: str, name: str = "Internal") -> NativeError:
+    """An error as the library words it."""
+    return NativeError(json.dumps({"name": name, "message": message}))
+
+
+class FakeNativeCore:
+    """The native library's three functions, over a dictionary.
+
+    Args:
+        values: the account's content, by reference.
+    """
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values = dict(values)
+        self.reference_errors: dict[str, object] = {}
+        self.sign_in_failure: Exception | None = None
+        self.resolve_failure: Callable[[list[str]], Exception | None] = lambda refs: None
+        self.raw_answer: Callable[[list[str]], str | None] = lambda refs: None
+        self.gate: asyncio.Event | None = None
+        self.signing_in = asyncio.Event()
+        self.configs: list[dict[str, Any]] = []
+        self.batches: list[list[str]] = []
+        self.released: list[int] = []
+        self.under_way = 0
+        self.most_under_way = 0
+
+    @property
+    def sign_ins(self) -> int:
+        return len(self.configs)
+
+    async def init_client(self, config: str) -> str:
+        self.configs.append(json.loads(config))
+        self.signing_in.set()
+        await self._wait()
+        if self.sign_in_failure is not None:
+            raise self.sign_in_failure
+        return str(self.sign_ins)
+
+    async def invoke(self, invocation: str) -> str:
+        call = json.loads(invocation)["invocation"]
+        assert call["clientId"] not in self.released
+        assert call["parameters"]["name"] == "SecretsResolveAll"
+        refs: list[str] = call["parameters"]["parameters"]["secret_references"]
+        self.batches.append(refs)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await self._wait()
+        finally:
+            self.under_way -= 1
+        failure = self.resolve_failure(refs)
+        if failure is not None:
+            raise failure
+        raw = self.raw_answer(refs)
+        return json.dumps({"individualResponses": {r: self._answer(r) for r in refs}}) if raw is None else raw
+
+    def release_client(self, client_id: str) -> None:
+        self.released.append(json.loads(client_id))
+
+    def _answer(self, ref: str) -> dict[str, object]:
+        if ref in self.reference_errors:
+            return {"error": self.reference_errors[ref]}
+        if ref not in self.values:
+            return {"error": {"type": "itemNotFound"}}
+        return {"content": {"secret": self.values[ref], "itemId": "i" * 26, "vaultId": "v" * 26}}
+
+    async def _wait(self) -> None:
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            await self.gate.wait()
+
+
+def install(monkeypatch: pytest.MonkeyPatch, core: FakeNativeCore) -> None:
+    """Put `core` where the SDK keeps its native library."""
+    monkeypatch.setattr(UniffiCore, "__init__", lambda self: setattr(self, "core", core))
+
+
+class LoopbackServer:
+    """An HTTP server on 127.0.0.1 that answers everything alike.
+
+    Args:
+        respond: writes the whole answer to the handler.
+    """
+
+    def __init__(self, respond: Callable[[BaseHTTPRequestHandler], None]) -> None:
+        self.requests: list[str] = []
+        self.respond = respond
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                outer.requests.append(self.path)
+                self.close_connection = True
+                outer.respond(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's signature
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator["LoopbackServer"]:
+        thread = threading.Thread(target=lambda: self._server.serve_forever(poll_interval=0.01), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join(10)
+
+
+def answer(status: int, body: bytes = b"{}") -> Callable[[BaseHTTPRequestHandler], None]:
+    """Answers with a status and a body."""
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("content-length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return respond

@@ -1,0 +1,180 @@
+"""Making providers from the operator's sections."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_worker.core.configuration import ProviderSettings
+from broker_worker.core.errors import ConfigError, FailureKind, ProviderError
+from broker_worker.core.policy import Origin
+from broker_worker.core.references import SCHEMES
+from broker_worker.ports import Fetched
+from broker_worker.providers import schemes
+from broker_worker.providers.local_vault import LocalVault, VaultKeys
+from broker_worker.providers.schemes import Surroundings, make_providers
+from broker_worker.providers.vault_format import KeyParameters
+
+KEY = bytes(32)
+
+
+def around(folder: Path = Path("/nowhere"), **environ: str) -> Surroundings:
+    return Surroundings(folder / "local.vault", folder / "vault.key", lambda path: KEY, environ, lambda: 7)
+
+
+def section(kind: str, line: int = 4, **options: Any) -> ProviderSettings:
+    return ProviderSettings(kind, options, Origin("broker.yaml", line))
+
+
+def refusal(*sections: ProviderSettings) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        make_providers(sections, around())
+    return caught.value
+
+
+def test_the_table_serves_the_schemes_of_the_registry() -> None:
+    """Every scheme that the registry accepts has its provider, of the type that the registry's check names."""
+    made = make_providers([section(kind) for kind in SCHEMES.values()], around())
+    assert {scheme: provider.name for scheme, provider in made.items()} == dict(SCHEMES)
+
+
+def test_nothing_is_served_by_default() -> None:
+    """Without a section there is no provider, not even for the environment."""
+    assert make_providers([], around()) == {}
+
+
+def test_unknown_type_is_refused_with_the_nearest() -> None:
+    """A misspelled type is an error with its place and what was probably meant."""
+    error = refusal(section("one_password"))
+    assert str(error) == "broker.yaml:4: provider one_password: there is no such type"
+    assert error.hint == "did you mean 'onepassword'?"
+
+
+def test_two_sections_of_a_type_are_refused() -> None:
+    """A scheme has one provider; the second section is the one that is named."""
+    assert str(refusal(section("env", 4), section("env", 9))).startswith("broker.yaml:9:")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says", "hint"),
+    [
+        ("onepassword", {"token_evn": "X"}, "unknown option 'token_evn'", "did you mean 'token_env'?"),
+        ("local", {"passphrase": "hunter2 hunter2"}, "unknown option 'passphrase'", "did you mean 'passphrase_env'?"),
+        ("env", {"prefix": "X"}, "unknown option 'prefix'", "it takes no options"),
+        ("onepassword", {"server": "https://evil.org"}, "unknown option 'server'", "it takes token_env"),
+        ("onepassword", {"unsafe_check_address_for_tests": "x"}, "unknown option", "it takes token_env"),
+        ("onepassword", {"token_env": "A", "token_file": "/b"}, "both token_env and token_file", "keep one"),
+        ("onepassword", {"token_env": "ops_eyJ!"}, "token_env is not the name", "not the value"),
+        ("onepassword", {"token_env": 5}, "token_env is not the name", "OP_SERVICE_ACCOUNT_TOKEN"),
+        ("onepassword", {"token_file": "relative/token"}, "token_file is not an absolute path", "from / on"),
+        ("onepassword", {"token_file": ""}, "token_file is not an absolute path", "from / on"),
+        ("onepassword", {"token_file": "/a\x00b"}, "token_file is not an absolute path", "from / on"),
+        ("onepassword", {"timeout_seconds": 0}, "timeout_seconds is not a whole number from 1 to 60", "for 10"),
+        ("onepassword", {"timeout_seconds": 61}, "timeout_seconds is not", "for 10"),
+        ("onepassword", {"timeout_seconds": True}, "timeout_seconds is not", "for 10"),
+        ("onepassword", {"timeout_seconds": "10"}, "timeout_seconds is not", "for 10"),
+        ("local", {"path": "vault"}, "path is not an absolute path", "from / on"),
+        ("local", {"key_file": True}, "key_file is not an absolute path", "from / on"),
+        ("local", {"passphrase_env": "correct horse"}, "passphrase_env is not the name", "not the value"),
+    ],
+)
+def test_wrong_options_are_named_with_their_place(kind: str, options: dict[str, Any], says: str, hint: str) -> None:
+    """Each wrong option is an error with file and line, what was expected and what to do; no value is repeated."""
+    error = refusal(section(kind, **options))
+    assert str(error).startswith(f"broker.yaml:4: provider {kind}: ")
+    assert says in str(error)
+    assert hint in error.hint
+    values = [value for value in options.values() if isinstance(value, str) and value]
+    assert not any(value in str(error) for value in values if len(value) > 2)
+
+
+def test_missing_sdk_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without onepassword-sdk the section is an error that says how to get it."""
+    monkeypatch.setattr(schemes, "find_spec", lambda name: None)
+    error = refusal(section("onepassword"))
+    assert "onepassword-sdk is not installed" in str(error)
+    assert "secret-broker[onepassword]" in error.hint
+
+
+async def test_local_section_opens_the_homes_vault(tmp_path: Path) -> None:
+    """Without options the local provider uses the vault and the key file of the home."""
+    place = around(tmp_path)
+    LocalVault(place.vault_file, VaultKeys(lambda: KEY, lambda: None)).create(KeyParameters.of_key_file())
+    provider = make_providers([section("local")], place)["local"]
+    assert await provider.put("local://a", b"1") == "1"
+    assert await provider.get_many(["local://a"]) == {"local://a": Fetched(b"1", "1")}
+
+
+async def test_local_section_may_name_other_files(tmp_path: Path) -> None:
+    """`path`, `key_file` and `passphrase_env` are used in place of the home's."""
+    asked: list[Path] = []
+
+    def load(path: Path) -> bytes:
+        asked.append(path)
+        return KEY
+
+    place = Surroundings(tmp_path / "x", tmp_path / "y", load, {}, lambda: 7)
+    LocalVault(tmp_path / "v", VaultKeys(lambda: KEY, lambda: None)).create(KeyParameters.of_key_file())
+    options: dict[str, Any] = {"path": str(tmp_path / "v"), "key_file": str(tmp_path / "k")}
+    provider = make_providers([section("local", **options)], place)["local"]
+    assert (await provider.health()).ok
+    assert asked == [tmp_path / "k"]
+
+
+async def test_passphrase_comes_from_the_variable_named(tmp_path: Path) -> None:
+    """A vault with a passphrase opens with the variable that the section names."""
+    parameters = KeyParameters.of_passphrase(passes=1, memory_kib=8192)
+    LocalVault(tmp_path / "local.vault", VaultKeys(lambda: KEY, lambda: "x" * 12)).create(parameters)
+    place = around(tmp_path, MY_PASSPHRASE="x" * 12)
+    with_it = make_providers([section("local", passphrase_env="MY_PASSPHRASE")], place)["local"]
+    without = make_providers([section("local")], place)["local"]
+    assert (await with_it.health()).ok
+    assert (await without.health()).hint == "set SECRET_BROKER_VAULT_PASSPHRASE"
+
+
+async def test_missing_token_is_a_health_problem_not_a_crash() -> None:
+    """Without the token's variable the provider is made, says what is missing, and refuses."""
+    provider = make_providers([section("onepassword")], around())["op"]
+    health = await provider.health()
+    assert not health.ok
+    assert "token is empty" in health.detail
+    with pytest.raises(ProviderError) as caught:
+        await provider.get_many(["op://a/b/c"])
+    assert caught.value.kind is FailureKind.UNAUTHENTICATED
+
+
+async def test_token_file_must_be_private(tmp_path: Path) -> None:
+    """A token file that others may read is refused with how to mend it."""
+    file = tmp_path / "token"
+    file.touch(0o644)
+    file.chmod(0o644)
+    provider = make_providers([section("onepassword", token_file=str(file))], around())["op"]
+    health = await provider.health()
+    assert "0644" in health.detail
+    assert "chmod 600" in health.hint
+
+
+async def test_operators_token_cannot_name_another_server() -> None:
+    """A provider made from operator settings holds tokens against 1Password's hosts: there is no way around it."""
+    token = "ops_eyJzaWduSW5BZGRyZXNzIjoiaHR0cDovLzEyNy4wLjAuMToxIn0"
+    provider = make_providers([section("onepassword")], around(OP_SERVICE_ACCOUNT_TOKEN=token))["op"]
+    assert "names a server that is not one of 1Password's" in (await provider.health()).detail
+
+
+@given(
+    st.sampled_from(list(SCHEMES.values())),
+    st.dictionaries(
+        st.sampled_from(["token_env", "token_file", "timeout_seconds", "path", "key_file", "passphrase_env", "x"]),
+        st.text(max_size=8) | st.integers() | st.booleans(),
+        max_size=3,
+    ),
+)
+def test_any_options_make_a_provider_or_a_config_error(kind: str, options: dict[str, Any]) -> None:
+    """Arbitrary options raise nothing but `ConfigError`."""
+    try:
+        made = make_providers([section(kind, **options)], around())
+    except ConfigError:
+        return
+    assert len(made) == 1
