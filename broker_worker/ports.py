@@ -133,7 +133,7 @@ class Answer:
     envelope: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Limit:
     """A limit that something counts against: the queue key that keeps its state, and the rate."""
 
@@ -141,7 +141,7 @@ class Limit:
     rate: Rate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AdmissionAsk:
     """What the admission must know of one request.
 
@@ -162,7 +162,7 @@ class AdmissionAsk:
     name_limits: tuple[tuple[Limit, ...], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """What the admission says of one request.
 

@@ -7,7 +7,7 @@ whatever it refuses is rightly refused, and a disagreement is evidence (audit ev
 
 from collections.abc import Iterable
 
-from broker_worker.core.limits import Rate, count_one
+from broker_worker.core.limits import Rate
 
 SLACK_US = 1_000_000
 """How far this worker's clock and the queue's may drift apart within a limit, microseconds."""
@@ -46,14 +46,15 @@ class Backstop:
         Returns:
             0, or the microseconds to wait if a limit is exceeded by more than clocks can explain.
         """
-        wait = 0
+        wait, tats = 0, self._tats
         for key, rate, names in limits:
-            for _ in range(names):
-                within, tat = count_one(rate, self._tats.get(key, 0) - SLACK_US, now_us)
-                if within:
-                    self._tats[key] = tat + SLACK_US
-                else:
-                    wait = max(wait, tat)
+            before = tats.get(key, 0)
+            new = (max(now_us, before)) + rate.interval * names
+            excess = new - now_us - rate.tolerance - SLACK_US
+            if excess > 0:
+                wait = max(wait, excess)
+            else:
+                tats[key] = new
         if len(self._tats) > self._generation:
             self._tats = {key: tat for key, tat in self._tats.items() if tat > now_us}
         return wait

@@ -4,7 +4,7 @@ A limit is one number, the theoretical arrival time (TAT): when the bucket will 
 runs on the queue, shared by all workers, and in each worker, so that a queue that forgets cannot lift a limit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LONGEST_US = 10 * 366 * 24 * 3600 * 1_000_000
 """The longest time, in microseconds, that a limit may take to become whole again; keeps every TAT below 2**53, the
@@ -28,11 +28,18 @@ class Rate:
     period: int
     burst: int
 
+    interval: int = field(init=False, repr=False, compare=False)
+    """Microseconds between two at the average rate, rounded up so that the rate is never exceeded."""
+    tolerance: int = field(init=False, repr=False, compare=False)
+    """How far the TAT may lie ahead, in microseconds, after one more was counted."""
+
     def __post_init__(self) -> None:
         if self.count < 1 or self.period < 1 or self.burst < 1:
             raise ValueError("a rate's count, period and burst are whole numbers from 1")
         if self.count > self.period * 1000:
             raise ValueError("a rate is at most one a microsecond")
+        object.__setattr__(self, "interval", -(-self.period * 1000 // self.count))
+        object.__setattr__(self, "tolerance", self.interval * self.burst)
         if self.tolerance > LONGEST_US:
             raise ValueError("a rate's burst comes back within ten years")
 
@@ -40,16 +47,6 @@ class Rate:
         size, unit = next((size, unit) for size, unit in _UNITS if self.period % size == 0)
         periods = "" if self.period == size else str(self.period // size)
         return f"{self.count}/{periods}{unit}, {self.burst} at once"
-
-    @property
-    def interval(self) -> int:
-        """Microseconds between two at the average rate, rounded up so that the rate is never exceeded."""
-        return -(-self.period * 1000 // self.count)
-
-    @property
-    def tolerance(self) -> int:
-        """How far the TAT may lie ahead, in microseconds, after one more was counted."""
-        return self.interval * self.burst
 
 
 def count_one(rate: Rate, tat: int, now: int) -> tuple[bool, int]:

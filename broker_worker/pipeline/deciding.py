@@ -2,9 +2,10 @@
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import MAX_NAMES, Generate, ListNames, Put, Release, Renew, Resolve
+from agent_sdk.wire.messages import Generate, ListNames, Put, Release, Renew, Resolve
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.policy import decide
+from broker_worker.core.limits import Rate
+from broker_worker.core.policy import Policy, decide
 from broker_worker.pipeline.batch import Action, Ask, Case
 from broker_worker.pipeline.opening import MAX_HORIZON_MS
 from broker_worker.ports import AdmissionAsk, Limit
@@ -18,6 +19,7 @@ _ACTIONS: dict[type, Action] = {
     ListNames: "list",
 }
 _NAMES_IN_LIST = 1024
+_REMEMBERED = 10_000
 
 
 def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
@@ -78,35 +80,66 @@ def _names_for(ask: Ask, configuration: Configuration, now: int) -> tuple[str, .
     return tuple(name for name, _ in zip(allowed, range(_NAMES_IN_LIST), strict=False))
 
 
-def admission_of(ask: Ask, configuration: Configuration, now: int) -> AdmissionAsk:
-    """What the admission must mark and count for this ask.
+class Limits:
+    """What requests count against under one configuration; remembered, since it is asked for every request.
 
     Every name counts against the agent and the run, so guessing names is limited. Only names that the policy allows
     count against a secret, so nobody can use up a secret's limit without having it.
+
+    Args:
+        policy: the policy in force.
     """
-    identity, policy = ask.identity, configuration.policy
-    agent = policy.agents.get(identity.agent_id)
-    shared: list[Limit] = []
-    if agent is not None and agent.limit is not None:
-        shared.append(Limit(keynames.agent_limit(identity.agent_id), agent.limit))
-    if agent is not None and agent.run_limit is not None:
-        shared.append(Limit(keynames.run_limit(identity.agent_id, identity.run_id), agent.run_limit))
-    return AdmissionAsk(
-        replay_key=keynames.seen(identity.agent_id, ask.request.request_id),
-        entry_id=ask.entry.entry_id,
-        keep_ms=min(ask.request.deadline - now, MAX_HORIZON_MS) + MAX_HORIZON_MS // 10,
-        count=min(max(len(ask.cases), 1), MAX_NAMES),
-        limits=tuple(shared),
-        name_limits=tuple(_limits_of(ask, case, configuration) for case in ask.cases if case.code is None),
-    )
 
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._of_run: dict[tuple[str, str], tuple[Limit, ...]] = {}
+        self._of_name: dict[tuple[str, str, Rate | None], tuple[Limit, ...]] = {}
 
-def _limits_of(ask: Ask, case: Case, configuration: Configuration) -> tuple[Limit, ...]:
-    limits = []
-    of_secret = configuration.policy.limit_of_secret(case.name)
-    if of_secret is not None:
-        limits.append(Limit(keynames.secret_limit(case.name), of_secret))
-    grant = case.decision.grant
-    if grant is not None and grant.rate is not None:
-        limits.append(Limit(keynames.grant_limit(ask.identity.agent_id, case.name), grant.rate))
-    return tuple(limits)
+    def admission_of(self, ask: Ask, now: int) -> AdmissionAsk:
+        """What the admission must mark and count for this ask.
+
+        Args:
+            ask: a request whose names are decided.
+            now: the time, ms since the epoch.
+        """
+        identity, request = ask.identity, ask.request
+        return AdmissionAsk(
+            keynames.seen(identity.agent_id, request.request_id),
+            ask.entry.entry_id,
+            min(request.deadline - now, MAX_HORIZON_MS) + MAX_HORIZON_MS // 10,
+            len(ask.cases) or 1,
+            self.of_run(identity.agent_id, identity.run_id),
+            tuple([self.of_case(identity.agent_id, case) for case in ask.cases if case.code is None]),
+        )
+
+    def of_run(self, agent_id: str, run_id: str) -> tuple[Limit, ...]:
+        """The agent's limit and the run's."""
+        known = self._of_run.get((agent_id, run_id))
+        if known is None:
+            limits = []
+            agent = self._policy.agents.get(agent_id)
+            if agent is not None and agent.limit is not None:
+                limits.append(Limit(keynames.agent_limit(agent_id), agent.limit))
+            if agent is not None and agent.run_limit is not None:
+                limits.append(Limit(keynames.run_limit(agent_id, run_id), agent.run_limit))
+            if len(self._of_run) >= _REMEMBERED:
+                self._of_run.clear()
+            known = self._of_run[agent_id, run_id] = tuple(limits)
+        return known
+
+    def of_case(self, agent_id: str, case: Case) -> tuple[Limit, ...]:
+        """The secret's limit and that of the grant."""
+        grant = case.decision.grant
+        own = None if grant is None else grant.rate
+        known = self._of_name.get((agent_id, case.name, own))
+        if known is None:
+            limits = []
+            of_secret = self._policy.limit_of_secret(case.name)
+            if of_secret is not None:
+                limits.append(Limit(keynames.secret_limit(case.name), of_secret))
+            if own is not None:
+                limits.append(Limit(keynames.grant_limit(agent_id, case.name), own))
+            if len(self._of_name) >= _REMEMBERED:
+                self._of_name.clear()
+            known = self._of_name[agent_id, case.name, own] = tuple(limits)
+        return known

@@ -15,7 +15,7 @@ from broker_worker.core.errors import AuditError, FailureKind, ProviderError
 from broker_worker.pipeline import records
 from broker_worker.pipeline.answering import encode_refusal, encode_reply
 from broker_worker.pipeline.batch import Ask, Case
-from broker_worker.pipeline.deciding import admission_of, open_cases
+from broker_worker.pipeline.deciding import Limits, open_cases
 from broker_worker.pipeline.opening import Opened, Opener
 from broker_worker.pipeline.session import Session
 from broker_worker.pipeline.tally import Tally
@@ -94,6 +94,7 @@ class Desk:
         self.configuration = configuration
         self.opener = opener
         self.session = session
+        self._limits = Limits(configuration.policy)
         self._cache = cache
         self._sink = sink
         self._clock = clock
@@ -125,7 +126,7 @@ class Desk:
             if ask.code is None:
                 open_cases(ask, self.configuration, now)
         asks = [ask for ask in opened.asks if ask.code is None]
-        marks = [admission_of(ask, self.configuration, now) for ask in asks]
+        marks = [self._limits.admission_of(ask, now) for ask in asks]
         noted: list[AuditRecord] = []
         if marks:
             for ask, mark, verdict in zip(asks, marks, await admission.admit(marks), strict=True):
@@ -180,6 +181,7 @@ class Desk:
             forget_values: whether the values in the cache came from providers that are no longer the same.
         """
         self.configuration = configuration
+        self._limits = Limits(configuration.policy)
         self.opener.verifier = verifier
         self.opener.forget_tokens()
         if forget_values:
@@ -221,13 +223,12 @@ class Desk:
         if verdict.wait_us:
             ask.refuse(Code.RATE_LIMITED, "over_limit", -(-verdict.wait_us // 1000))
             return
-        open_cases = [case for case in ask.cases if case.code is None]
-        for case, wait_us in zip(open_cases, verdict.name_waits_us, strict=True):
+        counted = [(limit.key, limit.rate, mark.count) for limit in mark.limits]
+        still_open = [case for case in ask.cases if case.code is None]
+        for case, wait_us, limits in zip(still_open, verdict.name_waits_us, mark.name_limits, strict=True):
             if wait_us:
                 case.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
-        counted = [(limit.key, limit.rate, mark.count) for limit in mark.limits]
-        for waited, limits in zip(verdict.name_waits_us, mark.name_limits, strict=True):
-            if not waited:
+            else:
                 counted += [(limit.key, limit.rate, 1) for limit in limits]
         wait_us = self._backstop.count(counted, now * 1000)
         if wait_us:

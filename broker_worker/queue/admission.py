@@ -46,14 +46,14 @@ def pack_batch(asks: Sequence[AdmissionAsk]) -> tuple[list[str], bytes]:
     """The script's keys and its argument for a batch; limits that several asks share are listed once."""
     keys = [ask.replay_key for ask in asks]
     rates: list[tuple[int, int, int]] = []
-    index_of: dict[Limit, int] = {}
+    index_of: dict[str, int] = {}
 
     def index(limit: Limit) -> int:
-        known = index_of.get(limit)
+        known = index_of.get(limit.key)
         if known is None:
             keys.append(limit.key)
             rates.append((len(keys), limit.rate.interval, limit.rate.tolerance))
-            known = index_of[limit] = len(rates)
+            known = index_of[limit.key] = len(rates)
         return known
 
     packed = [
