@@ -185,6 +185,8 @@ class LocalVault:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """One writer at a time, over all processes, so that no update is lost."""
+        if not self._path.parent.is_dir():  # FileLock would make it, open to everybody
+            raise SetupError(f"the vault's folder {self._path.parent} does not exist", hint=_NO_VAULT)
         lock = FileLock(f"{self._path}.lock", timeout=_LOCK_SECONDS, mode=0o600)
         try:
             lock.acquire()
@@ -196,7 +198,7 @@ class LocalVault:
         except OSError as error:
             raise SetupError(
                 f"the vault's folder {self._path.parent} cannot be written: {error.strerror}",
-                hint="make the folder, or check its owner and mode",
+                hint="check its owner and mode",
             ) from error
         try:
             yield
