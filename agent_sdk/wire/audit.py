@@ -8,6 +8,7 @@ There is no field that could hold a value, and unknown fields are refused.
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -190,6 +191,7 @@ def verify_checkpoint(identity_public_key: bytes, event: AuditEvent) -> bool:
     return True
 
 
+@lru_cache(maxsize=1024)
 def format_time(milliseconds: int) -> str:
     """A time in ms since the epoch as audit events write it: RFC 3339, UTC, milliseconds.
 

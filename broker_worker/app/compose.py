@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from agent_sdk.wire.audit import AuditRecord, EventType
+from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.app.clock import SystemClock
 from broker_worker.audit.publisher import AuditPublisher
@@ -20,7 +20,6 @@ from broker_worker.files.keys import QUEUE, BrokerKeys, load_broker_keys, load_s
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.records import rfc3339
 from broker_worker.pipeline.session import start_session
 from broker_worker.ports import Provider
 from broker_worker.providers.schemes import Surroundings, make_providers
@@ -56,7 +55,7 @@ class Process:
             AuditError: if it could not be recorded.
         """
         policy = self.desk.configuration.policy.digest
-        timestamp = rfc3339(self.clock.now())
+        timestamp = format_time(self.clock.now())
         self.desk.record(AuditRecord(v=1, event=event, timestamp=timestamp, policy=policy, reason=reason))
 
 

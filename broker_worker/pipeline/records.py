@@ -1,17 +1,8 @@
 """What the audit is told of each outcome."""
 
-from datetime import UTC, datetime
-from functools import lru_cache
-
-from agent_sdk.wire.audit import AuditRecord
+from agent_sdk.wire.audit import AuditRecord, format_time
 from agent_sdk.wire.errors import Code
 from broker_worker.pipeline.batch import Ask, Case
-
-
-@lru_cache(maxsize=4096)
-def rfc3339(ms: int) -> str:
-    """A time in ms since the epoch as RFC 3339 text in UTC with milliseconds."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
 
 
 def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy: str) -> AuditRecord:
@@ -29,7 +20,7 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
     return AuditRecord(
         v=1,
         event="access",
-        timestamp=rfc3339(now),
+        timestamp=format_time(now),
         agent_id=identity.agent_id,
         run_id=identity.run_id,
         secret_name=secret_name,
@@ -43,7 +34,7 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         policy=policy,
         provider=case.provider,
         version=case.version,
-        expires_at=None if case.expires_at is None else rfc3339(case.expires_at),
+        expires_at=None if case.expires_at is None else format_time(case.expires_at),
         request_id=ask.request.request_id.hex(),
         entry_id=ask.entry.entry_id.decode("ascii", "replace"),
         run_key=ask.peer.fingerprint,
@@ -60,7 +51,7 @@ def whole_request(ask: Ask, now: int, now_us: int, policy: str) -> AuditRecord:
     return AuditRecord(
         v=1,
         event="access" if ask.code is None else "request_refused",
-        timestamp=rfc3339(now),
+        timestamp=format_time(now),
         agent_id=identity.agent_id,
         run_id=identity.run_id,
         outcome="granted" if ask.code is None else "refused",
@@ -85,7 +76,7 @@ def unauthenticated(agent_id: str, reason: str, now: int, count: int = 1) -> Aud
     return AuditRecord(
         v=1,
         event="unauthenticated",
-        timestamp=rfc3339(now),
+        timestamp=format_time(now),
         agent_id=agent_id,
         outcome="refused",
         code=Code.UNAUTHENTICATED,
@@ -99,7 +90,7 @@ def queue_distrusted(ask: Ask, reason: str, now: int) -> AuditRecord:
     return AuditRecord(
         v=1,
         event="queue_distrusted",
-        timestamp=rfc3339(now),
+        timestamp=format_time(now),
         agent_id=ask.identity.agent_id,
         run_id=ask.identity.run_id,
         reason=reason,
