@@ -1,6 +1,7 @@
 """Verifies one worker's chains: each from its first line to its last, and that each begins where the last one ended."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -85,12 +86,13 @@ class WorkerCheck:
         lines = 0
         for file in files:
             lines += self._check_file(file, verifier, watch, is_last=file is files[-1])
-        self._report.add(*verifier.finish())
+        newest = files[-1].path.name
+        self._report.add(*(finding if finding.file else replace(finding, file=newest) for finding in verifier.finish()))
         self._report.chains += 1 if lines else 0
         self._report.checkpoints += verifier.checkpoints
         self.has_checkpoints |= verifier.checkpoints > 0
         if link is not None and lines:
-            self._report.add(*watch.finish(files[-1].path.name))
+            self._report.add(*watch.finish(newest))
 
     def _check_file(self, file: ChainFile, verifier: ChainVerifier, watch: "_Link", *, is_last: bool) -> int:
         name = file.path.name
