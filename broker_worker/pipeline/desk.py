@@ -116,7 +116,7 @@ class Desk:
         Raises:
             QueueError: if the admission failed; nothing was released, the entries stay pending.
         """
-        now = self._clock.now()
+        now, configuration = self._clock.now(), self.configuration
         opened = self.opener.open(entries, now)
         if self.opener.has_cold:
             cold = self.opener.open_cold(COLD_PER_TURN, now)
@@ -124,13 +124,15 @@ class Desk:
             opened.junk += cold.junk
         for ask in opened.asks:
             if ask.code is None:
-                open_cases(ask, self.configuration, now)
+                open_cases(ask, configuration, now)
         asks = [ask for ask in opened.asks if ask.code is None]
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         noted: list[AuditRecord] = []
         if marks:
             for ask, mark, verdict in zip(asks, marks, await admission.admit(marks), strict=True):
                 self._apply(ask, mark, verdict, noted, now)
+                if ask.code is None and self.configuration is not configuration:
+                    self._decide_again(ask, now)
         served = Served()
         settled = []
         for ask in opened.asks:
@@ -153,9 +155,7 @@ class Desk:
         now = self._clock.now()
         for each in waiting:
             ask = each.ask
-            refused_before = {case.name: case for case in ask.cases if case.code is not None}
-            open_cases(ask, self.configuration, now)
-            ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
+            self._decide_again(ask, now)
             if ask.request.deadline <= now or ask.identity.expires_at <= now:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
             for case in ask.cases:
@@ -210,6 +210,12 @@ class Desk:
         due = self._tally.due(now, everything=everything)
         if due:
             self._sink.append(due)
+
+    def _decide_again(self, ask: Ask, now: int) -> None:
+        """Ask the policy again after a wait; what was refused before stays refused."""
+        refused_before = {case.name: case for case in ask.cases if case.code is not None}
+        open_cases(ask, self.configuration, now)
+        ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
 
     def _apply(self, ask: Ask, mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int) -> None:
         """Act on what the queue says, and on what this worker knows better."""

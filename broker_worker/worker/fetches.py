@@ -7,7 +7,7 @@ import structlog
 
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.pipeline.desk import Waiting
-from broker_worker.ports import Fetched, Provider
+from broker_worker.ports import Entry, Fetched, Provider
 
 DEADLINE_SECONDS = 12.0
 """How long one call of a provider may take."""
@@ -65,6 +65,10 @@ class Fetches:
                     self._wanted[ref] = max(ttl_ms, self._wanted.get(ref, 0))
         if self._wanted:
             self._work.set()
+
+    def entries(self) -> list[Entry]:
+        """The entries whose requests wait or can go on."""
+        return [each.ask.entry for each in (*self._waiting.values(), *self._ready)]
 
     def take_ready(self) -> list[Waiting]:
         """The requests that can go on; `done` is set when there are some."""

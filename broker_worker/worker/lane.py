@@ -37,6 +37,12 @@ class InHand:
         if not self._entries:
             self.is_empty.set()
 
+    def keep_only(self, entries: Iterable[Entry]) -> None:
+        """Put down everything else: whoever comes next claims it, this worker perhaps."""
+        self._entries = {(entry.agent_id, entry.entry_id): entry for entry in entries}
+        if not self._entries:
+            self.is_empty.set()
+
     def keys(self) -> set[tuple[str, bytes]]:
         """Agent and entry id of all of them."""
         return set(self._entries)
@@ -79,15 +85,12 @@ class Lane:
             QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
         """
         self._in_hand.take(entries)
-        waiting: list[Entry] = []
         try:
             served = await self._desk.serve(entries, self._admission)
-            waiting = [each.ask.entry for each in served.waiting]
             self._fetches.add(served.waiting)
             await self.answer(served.answers, then)
         except BaseException:
-            kept = {id(entry) for entry in waiting} | {id(entry) for entry in self._desk.opener.cold_entries()}
-            self._in_hand.put_down([entry for entry in entries if id(entry) not in kept])
+            self._in_hand.keep_only([*self._desk.opener.cold_entries(), *self._fetches.entries()])
             raise
 
     async def answer(self, answers: Sequence[Answer], then: Callable[[], Command] | None = None) -> None:
