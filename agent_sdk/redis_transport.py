@@ -34,7 +34,7 @@ from agent_sdk.transport import Receiver
 from agent_sdk.wire import keynames
 
 READ_COUNT = 512
-BLOCK_SECONDS = 5
+BLOCK_MILLISECONDS = 5000
 """How long one read waits on the server; the position is checked again after it."""
 ANSWER_SECONDS = 10.0
 """A server that is silent for longer than this, beyond a read's own wait, counts as gone."""
@@ -165,10 +165,11 @@ class RedisTransport:
                 await connection.read_response()
 
     async def _read(self, connection: AbstractConnection, receiver: Receiver) -> None:
-        block = str(BLOCK_SECONDS * 1000).encode()
+        block = str(BLOCK_MILLISECONDS).encode()
+        seconds = BLOCK_MILLISECONDS / 1000 + ANSWER_SECONDS
         head = (b"XREAD", b"COUNT", str(READ_COUNT).encode(), b"BLOCK", block, b"STREAMS", self._replies)
         while True:
-            response = await _ask(connection, (*head, self._position or _START), BLOCK_SECONDS + ANSWER_SECONDS)
+            response = await _ask(connection, (*head, self._position or _START), seconds)
             if response is None:
                 await self._find_position(connection)
                 continue
@@ -245,8 +246,11 @@ def _order(entry_id: bytes) -> tuple[int, int]:
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """The error that ended a session; redis-py wraps what the server says while it connects."""
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    if isinstance(error, BaseExceptionGroup):
+        return _first(error)
+    return error.__cause__ if isinstance(error.__cause__, RedisError) else error
 
 
 def _words(error: Exception) -> str:
