@@ -14,6 +14,7 @@ from broker_worker.core.configuration import CacheSettings, Configuration, Serve
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.policy import decide
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.expectations import read_expectations
 
 NOW = 1_800_000_000_000
 EXAMPLES = Path(__file__).parents[2] / "config"
@@ -192,6 +193,22 @@ def test_what_the_examples_show_in_comments_is_valid_too(tmp_path: Path, name: s
         "broker.yaml": re.sub(r"(?m)^provider:\n(?:  .*\n)+", "", shown),
     }[name]
     load_configuration(folder(tmp_path, **{name.replace(".", "_"): whole}, **changes))
+
+
+def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
+    """The YAML of docs/policy.md, in its order: policy, entry, registry, broker, issuers, expectations."""
+    text = (EXAMPLES.parent / "docs" / "policy.md").read_text()
+    rules, entry, secrets, broker, issuers, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    agents = rules.replace("agents:\n", "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry))
+    path = folder(tmp_path, policy_yaml=agents, secrets_yaml=secrets, broker_yaml=broker, issuers_yaml=issuers)
+    assert len(load_configuration(path).policy.agents["deployer"].grants) == 1
+    (tmp_path / "cases.yaml").write_text(cases)
+    assert len(read_expectations(tmp_path / "cases.yaml").cases) == 3
+
+
+def indented(text: str) -> str:
+    """The text, moved to the depth of an allow list's entries."""
+    return "".join(f"      {line}\n" for line in text.splitlines())
 
 
 @pytest.mark.parametrize("name", ["broker.yaml", "policy.yaml", "secrets.yaml", "issuers.yaml"])
