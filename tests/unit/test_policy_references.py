@@ -1,10 +1,15 @@
 """References: what a registry may point to."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_worker.core.configuration import ProviderSettings
+from broker_worker.core.policy import Origin
 from broker_worker.core.references import FORMS, SCHEMES, check_reference, scheme_of
+from broker_worker.providers.schemes import Surroundings, make_providers
 
 
 @pytest.mark.parametrize(
@@ -64,9 +69,11 @@ def test_a_refusal_does_not_repeat_the_text(reference: str) -> None:
     assert caught.value.__context__ is None
 
 
-def test_every_scheme_has_a_provider_and_a_form() -> None:
-    """The tables name the same schemes."""
-    assert set(SCHEMES) == set(FORMS)
+def test_every_scheme_has_a_provider_and_a_form(tmp_path: Path) -> None:
+    """The tables here and in `providers.schemes` name the same schemes and types."""
+    around = Surroundings(tmp_path / "vault", tmp_path / "key", lambda _: bytes(32), {}, lambda: 0)
+    sections = [ProviderSettings(kind, {}, Origin("broker.yaml", 1)) for kind in SCHEMES.values()]
+    assert set(make_providers(sections, around)) == set(SCHEMES) == set(FORMS)
 
 
 @given(st.text(max_size=60))
