@@ -34,9 +34,11 @@ class HeadKeeper:
         self._thread.start()
 
     def note(self, checkpoint: bytes) -> None:
-        """Take the line of a new checkpoint; costs nothing worth measuring."""
-        self._line = checkpoint
-        if not self._due.is_set():
+        """Take the line of a new checkpoint; all but the first cost nothing worth measuring."""
+        first, self._line = self._line is None, checkpoint
+        if first:
+            self._write()  # from the first answer on there is a head
+        elif not self._due.is_set():
             self._due.set()
 
     def close(self) -> None:
