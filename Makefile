@@ -12,6 +12,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.14 pyth
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
 CACHES := .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
 
 .PHONY: help venv demo test check format bench lock wheel clean
@@ -50,10 +52,12 @@ format: $(STAMP) ## Format the code
 bench: $(STAMP) ## Measure the broker beside a null broker; writes .bench/results.json
 	$(BIN)/python tests/benchmarks/bench.py
 
-lock: $(STAMP) ## Resolve the dependencies again
+lock: $(STAMP) ## Resolve the dependencies again, for development and for the images
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-emit-find-links --all-extras --group dev --no-annotate -o requirements.lock pyproject.toml
+	$(COMPILE) --all-extras --group dev -o requirements.lock pyproject.toml
+	$(COMPILE) -c requirements.lock --extra broker --extra onepassword -o deploy/locks/broker.lock pyproject.toml
+	$(COMPILE) -c requirements.lock -o deploy/locks/agent.lock pyproject.toml
+	$(COMPILE) -c requirements.lock --group build -o deploy/locks/build.lock
 
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel

@@ -9,7 +9,7 @@ from broker_worker.core.errors import SetupError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, load_seed
 from broker_worker.private_files import write_private
-from broker_worker.queue.acl import ensure_users, render_acl
+from broker_worker.queue.acl import agent_url, ensure_users, render_acl
 from broker_worker.settings import Settings
 
 
@@ -17,17 +17,22 @@ from broker_worker.settings import Settings
 @click.option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write a file of mode 0600 instead of stdout."
 )
+@click.option("--url", metavar="AGENT", help="Print the queue's URL for one agent, with its password, instead.")
 @click.option("--apply", is_flag=True, help="Set the users on the server of REDIS_URL instead of printing them.")
 @click.pass_obj
-def acl(settings: Settings, output: Path | None, apply: bool) -> None:
+def acl(settings: Settings, output: Path | None, url: str | None, apply: bool) -> None:
     """Print the ACL file of the queue's server: one user an agent, and `default` off.
 
     The embedded server needs none of this. Print it again after agents were added or removed; it holds no password,
-    only their SHA-256.
+    only their SHA-256. --url is for orchestrators that mint runs themselves.
     """
     agents = load_configuration(settings.config_dir).policy.agents
     queue_key = load_seed(settings.keys_dir / QUEUE)
-    if apply:
+    if url is not None:
+        if url not in agents:
+            raise click.BadParameter(f"the policy has no agent {url!r}", param_hint="--url")
+        click.echo(agent_url(settings.queue_address, queue_key, url))
+    elif apply:
         if settings.redis_url is None:
             raise SetupError("REDIS_URL is not set", hint="the embedded server's users are set by `secret-broker up`")
         asyncio.run(ensure_users(settings.redis_url, queue_key, agents))

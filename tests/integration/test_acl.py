@@ -1,6 +1,10 @@
 """Users on the queue, asked of a real server: agents reach their own streams and nothing else."""
 
 import os
+import shutil
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import WireError
@@ -25,7 +30,7 @@ from broker_worker.queue.acl import (
     operator_url,
     render_acl,
 )
-from broker_worker.queue.embedded import EmbeddedServer
+from broker_worker.queue.embedded import EmbeddedServer, server_binary
 
 QUEUE_KEY = bytes(range(32))
 
@@ -283,3 +288,38 @@ def test_passwords_depend_on_the_queue_key(first: bytes, second: bytes) -> None:
 def test_random_keys_give_url_safe_passwords() -> None:
     """A password needs no quoting in a URL."""
     assert agent_password(os.urandom(32), "a").isalnum()
+
+
+def test_external_server_runs_with_our_files(tmp_path: Path) -> None:
+    """config/valkey.conf and the printed ACL file, places adapted, make a server that lets our users in."""
+    folder = Path(tempfile.mkdtemp(prefix="sb-"))
+    users = folder / "users.acl"
+    users.write_text(render_acl(QUEUE_KEY, ["claude"]))
+    places = {"port": "0", "unixsocket": str(folder / "s"), "aclfile": str(users), "dir": str(folder)}
+    arguments = [word for name, value in places.items() for word in (f"--{name}", value)]
+    example = Path(__file__).parents[2] / "config" / "valkey.conf"
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen([server_binary(), example, *arguments], stdout=log)
+    try:
+        with Redis.from_url(operator_url(f"unix://{folder}/s", QUEUE_KEY)) as client:
+            wait_until_answered(client)
+            assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+        shutil.rmtree(folder)
+
+
+def wait_until_answered(client: Redis, deadline_seconds: float = 10.0) -> None:
+    """Poll until the server answers, or fail at the deadline."""
+    end = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            client.ping()
+        except RedisConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -46,6 +46,18 @@ def test_acl_file_is_private(settings: Settings, tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "users.acl").stat().st_mode) == 0o600
 
 
+def test_url_is_for_that_agent_alone(settings: Settings) -> None:
+    """An orchestrator gets the queue's URL with the agent's own user and password."""
+    expected = agent_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), "claude")
+    assert run(settings, "acl", "--url", "claude").stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize("agent", ["nobody", "Claude", "*"])
+def test_url_of_an_unknown_agent_is_a_usage_error(settings: Settings, agent: str) -> None:
+    """There is no URL for an agent that the policy does not have."""
+    assert run(settings, "acl", "--url", agent).exit_code == 2
+
+
 def test_acl_apply_needs_an_external_server(settings: Settings) -> None:
     """Without REDIS_URL there is nothing to apply to."""
     result = run(settings, "acl", "--apply")
