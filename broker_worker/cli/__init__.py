@@ -6,6 +6,7 @@ from broker_worker.cli.completion import completion
 from broker_worker.cli.doctor import doctor
 from broker_worker.cli.init import init
 from broker_worker.cli.keys import keys
+from broker_worker.cli.launch import launch
 from broker_worker.cli.policy import policy
 from broker_worker.cli.root import main
 from broker_worker.cli.vault import vault
@@ -17,6 +18,7 @@ main.add_command(completion)
 main.add_command(doctor)
 main.add_command(init)
 main.add_command(keys)
+main.add_command(launch)
 main.add_command(policy)
 main.add_command(up)
 main.add_command(vault)

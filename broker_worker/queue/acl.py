@@ -205,7 +205,9 @@ def _password(queue_key: bytes, user: str) -> str:
 
 def _with_user(address: str, user: str, password: str) -> str:
     parts = urlsplit(address)
-    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"))
+    # redis-py also takes a user from the query, where it would win over ours and hand the operator's own to an agent.
+    query = "&".join(part for part in parts.query.split("&") if not part.startswith(("username=", "password=")))
+    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}", query=query))
 
 
 def _text(raw: bytes | str) -> str:
