@@ -20,7 +20,7 @@ def main(name: str) -> int:
             secret = broker.get(name, purpose="show that this installation works")
             sys.stdout.write(f"{secret}: {len(secret.reveal())} characters, from the {secret.source}\n")
     except SecretBrokerError as error:
-        sys.stderr.write(f"{name}: {error} ({error.code})\n")
+        sys.stderr.write(f"{error}\n")
         return 1
     return 0
 

@@ -21,6 +21,7 @@ from broker_worker.providers.local_vault import LocalVault, VaultKeys
 from broker_worker.providers.vault_format import KeyParameters
 from broker_worker.settings import Settings
 
+_FIRST_AGENT = "from agent_sdk import SecretBroker as B; print(B().get('openai.api_key'))"
 _SHARED_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -148,4 +149,4 @@ def _next_steps(settings: Settings, provider: str) -> Iterator[str]:
     yield "  secret-broker policy check                    # who may have what"
     yield "  secret-broker doctor                          # what is still missing"
     yield "  secret-broker up                              # and in another terminal:"
-    yield "  secret-broker launch --agent claude -- env    # any command, with the identity of a run"
+    yield f'  secret-broker launch --agent claude -- python -c "{_FIRST_AGENT}"'

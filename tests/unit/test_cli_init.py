@@ -189,4 +189,4 @@ def test_next_steps_name_the_home_only_where_it_differs(home: Path, monkeypatch:
 def test_commands_that_are_shown_exist(home: Path) -> None:
     """Every `secret-broker …` in the next steps is a command."""
     lines = [line.split() for line in run(home).output.splitlines() if line.startswith("  secret-broker ")]
-    assert {words[1] for words in lines} <= set(main.commands) | {"launch"}
+    assert {words[1] for words in lines} <= set(main.commands)
