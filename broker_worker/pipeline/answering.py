@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from agent_sdk.wire.errors import Code
+from agent_sdk.wire.codec import MAX_PLAINTEXT
+from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import REPLY, Reply, Result
 from broker_worker.pipeline.batch import Ask, Case
 
@@ -26,15 +27,22 @@ def encode_reply(ask: Ask) -> bytes:
     Raises:
         WireError: code `too_large` if the values together do not fit.
     """
+    plaintext = REPLY.encode(_reply(ask))
+    if len(plaintext) >= MAX_PLAINTEXT:  # padding adds a byte at least
+        raise WireError("the values together do not fit into a reply", code=Code.TOO_LARGE, reason="too_large")
+    return plaintext
+
+
+def _reply(ask: Ask) -> Reply:
     request_id = ask.request.request_id
     if ask.code is not None:
-        return REPLY.encode(Reply(request_id, "refused", code=ask.code, retry_after=ask.retry_after))
+        return Reply(request_id, "refused", code=ask.code, retry_after=ask.retry_after)
     results = tuple([_result(case) for case in ask.cases])
     granted = sum(case.code is None for case in ask.cases)
     status: Literal["ok", "partial", "refused"] = "partial" if granted else "refused"
     if granted == len(results):
         status = "ok"
-    return REPLY.encode(Reply(request_id, status, results=results, names=ask.names))
+    return Reply(request_id, status, results=results, names=ask.names)
 
 
 def encode_refusal(ask: Ask, code: Code) -> bytes:

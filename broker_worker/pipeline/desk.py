@@ -49,11 +49,13 @@ class Waiting:
     Args:
         ask: the request.
         refs: the missing references, and for how many ms each value may be kept.
-        found: what has come of them so far.
+        known: what was in the cache of the others; meanwhile it may have to make room there.
+        found: what has come of the missing ones so far.
     """
 
     ask: Ask
     refs: Mapping[str, int]
+    known: dict[str, CachedValue | ProviderError] = field(default_factory=dict)
     found: dict[str, Fetched | ProviderError] = field(default_factory=dict)
 
 
@@ -136,9 +138,9 @@ class Desk:
         served = Served()
         settled = []
         for ask in opened.asks:
-            missing = self._fill(ask, now) if ask.code is None else None
+            missing, known = self._fill(ask, now) if ask.code is None else (None, None)
             if missing:
-                served.waiting.append(Waiting(ask, missing))
+                served.waiting.append(Waiting(ask, missing, known or {}))
             else:
                 settled.append(ask)
         served.answers = self._conclude(settled, noted, opened)
@@ -160,7 +162,7 @@ class Desk:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
             for case in ask.cases:
                 if case.code is None:
-                    self._settle_fetched(ask, case, each.found, now)
+                    self._settle_fetched(each, case, now)
         return self._conclude([each.ask for each in waiting], [], Opened())
 
     def keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
@@ -191,12 +193,14 @@ class Desk:
         """Drop what is over and record the counts that are due; call it about once a second."""
         now = self._clock.now()
         self._cache.purge(now)
-        self._record_tally(now, everything=False)
+        self._tally.record_due(self._sink.append, now)
 
     def close(self) -> None:
         """Record what was only counted so far and forget every value."""
-        self._record_tally(self._clock.now(), everything=True)
-        self._cache.clear()
+        try:
+            self._tally.record_due(self._sink.append, self._clock.now(), everything=True)
+        finally:
+            self._cache.clear()
 
     def record(self, event: AuditRecord) -> None:
         """Record something that is no request, such as a changed configuration.
@@ -206,16 +210,16 @@ class Desk:
         """
         self._sink.append([event])
 
-    def _record_tally(self, now: int, *, everything: bool) -> None:
-        due = self._tally.due(now, everything=everything)
-        if due:
-            self._sink.append(due)
-
     def _decide_again(self, ask: Ask, now: int) -> None:
-        """Ask the policy again after a wait; what was refused before stays refused."""
+        """Ask issuers and policy again after a wait; what was refused before stays refused."""
         refused_before = {case.name: case for case in ask.cases if case.code is not None}
         open_cases(ask, self.configuration, now)
         ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
+        if ask.peer.identity_of(ask.request.token) is None:  # forgotten, because the issuers may have changed
+            try:
+                self.opener.verifier.verify(ask.request.token, now)
+            except WireError as error:
+                ask.refuse(error.code, error.reason)
 
     def _apply(self, ask: Ask, mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int) -> None:
         """Act on what the queue says, and on what this worker knows better."""
@@ -224,7 +228,7 @@ class Desk:
             return
         if self._backstop.is_replay(ask.request.request_id, mark.entry_id):
             ask.refuse(Code.INVALID, REPLAY)
-            noted.append(records.queue_distrusted(ask, "replay_mark_lost", now))
+            self._note_distrust(noted, ask, "replay_mark_lost", now)
             return
         if verdict.wait_us:
             ask.refuse(Code.RATE_LIMITED, "over_limit", -(-verdict.wait_us // 1000))
@@ -239,11 +243,16 @@ class Desk:
         wait_us = self._backstop.count(counted, now * 1000)
         if wait_us:
             ask.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
-            noted.append(records.queue_distrusted(ask, "limit_state_lost", now))
+            self._note_distrust(noted, ask, "limit_state_lost", now)
 
-    def _fill(self, ask: Ask, now: int) -> dict[str, int]:
-        """Give cached values to the cases that may have them; return what is missing and how long it may be kept."""
+    def _fill(self, ask: Ask, now: int) -> tuple[dict[str, int], dict[str, CachedValue | ProviderError]]:
+        """Give cached values to the cases that may have them.
+
+        Returns:
+            What is missing and for how many ms it may be kept; and what was there.
+        """
         missing: dict[str, int] = {}
+        there: dict[str, CachedValue | ProviderError] = {}
         for case in ask.cases:
             if case.code is None:
                 assert case.entry is not None
@@ -252,23 +261,24 @@ class Desk:
                 if known is None:
                     missing[case.entry.ref] = max(ttl_ms, missing.get(case.entry.ref, 0))
                 else:
+                    there[case.entry.ref] = known
                     self._settle(ask, case, known, now)
                     case.source = "cache"
-        return missing
+        return missing, there
 
-    def _settle_fetched(self, ask: Ask, case: Case, found: Mapping[str, Fetched | ProviderError], now: int) -> None:
+    def _settle_fetched(self, waiting: Waiting, case: Case, now: int) -> None:
         assert case.entry is not None
-        result = found.get(case.entry.ref)
-        case.source = "provider"
+        ref = case.entry.ref
+        result = waiting.found.get(ref)
+        case.source = "cache" if result is None else "provider"
         if isinstance(result, Fetched):
-            self._settle(ask, case, CachedValue(result, now), now)
+            self._settle(waiting.ask, case, CachedValue(result, now), now)
         elif result is not None:
-            self._settle(ask, case, result, now)
+            self._settle(waiting.ask, case, result, now)
         else:
             ttl_ms = self.configuration.ttl_of(case.entry) * 1000
-            known = self._cache.get(case.entry.ref, ttl_ms, now)
             gone = ProviderError(FailureKind.UNKNOWN, "no longer known")
-            self._settle(ask, case, gone if known is None else known, now)
+            self._settle(waiting.ask, case, self._cache.get(ref, ttl_ms, now) or waiting.known.get(ref, gone), now)
 
     def _settle(self, ask: Ask, case: Case, known: CachedValue | ProviderError, now: int) -> None:
         """Give a case its value and its end, or say why there is none."""
@@ -285,8 +295,12 @@ class Desk:
         body = ask.request.body
         if isinstance(body, Resolve) and body.ttl is not None:
             lifetimes.append(now + body.ttl * 1000)
+        ends = min(lifetimes)
+        if ends <= now:  # the token's end, within the skew, or that of a value while its request waited
+            case.refuse(Code.EXPIRED, "expired_already")
+            return
         case.value, case.version = known.fetched.value, known.fetched.version
-        case.expires_at = min(lifetimes)
+        case.expires_at = ends
         case.reason = None
 
     def _conclude(self, asks: Sequence[Ask], noted: list[AuditRecord], opened: Opened) -> list[Answer]:
@@ -303,6 +317,7 @@ class Desk:
             try:
                 self._sink.append(noted)
             except AuditError:
+                self._tally.not_recorded(noted)
                 plaintexts = [encode_refusal(ask, Code.AUDIT_UNAVAILABLE) for ask in asks]
         answers = [Answer(entry) for entry, _ in opened.junk]
         for ask, plaintext in zip(asks, plaintexts, strict=True):
@@ -341,6 +356,10 @@ class Desk:
         for case in ask.cases:
             name = case.name if case.entry else self._cache.redact(case.name)
             noted.append(records.access(ask, case, name, now, now_us, policy))
+
+    def _note_distrust(self, noted: list[AuditRecord], ask: Ask, reason: str, now: int) -> None:
+        kind = ("queue_distrusted", ask.identity.agent_id, ask.identity.run_id, reason)
+        self._note_refusal(noted, kind, records.queue_distrusted(ask, reason, now))
 
     def _note_refusal(self, noted: list[AuditRecord], kind: tuple[str, ...], record: AuditRecord) -> None:
         if self._tally.is_first(kind, record, self._clock.now()):

@@ -1,5 +1,6 @@
 """Refusals that anybody can cause without end are counted, not written line by line: no flood fills the disk."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ WINDOW_MS = 10_000
 @dataclass(slots=True)
 class _Counted:
     since: int
+    first: AuditRecord
     last: AuditRecord
     repeats: int = 0
 
@@ -33,14 +35,32 @@ class Tally:
         """
         counted = self._counts.get(kind)
         if counted is None:
-            self._counts[kind] = _Counted(now, record)
+            self._counts[kind] = _Counted(now, record, record)
             return True
         counted.last = record
         counted.repeats += 1
         return False
 
-    def due(self, now: int, *, everything: bool = False) -> list[AuditRecord]:
-        """One record, the last with its count, for each kind whose window is over and that came again."""
-        over = [kind for kind, c in self._counts.items() if everything or now - c.since >= WINDOW_MS]
-        ended = [self._counts.pop(kind) for kind in over]
-        return [replace(each.last, count=each.repeats) for each in ended if each.repeats]
+    def not_recorded(self, records: Sequence[AuditRecord]) -> None:
+        """Count those of `records` that were the first of their kind with the repeats: the audit did not take them."""
+        lost = {id(record) for record in records}
+        for counted in self._counts.values():
+            if id(counted.first) in lost:
+                counted.repeats += 1
+
+    def record_due(
+        self, append: Callable[[Sequence[AuditRecord]], None], now: int, *, everything: bool = False
+    ) -> None:
+        """Record how often each kind came again whose window is over: its last record, with the count.
+
+        Args:
+            append: makes records durable; if it raises, the counts are kept and due again.
+            now: the time, ms since the epoch.
+            everything: whether to end every window now.
+        """
+        over = {kind: c for kind, c in self._counts.items() if everything or now - c.since >= WINDOW_MS}
+        due = [replace(counted.last, count=counted.repeats) for counted in over.values() if counted.repeats]
+        if due:
+            append(due)
+        for kind in over:
+            del self._counts[kind]

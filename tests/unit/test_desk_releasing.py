@@ -1,0 +1,170 @@
+"""What the desk releases: for how long, from where, and what it writes down of it."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk_workbench import NOW, SECRETS, DeskBench
+
+from agent_sdk.wire.errors import Code
+
+HOUR = 3600 * 1000
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> DeskBench:
+    return DeskBench(tmp_path)
+
+
+async def test_a_granted_name_is_released_with_its_record(bench: DeskBench) -> None:
+    """The value goes to the run; the audit is told who, what, why, and not the value."""
+    run = bench.run(run_id="run-1", task="triage")
+    result = await bench.ask_one(run, "openai.api_key", purpose="call the model")
+    assert (result.value, result.version, result.source) == (b"value of openai", "7", "provider")
+    (record,) = bench.sink.records
+    assert (record.event, record.outcome, record.agent_id, record.run_id) == ("access", "granted", "claude", "run-1")
+    assert (record.secret_name, record.purpose, record.task) == ("openai.api_key", "call the model", "triage")
+    assert (record.rule, record.provider, record.issuer) == ("policy.yaml:4", "local", "local")
+    assert record.policy == bench.desk.configuration.policy.digest
+
+
+async def test_the_record_is_on_disk_before_the_reply_exists(bench: DeskBench) -> None:
+    """The sink is called before anything is sealed."""
+    run = bench.run()
+    sealed_at: list[int] = []
+
+    def entropy(size: int) -> bytes:
+        sealed_at.append(len(bench.sink.records))
+        return bytes(size)
+
+    bench.desk._entropy = entropy
+    await bench.ask(run, "openai.api_key")
+    assert sealed_at == [1]
+
+
+async def test_the_second_time_comes_from_the_cache(bench: DeskBench) -> None:
+    """Reply and audit say so, and the vault is not asked again."""
+    run = bench.run()
+    first, second = [await bench.ask_one(run, "openai.api_key") for _ in range(2)]
+    assert [first.source, second.source] == ["provider", "cache"]
+    assert [record.source for record in bench.sink.records] == ["provider", "cache"]
+    assert bench.vault.calls == [("local://openai",)]
+
+
+async def test_each_name_of_a_request_says_where_its_value_came_from(bench: DeskBench) -> None:
+    """A cached name beside a fetched one is still from the cache."""
+    run = bench.run()
+    await bench.ask(run, "openai.api_key")
+    reply = await bench.ask(run, "openai.api_key", "anthropic.api_key")
+    assert [result.source for result in reply.results] == ["cache", "provider"]
+    assert [record.source for record in bench.sink.records[1:]] == ["cache", "provider"]
+
+
+async def test_a_request_larger_than_the_cache_is_still_answered_whole(tmp_path: Path) -> None:
+    """A value that makes room for another one of the same request is not lost."""
+    bench = DeskBench(tmp_path, max_entries=1)
+    run = bench.run()
+    await bench.ask(run, "openai.api_key")
+    for _ in range(3):
+        reply = await bench.ask(run, "openai.api_key", "anthropic.api_key")
+        assert [result.value for result in reply.results] == [b"value of openai", b"value of anthropic"]
+
+
+@pytest.mark.parametrize(
+    ("files", "mint", "asked", "seconds"),
+    [
+        ({}, {}, {}, 300),
+        ({"registry": SECRETS.replace('"local://openai"', '{ref: "local://openai", ttl_seconds: 120}')}, {}, {}, 120),
+        ({"registry": SECRETS.replace('"local://openai"', '{ref: "local://openai", ttl_seconds: 9999}')}, {}, {}, 900),
+        ({"broker": "provider: {type: local}\ncache: {default_ttl_seconds: 40}"}, {}, {}, 40),
+        ({"broker": "provider: {type: local}\ncache: {max_ttl_seconds: 50}"}, {}, {}, 50),
+        ({"policy": "agents: {claude: {allow: [{secret: openai.api_key, max_ttl: 1m}]}}"}, {}, {}, 60),
+        ({}, {}, {"ttl": 5}, 5),
+        ({}, {}, {"ttl": 100_000}, 300),
+        ({}, {"ttl": timedelta(seconds=30)}, {}, 30),
+    ],
+    ids=["default", "entry", "maximum", "own default", "own maximum", "grant", "request", "request too long", "token"],
+)
+async def test_a_value_lives_as_long_as_the_shortest_of_its_limits(
+    tmp_path: Path, files: dict[str, Any], mint: dict[str, Any], asked: dict[str, Any], seconds: int
+) -> None:
+    """Registry, cache, grant, request and token each cut it; none prolongs it."""
+    bench = DeskBench(tmp_path, **files)
+    result = await bench.ask_one(bench.run(**mint), "openai.api_key", **asked)
+    assert result.expires_at == NOW + seconds * 1000
+
+
+async def test_a_cached_value_does_not_live_longer_for_being_asked_again(bench: DeskBench) -> None:
+    """Its end counts from the fetch, and after it the vault is asked again."""
+    run = bench.run()
+    await bench.ask(run, "openai.api_key")
+    bench.clock.time += 299_000
+    again = await bench.ask_one(run, "openai.api_key")
+    assert (again.source, again.expires_at) == ("cache", NOW + 300_000)
+    bench.clock.time += 1_000
+    fresh = await bench.ask_one(run, "openai.api_key")
+    assert (fresh.source, fresh.expires_at) == ("provider", NOW + 600_000)
+
+
+async def test_what_the_vault_does_not_have_is_remembered_briefly(bench: DeskBench) -> None:
+    """For ten seconds nobody makes the vault look again; then it may be there."""
+    run = bench.run()
+    del bench.vault.values["local://openai"]
+    for _ in range(3):
+        assert (await bench.ask_one(run, "openai.api_key")).code == Code.UNAVAILABLE
+    assert len(bench.vault.calls) == 1
+    bench.vault.values["local://openai"] = b"there now"
+    bench.clock.time += 10_000
+    assert (await bench.ask_one(run, "openai.api_key")).value == b"there now"
+    assert {record.reason for record in bench.sink.records if record.outcome == "refused"} == {"provider_not_found"}
+
+
+async def test_list_names_only_what_this_run_may_have(bench: DeskBench) -> None:
+    """Policy and scope apply, and the question is recorded."""
+    assert (await bench.ask(bench.run("codex"))).names == ("github.read_token", "openai.api_key")
+    assert (await bench.ask(bench.run("codex", scope=["github.*"]))).names == ("github.read_token",)
+    assert (await bench.ask(bench.run("random-script"))).names == ()
+    assert [(record.action, record.outcome) for record in bench.sink.records] == [("list", "granted")] * 3
+
+
+async def test_some_names_granted_and_some_not_is_partial(bench: DeskBench) -> None:
+    """Each name has its own outcome; one that is unknown and one that is another agent's look the same."""
+    reply = await bench.ask(bench.run(), "openai.api_key", "github.read_token", "no.such.name")
+    assert (reply.status, [(r.outcome, r.code, r.retry_after) for r in reply.results]) == (
+        "partial",
+        [("granted", None, None), ("refused", Code.DENIED, None), ("refused", Code.DENIED, None)],
+    )
+    assert [record.reason for record in bench.sink.records[1:]] == ["no_grant", "no_grant"]
+
+
+async def test_a_name_that_is_granted_but_not_in_the_registry_is_denied_like_any_other(tmp_path: Path) -> None:
+    """The reason is in the audit only."""
+    bench = DeskBench(tmp_path, policy="agents: {claude: {allow: [not.there]}}")
+    assert (await bench.ask_one(bench.run(), "not.there")).code == Code.DENIED
+    assert bench.sink.records[0].reason == "unknown_secret"
+
+
+@pytest.mark.parametrize("padding", range(-300, 40, 17))
+async def test_values_that_together_barely_fit_or_do_not_never_break_the_desk(tmp_path: Path, padding: int) -> None:
+    """Around the size cap the answer is either whole or `too_large`."""
+    bench = DeskBench(tmp_path)
+    run = bench.run()
+    bench.vault.values["local://openai"] = b"x" * (128 * 1024)
+    bench.vault.values["local://anthropic"] = b"y" * (126_800 + padding)
+    reply = await bench.ask(run, "openai.api_key", "anthropic.api_key")
+    assert reply.status == "ok" or reply.code == Code.TOO_LARGE
+
+
+async def test_the_largest_plaintext_there_can_be_is_either_sealed_or_refused(bench: DeskBench) -> None:
+    """At every length around the cap, to the byte."""
+    run, outcomes = bench.run(), set()
+    for size in range(126_650, 126_960):
+        bench.cache.clear()
+        bench.vault.values["local://openai"] = b"x" * (128 * 1024)
+        bench.vault.values["local://anthropic"] = b"y" * size
+        bench.admission.forget()
+        bench.desk._backstop.__init__()  # type: ignore[misc]  # limits are not what this is about
+        reply = await bench.ask(run, "openai.api_key", "anthropic.api_key")
+        outcomes.add(reply.code or reply.status)
+    assert outcomes == {"ok", Code.TOO_LARGE}
