@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
+from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.pipeline.desk import Waiting
 from broker_worker.ports import Entry, Fetched, Provider
@@ -14,6 +15,8 @@ DEADLINE_SECONDS = 12.0
 CALLS_PER_PROVIDER = 4
 MAX_WAITING = 10_000
 """How many requests may wait for vaults at once; more are refused as unavailable."""
+MAX_VERSION = 128
+"""Longest version of a value, in characters, that a reply can hold."""
 _BUSY_RETRY_MS = 2_000
 
 _log = structlog.get_logger()
@@ -49,9 +52,13 @@ class Fetches:
         return len(self._waiting) + len(self._ready)
 
     def replace(self, providers: Mapping[str, Provider]) -> None:
-        """Use other providers for what is asked from now on."""
+        """Use other providers from now on; what the former ones still answer is not used but asked for again."""
         self._providers = providers
         self._slots = {provider: asyncio.Semaphore(CALLS_PER_PROVIDER) for provider in set(providers.values())}
+        for each in self._waiting.values():
+            each.known.clear()
+            each.found.clear()
+            self._want(each.refs)
 
     def add(self, waiting: Iterable[Waiting]) -> None:
         """Have the references of requests fetched; the requests come back through `take_ready`."""
@@ -60,9 +67,12 @@ class Fetches:
                 self._give_up(each, FailureKind.RATE_LIMITED, "too many requests wait for vaults", _BUSY_RETRY_MS)
                 continue
             self._waiting[id(each)] = each
-            for ref, ttl_ms in each.refs.items():
-                if ref not in self._in_flight:
-                    self._wanted[ref] = max(ttl_ms, self._wanted.get(ref, 0))
+            self._want(each.refs)
+
+    def _want(self, refs: Mapping[str, int]) -> None:
+        for ref, ttl_ms in refs.items():
+            if ref not in self._in_flight:
+                self._wanted[ref] = max(ttl_ms, self._wanted.get(ref, 0))
         if self._wanted:
             self._work.set()
 
@@ -92,19 +102,19 @@ class Fetches:
                 self._in_flight.update(wanted)
                 by_provider: dict[Provider | None, list[str]] = {}
                 for ref in wanted:
-                    by_provider.setdefault(self._providers.get(ref.partition("://")[0]), []).append(ref)
+                    by_provider.setdefault(self._provider_of(ref), []).append(ref)
                 for provider, refs in by_provider.items():
                     group.create_task(self._fetch(provider, {ref: wanted[ref] for ref in refs}))
 
     async def _fetch(self, provider: Provider | None, wanted: Mapping[str, int]) -> None:
-        found: Mapping[str, Fetched | ProviderError] = {}
+        found: dict[str, object] = {}
         failure = ProviderError(FailureKind.UNKNOWN, "the provider gave no answer for this reference")
         try:
             if provider is None:
                 failure = ProviderError(FailureKind.BAD_REFERENCE, "no provider is configured for this scheme")
             else:
                 async with self._slots[provider], asyncio.timeout(self._deadline):
-                    found = await provider.get_many(list(wanted))
+                    found = dict(await provider.get_many(list(wanted)))
         except ProviderError as error:
             failure = error
         except TimeoutError:
@@ -113,7 +123,12 @@ class Fetches:
             _log.error("provider_defect", provider=provider and provider.name, error=type(error).__name__)
         finally:
             self._in_flight.difference_update(wanted)
-        self._deliver({ref: found.get(ref, failure) for ref in wanted}, wanted)
+        replaced = {ref: ttl_ms for ref, ttl_ms in wanted.items() if self._provider_of(ref) is not provider}
+        self._want(replaced)
+        self._deliver({ref: _usable(found.get(ref), failure) for ref in wanted.keys() - replaced.keys()}, wanted)
+
+    def _provider_of(self, ref: str) -> Provider | None:
+        return self._providers.get(ref.partition("://")[0])
 
     def _deliver(self, results: Mapping[str, Fetched | ProviderError], ttls: Mapping[str, int]) -> None:
         for ref, result in results.items():
@@ -131,3 +146,18 @@ class Fetches:
             each.found[ref] = ProviderError(kind, why, retry_after=retry_after)
         self._ready.append(each)
         self.done.set()
+
+
+def _usable(found: object, otherwise: ProviderError) -> Fetched | ProviderError:
+    """What a provider gave for a reference; `otherwise` if that is neither an error nor a value that could be sent."""
+    if isinstance(found, ProviderError):
+        return found
+    if not isinstance(found, Fetched) or type(found.value) is not bytes:
+        return otherwise
+    if not 0 < len(found.value) <= MAX_VALUE:
+        return ProviderError(
+            FailureKind.TOO_LARGE, f"the value has {len(found.value)} bytes; 1 to {MAX_VALUE} can be sent"
+        )
+    version: object = found.version
+    fits = version is None or (isinstance(version, str) and len(version) <= MAX_VERSION)
+    return found if fits else Fetched(found.value)
