@@ -53,17 +53,21 @@ def show(settings: Settings, as_json: bool) -> None:
     metavar="DURATION",
     help="How long the old key still opens requests; the longest life of a run if left out.",
 )
+@click.option("--destroy-old", is_flag=True, help="Destroy the older keys at once: running agents lose the broker.")
 @click.pass_obj
-def rotate(settings: Settings, overlap: int | None) -> None:
+def rotate(settings: Settings, overlap: int | None, destroy_old: bool) -> None:
     """Make a new intake key and destroy those whose overlap is over.
 
     Runs keep the intake key that they were launched with, so the overlap should not be shorter than they live.
     A running broker takes the new key at once; runs that are launched from now on use it.
     """
-    seconds = _longest_run(settings) if overlap is None else overlap
+    if destroy_old and overlap is not None:
+        raise click.UsageError("--destroy-old leaves no overlap")
+    seconds = 0 if destroy_old else _longest_run(settings) if overlap is None else overlap
     broker = rotate_intake(settings.keys_dir, seconds, time.time_ns() // 1_000_000)
     click.echo(_intake_line(broker))
-    click.echo(f"a replaced key is destroyed by the first rotation after {timedelta(seconds=seconds)}")
+    if not destroy_old:
+        click.echo(f"a replaced key is destroyed by the first rotation after {timedelta(seconds=seconds)}")
 
 
 def _longest_run(settings: Settings) -> int:

@@ -127,7 +127,7 @@ def rotate_intake(keys_dir: Path, overlap_seconds: int, now: int) -> BrokerKeys:
 
     Args:
         keys_dir: the folder with the keys.
-        overlap_seconds: how long a replaced key still opens requests.
+        overlap_seconds: how long a replaced key still opens requests; 0 destroys all older ones at once.
         now: the time, ms since the epoch.
 
     Returns:
@@ -139,7 +139,8 @@ def rotate_intake(keys_dir: Path, overlap_seconds: int, now: int) -> BrokerKeys:
     folder = keys_dir / INTAKE
     make_private_folder(folder)
     newest = max((key.created_at for key in _load_intake_keys(folder)), default=now - 1)
-    _create_intake(folder, max(now, newest + 1))  # the new key is the newest even if the clock went back
+    now = max(now, newest + 1)  # the new key is the newest even if the clock went back
+    _create_intake(folder, now)
     for newer, key in pairwise(_load_intake_keys(folder)):
         if now - newer.created_at >= overlap_seconds * 1000:
             _destroy(folder / f"{key.key_id.hex()}.key")

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from redis import Redis
 
+from agent_sdk.wire import keynames
 from broker_worker.cli import main
 from broker_worker.cli.doctor import examine, host
 from broker_worker.cli.doctor import queue as queue_module
@@ -23,7 +24,7 @@ from broker_worker.cli.init import create_installation
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, create_seed, load_seed
 from broker_worker.queue import embedded
-from broker_worker.queue.acl import operator_url
+from broker_worker.queue.acl import broker_url, operator_url
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
@@ -70,7 +71,19 @@ def queue_checks(settings: Settings) -> dict[str, Check]:
     return {check.name: check for check in check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents)}
 
 
-@pytest.mark.usefixtures("queue")
+@pytest.fixture
+def worker(settings: Settings, queue: EmbeddedServer) -> Iterator[None]:
+    """Something that listens to the doorbells as a worker does."""
+    with (
+        Redis.from_url(broker_url(queue.address, load_seed(settings.keys_dir / QUEUE))) as client,
+        client.pubsub() as bells,
+    ):
+        bells.psubscribe(keynames.EVERY_DOORBELL)
+        bells.get_message(timeout=5)
+        yield
+
+
+@pytest.mark.usefixtures("worker")
 def test_sound_installation_has_nothing_but_ok(settings: Settings) -> None:
     """A new installation with a running server passes every check."""
     assert [check for check in examine(settings) if check.status is not Status.OK] == []
@@ -83,6 +96,20 @@ def test_installation_that_does_not_run_is_not_broken(settings: Settings) -> Non
     assert (
         "warn  queue: the embedded server is not running\n      hint: start it with `secret-broker up`" in result.output
     )
+
+
+@pytest.mark.usefixtures("queue")
+def test_queue_without_workers_is_a_warning(settings: Settings) -> None:
+    """A server that nobody serves is named, because requests would wait for nobody."""
+    check = queue_checks(settings)["queue workers"]
+    assert check.status is Status.WARN
+    assert "no worker listens" in check.detail
+
+
+def test_broker_that_is_meant_to_run_and_does_not_is_a_failure(settings: Settings) -> None:
+    """A health check ends with 1 when the broker is down."""
+    arguments = ["--home", str(settings.home), "doctor", "--running", "--only", "queue"]
+    assert CliRunner().invoke(main, arguments).exit_code == 1
 
 
 def test_absent_installation_is_one_clear_failure(tmp_path: Path) -> None:

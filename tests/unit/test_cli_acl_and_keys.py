@@ -107,3 +107,10 @@ def test_overlap_that_is_no_duration_is_a_usage_error(settings: Settings) -> Non
     before = load_broker_keys(settings.keys_dir)
     assert run(settings, "keys", "rotate", "--overlap", "soon").exit_code == 2
     assert load_broker_keys(settings.keys_dir) == before
+
+
+def test_leaked_key_can_be_destroyed_at_once(settings: Settings) -> None:
+    """--destroy-old leaves the new key alone."""
+    old = load_broker_keys(settings.keys_dir).intake[0]
+    assert "0 older" in run(settings, "keys", "rotate", "--destroy-old").stdout
+    assert old not in load_broker_keys(settings.keys_dir).intake

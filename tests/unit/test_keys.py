@@ -155,6 +155,14 @@ def test_rotation_works_when_the_clock_went_back(tmp_path: Path) -> None:
     assert rotate_intake(tmp_path, 3600, NOW - 5000).intake[0] != old
 
 
+@pytest.mark.parametrize("now", [NOW - 5000, NOW, NOW + 1])
+def test_no_overlap_destroys_the_old_keys_at_once(tmp_path: Path, now: int) -> None:
+    """With an overlap of 0 only the new key is left, whatever the clock says."""
+    old = create_broker_keys(tmp_path, NOW).intake[0]
+    (new,) = rotate_intake(tmp_path, 0, now).intake
+    assert new != old
+
+
 def test_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the key cannot be synced the error says so and names the file."""
 

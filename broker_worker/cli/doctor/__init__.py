@@ -31,14 +31,15 @@ _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--only", multiple=True, type=click.Choice(PARTS), help="Check this part only; may be repeated.")
+@click.option("--running", is_flag=True, help="The broker is meant to run: it is a FAIL if it does not.")
 @click.pass_obj
-def doctor(settings: Settings, as_json: bool, only: tuple[str, ...]) -> None:
+def doctor(settings: Settings, as_json: bool, only: tuple[str, ...], running: bool) -> None:
     """Check this installation: files, keys, policy, vault, queue, audit.
 
-    Each line is ok, warn or FAIL, with what to do. The exit code is 1 if there is a FAIL. A broker need not run.
+    Each line is ok, warn or FAIL, with what to do. The exit code is 1 if there is a FAIL. The broker need not run.
     """
     found = []
-    for check in examine(settings, only or PARTS):
+    for check in examine(settings, only or PARTS, running=running):
         found.append(check)
         if not as_json:
             _print(check)
@@ -52,12 +53,13 @@ def doctor(settings: Settings, as_json: bool, only: tuple[str, ...]) -> None:
         raise click.exceptions.Exit(FOUND_WRONG)
 
 
-def examine(settings: Settings, parts: Collection[str] = PARTS) -> Iterator[Check]:
+def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool = False) -> Iterator[Check]:
     """Every check of some parts, in the order in which problems are best mended; none of them changes anything.
 
     Args:
         settings: the installation.
         parts: which of `PARTS`.
+        running: whether the broker is meant to run.
     """
     configuration, refused = _configuration(settings)
     agents = () if configuration is None else tuple(configuration.policy.agents)
@@ -70,7 +72,7 @@ def examine(settings: Settings, parts: Collection[str] = PARTS) -> Iterator[Chec
         "provider": lambda: [] if configuration is None else asyncio.run(_check_providers(settings, configuration)),
         "audit": lambda: host.check_audit(settings),
         "memory": lambda: host.check_memory(settings),
-        "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents),
+        "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents, running=running),
     }
     for part, check in checks.items():
         if part in parts:

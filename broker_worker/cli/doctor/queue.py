@@ -1,7 +1,7 @@
 """Checks of the queue's server: reachable, users, persistence, eviction, clock."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ from broker_worker.cli.doctor.check import Check, failed, guarded, ok, warn
 from broker_worker.queue.acl import agent_user, broker_url, operator_url
 from broker_worker.settings import Settings
 
+Verdict = Callable[[str, str, str], Check]
 _OLDEST = (7, 0)
 _FULL = 0.8
 _SKEW_WARN_MS = 1000
@@ -26,21 +27,27 @@ _START = "start it with `secret-broker up`"
 _STRANGER = "sb-doctor-stranger"
 
 
-def check_queue(settings: Settings, queue_key: bytes, agents: Iterable[str]) -> Iterator[Check]:
-    """Everything about the server; if it is not there, only that.
+def check_queue(
+    settings: Settings, queue_key: bytes, agents: Iterable[str], *, running: bool = False
+) -> Iterator[Check]:
+    """Everything about the server and whether workers listen to it; if it is not there, only that.
 
     Args:
         settings: which server.
         queue_key: the 32 bytes of keys/queue.key.
         agents: the agents of the policy.
+        running: whether the broker is meant to run, so that it is a failure if it does not.
     """
-    client, found = _connect(settings, queue_key)
+    absent = failed if running else warn
+    client, found = _connect(settings, queue_key, absent)
     yield found
     if client is None:
         return
     with client:
         yield from guarded("queue transport", lambda: _check_transport(settings))
-        yield from guarded("queue workers", lambda: _check_workers(broker_url(settings.queue_address, queue_key)))
+        yield from guarded(
+            "queue workers", lambda: _check_workers(broker_url(settings.queue_address, queue_key), absent)
+        )
         for name, check in (
             ("queue version", lambda: _check_version(client)),
             ("queue clock", lambda: _check_clock(client)),
@@ -51,11 +58,11 @@ def check_queue(settings: Settings, queue_key: bytes, agents: Iterable[str]) -> 
             yield from guarded(name, lambda name=name, check=check: _if_permitted(name, check()))  # type: ignore[misc]  # mypy cannot infer a lambda's default arguments
 
 
-def _connect(settings: Settings, queue_key: bytes) -> tuple["Redis | None", Check]:
+def _connect(settings: Settings, queue_key: bytes, absent: Verdict) -> tuple["Redis | None", Check]:
     """The first way in that the server grants: our operator's user, the workers', the URL's own."""
     address = settings.queue_address
     if settings.redis_url is None and not settings.socket_path.exists():
-        return None, warn("queue", "the embedded server is not running", _START)
+        return None, absent("queue", "the embedded server is not running", _START)
     where = "REDIS_URL" if settings.redis_url else str(settings.socket_path)
     ways = (
         (operator_url(address, queue_key), "as operator"),
@@ -72,17 +79,17 @@ def _connect(settings: Settings, queue_key: bytes) -> tuple["Redis | None", Chec
             client.close()
         except RedisError as error:
             client.close()
-            return None, _unreachable(settings, where, error)
+            return None, _unreachable(settings, where, error, absent)
         else:
             return client, ok("queue", f"{where} answers ({how})")
     return None, failed("queue", f"{where} lets none of our users in: {refused}", _LOAD_ACL)
 
 
-def _unreachable(settings: Settings, where: str, error: RedisError) -> Check:
+def _unreachable(settings: Settings, where: str, error: RedisError, absent: Verdict) -> Check:
     if settings.redis_url:
         return failed("queue", f"{where} does not answer: {error}", "is it running, and REDIS_URL right?")
     if isinstance(error, RedisConnectionError):
-        return warn("queue", "the embedded server is not running; it left its socket behind", _START)
+        return absent("queue", "the embedded server is not running; it left its socket behind", _START)
     return failed("queue", f"the embedded server does not answer: {error}", f"see {settings.run_dir / 'valkey.log'}")
 
 
@@ -111,14 +118,18 @@ def _check_transport(settings: Settings) -> Iterator[Check]:
         yield warn("queue transport", detail, "use rediss://")
 
 
-def _check_workers(url: str) -> Iterator[Check]:
+def _check_workers(url: str, absent: Verdict) -> Iterator[Check]:
+    """Whether the workers' user gets in, and whether a worker listens to the doorbells."""
     with _client(url) as client:
         try:
             client.xlen(keynames.AUDIT)
         except (AuthenticationError, NoPermissionError) as error:
             yield failed("queue workers", f"the workers' user is not let in: {error}", _LOAD_ACL)
+            return
+        if client.pubsub_numpat():
+            yield ok("queue workers", "their user gets in, and a worker listens")
         else:
-            yield ok("queue workers", "the workers' user gets in")
+            yield absent("queue workers", "their user gets in, but no worker listens", _START)
 
 
 def _check_version(client: "Redis") -> Iterator[Check]:
