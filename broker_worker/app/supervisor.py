@@ -95,6 +95,7 @@ class Supervisor:
             *("worker", "--name", name, "--until-stdin-ends"),
         ]
         process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+        _log.info("worker_launched", worker=name, pid=process.pid)
         ended = asyncio.ensure_future(process.wait())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -117,6 +118,8 @@ class Supervisor:
                 changed.clear()
                 try:
                     configuration = await asyncio.to_thread(load_configuration, self._settings.config_dir)
+                    if self._server is not None:
+                        self._server.set_agents(configuration.policy.agents)
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
                 except BrokerError as error:

@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 from agent_sdk.wire import keynames
 from broker_worker.core.errors import QueueError
 from broker_worker.ports import Answer, Entry
-from broker_worker.queue.connection import Command
+from broker_worker.queue.connection import Command, QueueConnection
 
 BATCH = 256
 """How many entries one read takes, all watched agents together."""
@@ -19,6 +19,8 @@ CHANNEL_MS = 20 * 60 * 1000
 CHANNEL_REFRESH_MS = 60 * 1000
 AHEAD_MS = 24 * 3600 * 1000
 """An entry id this far ahead of the clock was written to end its stream, ms."""
+STREAM_BYTES = 64 * 1024 * 1024
+"""How much memory an agent's request stream may take before it is cut down."""
 MAX_DELIVERIES = 5
 """An entry that so many workers took and did not finish is given up."""
 
@@ -82,6 +84,26 @@ def is_far_ahead(entry_id: bytes, now: int) -> bool:
 def group_commands(agents: Iterable[str]) -> list[Command]:
     """Make sure that each agent has a request stream with the consumer group, from its first entry on."""
     return [("XGROUP", "CREATE", keynames.requests(a), keynames.GROUP, "0", "MKSTREAM") for a in agents]
+
+
+async def trim_overfull(connection: QueueConnection, agents: Sequence[str]) -> dict[str, int]:
+    """Cut down streams that take too much of the server's memory: whoever fills its stream loses its own requests.
+
+    The queue's users cannot be kept from filling a stream that they may write to, and a server without memory serves
+    nobody.
+
+    Returns:
+        How many entries each of these agents lost.
+
+    Raises:
+        QueueError: if the connection broke.
+    """
+    asked: list[Command] = [("MEMORY", "USAGE", keynames.requests(agent), "SAMPLES", 5) for agent in agents]
+    usage = await connection.call_all(asked)
+    full = [a for a, used in zip(agents, usage, strict=True) if isinstance(used, int) and used > STREAM_BYTES]
+    trims: list[Command] = [("XTRIM", keynames.requests(agent), "MAXLEN", BATCH) for agent in full]
+    cut = await connection.call_all(trims)
+    return {agent: count for agent, count in zip(full, cut, strict=True) if isinstance(count, int) and count}
 
 
 class ReplyWriter:

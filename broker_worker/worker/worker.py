@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from agent_sdk.wire import keynames
 from broker_worker.core.errors import AuditError, QueueError
 from broker_worker.core.hot_set import NOBODY, HotSet
-from broker_worker.pipeline import Desk
+from broker_worker.pipeline import Desk, records
 from broker_worker.pipeline.session import start_session
 from broker_worker.ports import Clock, Entry
 from broker_worker.queue.claims import claim, hold
@@ -26,6 +26,7 @@ from broker_worker.queue.streams import (
     is_far_ahead,
     read_command,
     read_entries,
+    trim_overfull,
 )
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
@@ -221,6 +222,10 @@ class Worker:
         self._note_activity(entries)
         if entries:
             await lane.serve(entries)
+        for agent, count in (await trim_overfull(connection, agents)).items():
+            _log.warning("stream_overfull", agent=agent, dropped=count)
+            with contextlib.suppress(AuditError):  # the log has it; the next batch will meet the same disk
+                self._desk.record(records.unauthenticated(agent, "stream_overfull", self._clock.now(), count))
         for agent in self._ended_streams.intersection(agents):
             await self._mend(connection, agent)
 
