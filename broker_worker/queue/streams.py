@@ -6,6 +6,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from agent_sdk.wire import keynames
+from agent_sdk.wire.errors import WireError
 from broker_worker.core.errors import QueueError
 from broker_worker.ports import Answer, Entry
 from broker_worker.queue.connection import Command, QueueConnection
@@ -59,9 +60,12 @@ def read_entries(reply: Any, received_us: int) -> list[Entry]:
             return []
         raise QueueError(f"the queue refuses to be read: {reply}") from reply
     entries = []
-    for key, found in reply:
-        agent = keynames.agent_of_requests(key.decode())
-        entries += [as_entry(agent, entry_id, fields, received_us) for entry_id, fields in found]
+    try:
+        for key, found in reply:
+            agent = keynames.agent_of_requests(key.decode())
+            entries += [as_entry(agent, entry_id, fields, received_us) for entry_id, fields in found]
+    except (WireError, TypeError, ValueError, AttributeError):
+        raise QueueError("the queue's answer is not that of request streams") from None
     return entries
 
 

@@ -1,0 +1,70 @@
+"""What a worker remembers by itself is bounded, never stricter than the truth, and enough to catch a lying queue."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_worker.core.backstop import SLACK_US, Backstop
+from broker_worker.core.limits import Rate, count_one
+
+RATE = Rate(6, 60_000, 3)
+NOW = 1_800_000_000_000_000
+
+
+def test_the_same_request_in_another_entry_is_a_replay() -> None:
+    """In the same entry, claimed again, it is not."""
+    backstop = Backstop()
+    assert not backstop.is_replay(b"request", b"1-0")
+    assert not backstop.is_replay(b"request", b"1-0")
+    assert backstop.is_replay(b"request", b"2-0")
+
+
+def test_memory_is_two_generations() -> None:
+    """At least one generation of requests is remembered, and at most two."""
+    backstop = Backstop(generation=10)
+    for number in range(100):
+        backstop.is_replay(b"r%d" % number, b"1-0")
+    assert all(backstop.is_replay(b"r%d" % number, b"2-0") for number in range(90, 100))
+    assert len(backstop._seen) + len(backstop._seen_before) <= 20
+
+
+def test_limits_are_forgotten_when_they_are_whole_again() -> None:
+    """However many there were."""
+    backstop = Backstop(generation=10)
+    for number in range(100):
+        backstop.count([(f"k{number}", RATE, 1)], NOW + number * 60_000_000)
+    assert len(backstop._tats) <= 11
+
+
+def test_a_limit_that_is_exceeded_by_more_than_clocks_explain_is_refused() -> None:
+    """With the time to wait; what was refused does not count."""
+    backstop = Backstop()
+    assert [backstop.count([("k", RATE, 1)], NOW) > 0 for _ in range(5)] == [False, False, False, True, True]
+    wait = backstop.count([("k", RATE, 1)], NOW)
+    assert backstop.count([("k", RATE, 1)], NOW + wait) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 15_000_000), st.integers(1, 3)), max_size=60), st.integers(0, SLACK_US))
+def test_what_the_queue_rightly_admits_is_never_refused(steps: list[tuple[int, int]], behind: int) -> None:
+    """Even if this worker's clock lags behind the queue's by the slack."""
+    backstop, tat, now = Backstop(), 0, NOW
+    for later, names in steps:
+        now += later
+        trial, within = tat, True
+        for _ in range(names):
+            ok, number = count_one(RATE, trial, now)
+            within = within and ok
+            trial = number if ok else trial
+        if within:
+            tat = trial
+            assert backstop.count([("k", RATE, names)], now - behind) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5_000_000), st.integers(1, 3)), max_size=80))
+def test_a_queue_that_admits_everything_lifts_a_limit_by_the_slack_only(steps: list[tuple[int, int]]) -> None:
+    """In any stretch of time: the burst, what the rate adds, and what clocks may explain."""
+    backstop, now, admitted = Backstop(), NOW, 0
+    for later, names in steps:
+        now += later
+        if backstop.count([("k", RATE, names)], now) == 0:
+            admitted += names
+    assert admitted <= RATE.burst + (now - NOW + SLACK_US) // RATE.interval + 1
