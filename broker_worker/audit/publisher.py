@@ -179,5 +179,15 @@ class AuditPublisher:
 
 
 async def _in_time(answer: Awaitable[Any]) -> Any:
-    async with asyncio.timeout(_TIMEOUT_SECONDS):
-        return await answer
+    """Await an answer of the queue, with a deadline, and be cancelled by whoever cancels meanwhile.
+
+    redis-py sends through `asyncio.wait_for`, which on Python 3.11 forgets a cancellation that comes just when the
+    send is done; without the look behind it the task would go on for ever.
+    """
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            return await answer
+    finally:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError

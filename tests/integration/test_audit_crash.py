@@ -1,8 +1,9 @@
 """The audit of processes that die or meet real limits: what was acknowledged is on disk, whole and verifiable."""
 
-import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,24 +49,29 @@ sink.close()
 """
 
 
-def start(script: str, folder: Path) -> "subprocess.Popen[str]":
-    """A process with the audit's workbench at hand."""
+@contextmanager
+def running(script: str, folder: Path) -> "Iterator[subprocess.Popen[str]]":
+    """A process with the audit's workbench at hand, killed at the end whatever happens."""
     arguments = [sys.executable, "-c", script, str(_WORKBENCH), str(folder)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("batches", [1, 7, 60])
 def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path, batches: int) -> None:
     """kill -9 under load: every acknowledged record is there, and a restart goes on without a gap."""
     folder = tmp_path / "audit"
-    with start(_WRITER, folder) as process:
+    with running(_WRITER, folder) as process:
         assert process.stdout is not None
         acknowledged = 0
         for _ in range(batches):
             acknowledged = int(process.stdout.readline())
         with pytest.raises(SetupError, match="another process"):
             open_sink(folder)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         rest = process.stdout.read().split()
     acknowledged = int(rest[-1]) if rest else acknowledged
     assert runs_in(folder)[:acknowledged] == [f"run-{number}" for number in range(acknowledged)]
@@ -83,7 +89,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path, batc
 def test_a_real_limit_tears_a_write_and_leaves_no_trace(tmp_path: Path) -> None:
     """The kernel takes a part of the batch and refuses the rest: the part is cut off, later batches go through."""
     folder = tmp_path / "audit"
-    with start(_LIMITED, folder) as process:
+    with running(_LIMITED, folder) as process:
         output, _ = process.communicate(timeout=30)
     assert output.splitlines() == ["cannot write the audit: File too large", "True"]
     assert runs_in(folder) == ["run-1", "run-5"]

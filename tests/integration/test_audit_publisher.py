@@ -1,8 +1,10 @@
 """The audit stream on a real server: complete, in order, and caught up after whatever happened."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -258,6 +260,33 @@ async def test_a_file_that_shrinks_under_the_publisher_does_not_spin(
     async with Running(client, sink) as publisher:
         assert not await publisher.drain(0.2)
     assert len(warnings) == 1
+
+
+class ForgetfulClient:
+    """A client that answers as if nothing had been when its call is cancelled."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    def register_script(self, _: str) -> None:
+        """No script is ever run."""
+
+    async def xrevrange(self, *_: object, count: int) -> list[object]:
+        self.asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return []
+
+
+async def test_a_cancellation_that_the_client_swallows_still_ends_the_publisher(sink: JsonlSink) -> None:
+    """redis-py on Python 3.11 can forget a cancellation; a worker that drains must not wait for ever."""
+    client = ForgetfulClient()
+    task = asyncio.create_task(AuditPublisher(cast("Redis", client), sink).run())
+    await client.asked.wait()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=DEADLINE)
+    assert done
+    assert task.cancelled()
 
 
 async def test_the_stream_and_the_files_verify_together(
