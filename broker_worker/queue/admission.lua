@@ -12,11 +12,12 @@ local batch = cmsgpack.unpack(ARGV[1])
 local asks, rates = batch[1], batch[2]
 local tats, changed = {}, {}
 
-local function tat_of(i)
-  local tat = tats[i]
+-- by key, since two rates of one batch may count against the same state
+local function tat_of(key)
+  local tat = tats[key]
   if tat == nil then
-    tat = tonumber(redis.call('GET', KEYS[rates[i][1]]) or '0') or 0
-    tats[i] = tat
+    tat = tonumber(redis.call('GET', KEYS[key]) or '0') or 0
+    tats[key] = tat
   end
   return tat
 end
@@ -24,8 +25,8 @@ end
 local function wait_for(limits, count)
   local wait = 0
   for _, i in ipairs(limits) do
-    local tat, rate = tat_of(i), rates[i]
-    local excess = math.max(tat, now) + rate[2] * count - now - rate[3]
+    local rate = rates[i]
+    local excess = math.max(tat_of(rate[1]), now) + rate[2] * count - now - rate[3]
     if excess > wait then wait = excess end
   end
   return wait
@@ -33,8 +34,9 @@ end
 
 local function count_against(limits, count)
   for _, i in ipairs(limits) do
-    tats[i] = math.max(tat_of(i), now) + rates[i][2] * count
-    changed[i] = true
+    local key = rates[i][1]
+    tats[key] = math.max(tat_of(key), now) + rates[i][2] * count
+    changed[key] = true
   end
 end
 
@@ -60,8 +62,8 @@ for _, ask in ipairs(asks) do
     end
   end
 end
-for i in pairs(changed) do
-  local keep = math.ceil((tats[i] - now) / 1000) + 1000
-  redis.call('SET', KEYS[rates[i][1]], string.format('%.0f', tats[i]), 'PX', string.format('%.0f', keep))
+for key in pairs(changed) do
+  local keep = math.ceil((tats[key] - now) / 1000) + 1000
+  redis.call('SET', KEYS[key], string.format('%.0f', tats[key]), 'PX', string.format('%.0f', keep))
 end
 return out

@@ -8,6 +8,7 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from broker_worker.core.errors import QueueError
+from broker_worker.core.limits import Rate
 from broker_worker.ports import AdmissionAsk, Limit, Verdict
 from broker_worker.queue.connection import Command, QueueConnection
 
@@ -43,18 +44,26 @@ class QueueAdmission:
 
 
 def pack_batch(asks: Sequence[AdmissionAsk]) -> tuple[list[str], bytes]:
-    """The script's keys and its argument for a batch; limits that several asks share are listed once."""
+    """The script's keys and its argument for a batch; limits that several asks share are listed once.
+
+    Grants of one name may differ in their rates and still count against one state.
+    """
     keys = [ask.replay_key for ask in asks]
     rates: list[tuple[int, int, int]] = []
     index_of: dict[str, int] = {}
+    rate_at: list[Rate] = []
 
     def index(limit: Limit) -> int:
         known = index_of.get(limit.key)
+        if known is not None and rate_at[known - 1] is limit.rate:
+            return known
         if known is None:
             keys.append(limit.key)
-            rates.append((len(keys), limit.rate.interval, limit.rate.tolerance))
-            known = index_of[limit.key] = len(rates)
-        return known
+        place = len(keys) if known is None else rates[known - 1][0]
+        rates.append((place, limit.rate.interval, limit.rate.tolerance))
+        rate_at.append(limit.rate)
+        index_of[limit.key] = len(rates)
+        return len(rates)
 
     packed = [
         (

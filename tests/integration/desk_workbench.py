@@ -22,7 +22,6 @@ from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.cache.memory import MemoryCache
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import AuditError, FailureKind, ProviderError, QueueError
-from broker_worker.core.limits import count_one
 from broker_worker.files.configuration import load_configuration
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.desk import Served
@@ -165,12 +164,8 @@ class LocalAdmission:
         """All or nothing over the limits, as the script on the queue does."""
         now, wait, after = self._now_us(), 0, dict(self._tats)
         for limit in limits:
-            for _ in range(names):
-                within, number = count_one(limit.rate, after.get(limit.key, 0), now)
-                if within:
-                    after[limit.key] = number
-                else:
-                    wait = max(wait, number)
+            after[limit.key] = max(self._tats.get(limit.key, 0), now) + limit.rate.interval * names
+            wait = max(wait, after[limit.key] - now - limit.rate.tolerance)
         if not wait:
             self._tats = after
         return wait

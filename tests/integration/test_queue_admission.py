@@ -1,0 +1,230 @@
+"""Replay marks and limits on a real server: the script there counts exactly as `core.limits` does here."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from broker_worker.core.errors import QueueError
+from broker_worker.core.limits import Rate, count_one
+from broker_worker.ports import AdmissionAsk, Limit, Verdict
+from broker_worker.queue import admission as admission_module
+from broker_worker.queue.admission import QueueAdmission, pack_batch, read_verdicts
+from broker_worker.queue.connection import QueueConnection
+
+SCRIPT = admission_module._SCRIPT.decode()
+RATES = [Rate(1, 1000, 1), Rate(6, 60_000, 3), Rate(1000, 1000, 50), Rate(7, 1000, 5), Rate(1, 366 * 86_400_000, 2)]
+LIMITS = [Limit(f"sb:lim:{{k}}:{number}", rate) for number, rate in enumerate(RATES)]
+ALTERNATIVE = Limit(LIMITS[1].key, Rate(60, 60_000, 2))  # another grant of the same name
+
+
+@pytest.fixture
+async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
+    opened = QueueConnection(valkey_url, "test")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def ask(request: str, entry: str = "1-0", *limits: Limit, count: int = 1, names: Any = ()) -> AdmissionAsk:
+    return AdmissionAsk(f"sb:seen:{request}", entry.encode(), 60_000, count, limits, names)
+
+
+# --- the script against the arithmetic ---------------------------------------------------------------------------
+
+
+class Model:
+    """The same in Python, counting one name after the other with `count_one`."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, AdmissionAsk] = {}
+        self._refused: set[str] = set()
+        self._tats: dict[str, int] = {}
+
+    def agrees(self, one: AdmissionAsk, verdict: Verdict, now: int) -> bool:
+        """Whether a verdict is right; every wait to the microsecond."""
+        first = self._first.setdefault(one.replay_key, one)
+        if first.entry_id != one.entry_id:
+            return verdict == Verdict(replay=True)
+        if first is not one:
+            return verdict == Verdict(False, 0, (0,) * len(one.name_limits))
+        if verdict.replay or not self._is_right(one.limits, one.count, now, verdict.wait_us):
+            return False
+        if verdict.wait_us:
+            return verdict.name_waits_us == ()
+        names = zip(one.name_limits, verdict.name_waits_us, strict=True)
+        return all(self._is_right(limits, 1, now, wait) for limits, wait in names)
+
+    def _is_right(self, limits: Sequence[Limit], count: int, now: int, wait: int) -> bool:
+        """Whether a wait is the shortest that helps; counts if there is none."""
+        if wait:
+            never = any(count > limit.rate.burst for limit in limits)
+            return never or (self._fits(limits, count, now + wait) and not self._fits(limits, count, now + wait - 1))
+        return self._fits(limits, count, now, keep=True)
+
+    def _fits(self, limits: Sequence[Limit], count: int, now: int, *, keep: bool = False) -> bool:
+        """Whether all limits admit that many at that time."""
+        after = {}
+        for limit in limits:
+            tat = self._tats.get(limit.key, 0)
+            for _ in range(count):
+                within, tat = count_one(limit.rate, tat, now)
+                if not within:
+                    return False
+            after[limit.key] = tat
+        if keep:
+            self._tats |= after
+        return True
+
+
+_limits = st.lists(st.sampled_from([*LIMITS, ALTERNATIVE]), max_size=3, unique_by=lambda limit: limit.key).map(tuple)
+_asks = st.tuples(
+    st.integers(0, 9), st.integers(0, 1), _limits, st.integers(1, 4), st.lists(_limits, max_size=4).map(tuple)
+)
+_batches = st.lists(st.tuples(st.integers(0, 3_000_000), st.lists(_asks, max_size=8)), max_size=5)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_batches)
+def test_the_script_counts_as_the_core_does(valkey_url: str, batches: list[tuple[int, list[Any]]]) -> None:
+    """Over random batches, shared limits, repeats and times, every verdict is right to the microsecond."""
+    assert SCRIPT.count("redis.call('TIME')") == 1
+    timed = SCRIPT.replace("redis.call('TIME')", "{ARGV[2], ARGV[3]}")
+    model, now, made = Model(), time.time_ns() // 1000, dict[tuple[int, int], AdmissionAsk]()
+    with Redis.from_url(valkey_url, protocol=2) as client:
+        client.flushall()
+        for later, steps in batches:
+            now += later
+            asks = []
+            for request, entry, limits, count, names in steps:
+                fresh = ask(str(request), f"{entry}-0", *limits, count=count, names=names)
+                known = made.setdefault((request, entry), fresh)
+                asks.append(replace(known))  # an equal one, so that the model can tell a repeat
+            keys, argument = pack_batch(asks)
+            reply = client.eval(timed, len(keys), *keys, argument, now // 1_000_000, now % 1_000_000)
+            for one, verdict in zip(asks, read_verdicts(asks, reply), strict=True):
+                assert model.agrees(one, verdict, now), (one, verdict)
+
+
+def test_two_rates_of_one_state_each_hold_in_one_batch(valkey_url: str) -> None:
+    """Grants with different rates for different runs: neither lends its rate to the other."""
+    wide, narrow = Limit("sb:lim:{k}:grant:x", Rate(100, 1000, 100)), Limit("sb:lim:{k}:grant:x", Rate(1, 60_000, 1))
+    asks = [ask(str(n), "1-0", names=((limit,),)) for n, limit in enumerate((wide, narrow, narrow, wide))]
+    keys, argument = pack_batch(asks)
+    with Redis.from_url(valkey_url, protocol=2) as client:
+        verdicts = read_verdicts(asks, client.eval(SCRIPT, len(keys), *keys, argument))
+    assert [verdict.name_waits_us[0] > 0 for verdict in verdicts] == [False, True, True, False]
+
+
+# --- over the connection that workers use ------------------------------------------------------------------------
+
+
+async def test_a_batch_is_one_call_even_when_the_script_is_not_loaded(connection: QueueConnection) -> None:
+    """After a restart of the server the script is sent once more, by itself."""
+    await connection.call("SCRIPT", "FLUSH")
+    await connection.call("CONFIG", "RESETSTAT")
+    admission = QueueAdmission(connection)
+    for number in range(2):
+        (verdict,) = await admission.admit([ask(f"r{number}", "1-0", LIMITS[1], names=((LIMITS[2],),))])
+        assert verdict == Verdict(False, 0, (0,))
+    stats = await connection.call("INFO", "commandstats")
+    assert b"cmdstat_eval:calls=1," in stats
+    assert b"cmdstat_evalsha:calls=2," in stats
+
+
+async def test_the_same_entry_is_admitted_again_and_counted_once(connection: QueueConnection) -> None:
+    """Another entry with the same request is a replay, whoever asks."""
+    admission = QueueAdmission(connection)
+    first = [await admission.admit([ask("r", "1-0", LIMITS[0])]) for _ in range(3)]
+    assert first == [[Verdict(False, 0, ())]] * 3
+    assert await admission.admit([ask("r", "2-0", LIMITS[0])]) == [Verdict(replay=True)]
+    (other,) = await admission.admit([ask("other", "3-0", LIMITS[0])])
+    assert 0 < other.wait_us <= 1_000_000
+
+
+async def test_copies_within_one_batch_are_found(connection: QueueConnection) -> None:
+    """The first one counts."""
+    verdicts = await QueueAdmission(connection).admit([ask("r", f"{n}-0") for n in range(3)])
+    assert [verdict.replay for verdict in verdicts] == [False, True, True]
+
+
+async def test_marks_and_limits_end_by_themselves(connection: QueueConnection) -> None:
+    """Every key has an end, so nothing piles up: marks with their request, limits when they are whole again."""
+    admission = QueueAdmission(connection)
+    await admission.admit([AdmissionAsk("sb:seen:r", b"1-0", 60_000, 2, (LIMITS[1],))])
+    mark, limit = [await connection.call("PTTL", key) for key in ("sb:seen:r", LIMITS[1].key)]
+    assert 59_000 < mark <= 60_000
+    assert 20_000 < limit <= 21_000
+
+
+async def test_two_workers_share_a_limit(valkey_url: str, connection: QueueConnection) -> None:
+    """Together they admit the burst and no more."""
+    other = QueueConnection(valkey_url, "other")
+    await other.open()
+    workers = [QueueAdmission(connection), QueueAdmission(other)]
+    slow = Limit("sb:lim:{x}:agent", Rate(1, 3_600_000, 10))
+    verdicts = await asyncio.gather(
+        *(worker.admit([ask(f"{n}-{i}", "1-0", slow) for i in range(20)]) for n, worker in enumerate(workers))
+    )
+    assert sum(verdict.wait_us == 0 for batch in verdicts for verdict in batch) == 10
+    await other.close()
+
+
+@pytest.mark.parametrize("state", ["junk", "-1", "9" * 30, "1e400", "nan", "0x10"])
+async def test_a_limit_state_that_somebody_wrote_never_admits_more_than_an_empty_one(
+    connection: QueueConnection, state: str
+) -> None:
+    """Whatever stands there, the answer is a number or an error of the queue; never more than the burst."""
+    await connection.call("SET", LIMITS[0].key, state)
+    admitted = 0
+    for number in range(5):
+        try:
+            (verdict,) = await QueueAdmission(connection).admit([ask(f"r{number}", "1-0", LIMITS[0])])
+        except QueueError:
+            continue
+        admitted += not verdict.replay and verdict.wait_us == 0
+    assert admitted <= LIMITS[0].rate.burst
+
+
+async def test_a_key_of_another_type_is_an_error_of_the_queue(connection: QueueConnection) -> None:
+    """Nothing is admitted on it."""
+    await connection.call("LPUSH", LIMITS[0].key, "x")
+    with pytest.raises(QueueError, match="refuses to admit"):
+        await QueueAdmission(connection).admit([ask("r", "1-0", LIMITS[0])])
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"OK", None, [], [0], [0, 0, 0], [0, -5], ["0", 0], [0, b"0"], [True, 0], 7],
+    ids=repr,
+)
+def test_an_answer_that_does_not_fit_its_question_admits_nothing(reply: object) -> None:
+    """A queue that answers anything else is not believed."""
+    with pytest.raises(QueueError, match="answer to an admission"):
+        read_verdicts([ask("r", "1-0", names=((LIMITS[0],),))], reply)
+
+
+async def test_a_connection_that_breaks_admits_nothing(valkey_url: str, connection: QueueConnection) -> None:
+    """It is not known what was counted, so nothing may be released."""
+    with Redis.from_url(valkey_url) as client:
+        client.client_kill_filter(_id=str(connection.client_id))
+    with pytest.raises(QueueError):
+        await QueueAdmission(connection).admit([ask("r")])
+
+
+def test_limits_that_several_requests_share_are_listed_once() -> None:
+    """The script sees one state for one key."""
+    keys, _ = pack_batch([ask(str(n), "1-0", LIMITS[0], names=((LIMITS[0], LIMITS[1]),)) for n in range(3)])
+    assert keys == ["sb:seen:0", "sb:seen:1", "sb:seen:2", LIMITS[0].key, LIMITS[1].key]
+
+
+def test_the_script_is_part_of_the_package() -> None:
+    """It is found beside the module that runs it."""
+    assert Path(admission_module.__file__).with_name("admission.lua").read_text() == SCRIPT
