@@ -3,6 +3,7 @@
 from broker_worker.cli.acl import acl
 from broker_worker.cli.audit import audit
 from broker_worker.cli.completion import completion
+from broker_worker.cli.demo import demo
 from broker_worker.cli.doctor import doctor
 from broker_worker.cli.init import init
 from broker_worker.cli.keys import keys
@@ -15,6 +16,7 @@ from broker_worker.cli.worker import up, worker
 main.add_command(acl)
 main.add_command(audit)
 main.add_command(completion)
+main.add_command(demo)
 main.add_command(doctor)
 main.add_command(init)
 main.add_command(keys)

@@ -1,0 +1,72 @@
+"""The program that the demo's agents run: it asks for secrets with the SDK and tells what came of it, never a value.
+
+It is run as a file, so that its process loads the SDK and nothing of the broker. Orders come as JSON lines on standard
+input; for each it writes JSON lines, one for every request and a last one `{"event": "done"}`. It ends with its input.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from agent_sdk import AsyncSecretBroker, NotGranted, Secret
+
+
+async def serve() -> None:
+    """Take the run's credential, then carry out orders until there are no more."""
+    async with AsyncSecretBroker() as broker:
+        loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "broker_worker")
+        inherited = sorted(name for name in os.environ if name.startswith("SECRET_BROKER") or name == "REDIS_URL")
+        tell(event="ready", broker_modules=loaded, broker_variables=inherited)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            await carry_out(broker, json.loads(line))
+            tell(event="done")
+
+
+async def carry_out(broker: AsyncSecretBroker, order: dict[str, Any]) -> None:
+    """Ask for what the order lists: one after another, or without waiting for answers at a pace in seconds."""
+    challenge = bytes.fromhex(order["challenge"])
+    if order["pace"] is None:
+        for name, purpose in order["asks"]:
+            await ask(broker, name, purpose, challenge)
+        return
+    async with asyncio.TaskGroup() as group:
+        for name, purpose in order["asks"]:
+            group.create_task(ask(broker, name, purpose, challenge))
+            if order["pace"]:
+                await asyncio.sleep(order["pace"])
+
+
+async def ask(broker: AsyncSecretBroker, name: str, purpose: str, challenge: bytes) -> None:
+    """Ask for one secret and tell the outcome."""
+    started = time.monotonic()
+    try:
+        secret = await broker.get(name, purpose=purpose)
+    except NotGranted as refusal:
+        outcome: dict[str, Any] = {"outcome": refusal.code, "words": str(refusal), "retry_after": refusal.retry_after}
+    else:
+        outcome = {
+            "outcome": "granted",
+            "source": secret.source,
+            "shown": f"{secret} {secret!r}",
+            "proof": prove(secret, challenge),
+        }
+    tell(event="answer", name=name, purpose=purpose, started=started, ended=time.monotonic(), **outcome)
+
+
+def prove(secret: Secret, challenge: bytes) -> str:
+    """Show whoever knows the value, and nobody else, that we have it."""
+    return hmac.new(challenge, secret.reveal_bytes(), hashlib.sha256).hexdigest()
+
+
+def tell(**event: object) -> None:
+    """Write one event."""
+    print(json.dumps(event), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

@@ -1,0 +1,213 @@
+"""The demo's agents: processes of their own, each started with `secret-broker launch`, that carry out our orders."""
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from broker_worker.cli.demo.house import House
+from broker_worker.core.errors import SetupError
+
+NAMES = ("claude", "codex", "grok", "random-script")
+PROGRAM = Path(__file__).with_name("agent.py")
+_START_SECONDS = 30.0
+_ORDER_SECONDS = 60.0
+_STOP_SECONDS = 3.0
+
+Asks = Sequence[tuple[str, str]]
+"""Names to ask for, each with its purpose."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
+    """An agent has its credential.
+
+    Args:
+        broker_modules: which of the broker's modules its process has loaded.
+        broker_variables: which of the broker's variables are left in its environment.
+    """
+
+    broker_modules: tuple[str, ...]
+    broker_variables: tuple[str, ...]
+
+
+class Answer(msgspec.Struct, frozen=True, tag_field="event", tag="answer", kw_only=True):
+    """What came of one request, as the agent told it; there is no value in it.
+
+    Args:
+        name: the secret's name.
+        purpose: what the agent said that it is for.
+        outcome: `granted` or the refusal's code.
+        started: when it asked, seconds on the clock that all processes share.
+        ended: when it had the answer.
+        source: where the broker had the value from.
+        words: the refusal's message.
+        retry_after: seconds after which asking again may help.
+        shown: what printing the secret shows.
+        proof: keyed hash of the value, hexadecimal; never printed.
+    """
+
+    name: str
+    purpose: str
+    outcome: str
+    started: float
+    ended: float
+    source: Literal["cache", "provider"] | None = None
+    words: str = ""
+    retry_after: float | None = None
+    shown: str = ""
+    proof: str = ""
+
+    @property
+    def granted(self) -> bool:
+        """Whether the agent got the value."""
+        return self.outcome == "granted"
+
+    @property
+    def seconds(self) -> float:
+        """How long the agent waited."""
+        return self.ended - self.started
+
+
+class Done(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
+    """An order is carried out."""
+
+
+_DECODER = msgspec.json.Decoder(Ready | Answer | Done)
+
+
+class Agent:
+    """One agent's process.
+
+    Args:
+        name: the agent's id.
+        process: the process, its standard streams piped.
+        log: the file of its standard error.
+        house: knows the values, to check what the agent got.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path, house: House) -> None:
+        self.name = name
+        self.answers: list[Answer] = []
+        """Everything that it was answered so far."""
+        self.printed = bytearray()
+        """Everything that its process wrote to standard output."""
+        self._process = process
+        self._log = log
+        self._values = house.values
+        self._challenge = secrets.token_bytes(32)
+
+    def __repr__(self) -> str:
+        return f"Agent({self.name!r})"
+
+    async def ready(self) -> Ready:
+        """Wait until it has its credential.
+
+        Raises:
+            SetupError: if it ended, or does not say so in time.
+        """
+        event = await self._next(_START_SECONDS)
+        if not isinstance(event, Ready):
+            raise self._trouble("spoke out of turn")
+        return event
+
+    async def ask(
+        self, asks: Asks, told: Callable[[Answer], None] | None = None, *, pace: float | None = None
+    ) -> list[Answer]:
+        """Have it ask for secrets.
+
+        Args:
+            asks: what for, in order.
+            told: is called for each answer when it comes.
+            pace: seconds from one request to the next, whether answered or not; None to wait for each answer.
+
+        Returns:
+            The answers in the order in which they came.
+
+        Raises:
+            SetupError: if it ended, or takes too long.
+        """
+        assert self._process.stdin is not None
+        order = {"asks": asks, "pace": pace, "challenge": self._challenge.hex()}
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        answers = []
+        while not isinstance(event := await self._next(_ORDER_SECONDS), Done):
+            if not isinstance(event, Answer):
+                raise self._trouble("spoke out of turn")
+            answers.append(event)
+            self.answers.append(event)
+            if told is not None:
+                told(event)
+        return answers
+
+    def has_right_value(self, answer: Answer) -> bool:
+        """Whether the agent holds the value that lies in the vault under that name."""
+        value = self._values.get(answer.name, b"")
+        expected = hmac.new(self._challenge, value, hashlib.sha256).hexdigest()
+        return bool(value) and hmac.compare_digest(expected, answer.proof)
+
+    async def stop(self) -> None:
+        """End it: its input ends, and if that is not enough, it is killed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        self.printed += await self._process.stdout.read()  # to its end, so that the pipe is closed with the loop
+
+    async def _next(self, seconds: float) -> Ready | Answer | Done:
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(seconds):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise self._trouble(f"said nothing for {seconds:.0f} s") from None
+        self.printed += line
+        if not line:
+            raise self._trouble("ended")
+        try:
+            event: Ready | Answer | Done = _DECODER.decode(line)
+        except msgspec.MsgspecError:
+            raise self._trouble("wrote what is not understood") from None
+        return event
+
+    def _trouble(self, what: str) -> SetupError:
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return SetupError(f"the demo's agent {self.name} {what}", hint=lines[-1] if lines else "")
+
+
+@contextlib.asynccontextmanager
+async def on_stage(house: House) -> AsyncIterator[dict[str, Agent]]:
+    """Launch all agents, each as a run with a credential of its own; they are gone at the end."""
+    agents: dict[str, Agent] = {}
+    try:
+        for name in NAMES:
+            agents[name] = await _launch(house, name)
+        yield agents
+    finally:
+        await asyncio.shield(asyncio.gather(*(agent.stop() for agent in agents.values())))
+
+
+async def _launch(house: House, name: str) -> Agent:
+    log = house.settings.home / f"agent-{name}.log"
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *house.command("launch", "--agent", name, "--task", "the demo", "--", sys.executable, "-P", str(PROGRAM)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env=house.environment(),
+            start_new_session=True,
+        )
+    return Agent(name, process, log, house)

@@ -1,0 +1,228 @@
+"""The demo's own installation: a temporary home, made as `init` makes it and run as `secret-broker up` runs it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+from redis.asyncio import Redis
+
+from broker_worker.cli.init import create_installation
+from broker_worker.core.errors import SetupError
+from broker_worker.files.keys import QUEUE, VAULT, load_seed
+from broker_worker.private_files import write_private
+from broker_worker.providers.local_vault import LocalVault, VaultKeys
+from broker_worker.queue.acl import broker_url, operator_url
+from broker_worker.queue.embedded import MAX_SOCKET_PATH
+from broker_worker.settings import Settings
+
+WORKERS = ("worker-1", "worker-2")
+POLICY = """\
+agents:
+  claude:
+    allow:
+      - openai.api_key
+      - anthropic.api_key
+  codex:
+    allow:
+      - github.read_token
+      - openai.api_key
+  grok:
+    allow:
+      - openai.api_key
+  random-script:
+    allow: []
+
+default: deny
+"""
+"""Who may have what, as written into policy.yaml."""
+CANARY = "DEMOCANARYDEMO"
+"""Stands in every value of the demo and nowhere else, so that one that escapes is found."""
+_PREFIXES = {
+    "openai.api_key": "sk-proj-",
+    "anthropic.api_key": "sk-ant-api03-",
+    "github.read_token": "github_pat_",
+}
+_START_SECONDS = 30.0
+_STOP_SECONDS = 25.0
+_POLL_SECONDS = 0.02
+_LONGEST_FOLDER = MAX_SOCKET_PATH - len("/sb-demo-12345678/run/valkey.sock")
+_OURS = ("SECRET_BROKER", "REDIS_URL", "OP_SERVICE_ACCOUNT_TOKEN")
+
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], T], seconds: float) -> T:
+    """Look again and again until something is found, or the time is over; returns what was found last."""
+    end = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < end:  # noqa: ASYNC110  # what changes is on disk or the queue
+        await asyncio.sleep(_POLL_SECONDS)
+    return found
+
+
+class House:
+    """An installation of its own.
+
+    Args:
+        home: its folder, empty.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings(home=home, redis_url=None)
+        self.values: Mapping[str, bytes] = {
+            name: f"{prefix}{CANARY}{secrets.token_urlsafe(24)}".encode() for name, prefix in _PREFIXES.items()
+        }
+        self.log = home / "up.log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    def __repr__(self) -> str:
+        return f"House({str(self.settings.home)!r})"
+
+    def furnish(self) -> None:
+        """Make keys, configuration and vault, write the policy, and put made-up values into the vault.
+
+        Raises:
+            BrokerError: if that cannot be done.
+        """
+        now = time.time_ns() // 1_000_000
+        create_installation(self.settings, "local", now)
+        write_private(self.settings.config_dir / "policy.yaml", POLICY.encode())
+        key_file = self.settings.keys_dir / VAULT
+        vault = LocalVault(self.settings.vault_file, VaultKeys(lambda: load_seed(key_file), lambda: None))
+        for name, value in self.values.items():
+            vault.set(name, value, now)
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment without what may point to another installation or a real vault."""
+        return {name: text for name, text in os.environ.items() if not name.startswith(_OURS)}
+
+    def command(self, *arguments: str) -> list[str]:
+        """A command line of `secret-broker` on this home."""
+        return [sys.executable, "-m", "broker_worker.cli", "--home", str(self.settings.home), *arguments]
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Run `secret-broker up` with two workers; they and the queue are gone at the end.
+
+        Raises:
+            SetupError: if it does not start.
+        """
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self.command("--log-json", "up", "--workers", str(len(WORKERS))),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                start_new_session=True,  # Ctrl-C is for us alone; we end them in order
+            )
+        try:
+            await self._ready(self._process)
+            yield
+        finally:
+            await asyncio.shield(self._stop(self._process))
+
+    async def _ready(self, process: asyncio.subprocess.Process) -> None:
+        def started() -> bool:
+            return process.returncode is not None or all(self.starts_of(name) for name in WORKERS)
+
+        if not await until(started, _START_SECONDS) or process.returncode is not None:
+            raise SetupError(
+                f"the broker did not start: {self._last_words()}", hint="`secret-broker doctor` on a home of your own"
+            )
+
+    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        await asyncio.to_thread(self._end_server)
+
+    def _end_server(self) -> None:
+        """End the queue's server if `up` could not do so itself."""
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self._url(operator_url), protocol=2) as client:
+            client.shutdown(nosave=True)
+
+    def events(self) -> Iterator[Mapping[str, Any]]:
+        """What `up` and its workers logged."""
+        for line in self.log.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    yield event
+
+    def starts_of(self, worker: str) -> int:
+        """How often a worker became ready so far."""
+        return sum(event.get("event") == "worker_ready" and event.get("worker") == worker for event in self.events())
+
+    def ended_workers(self) -> int:
+        """How often a worker ended without being told to."""
+        return sum(event.get("event") == "worker_ended" for event in self.events())
+
+    def errors(self) -> list[str]:
+        """What `up` and its workers logged as errors."""
+        return [
+            " ".join(f"{key}={text}" for key, text in event.items() if key not in ("level", "timestamp"))
+            for event in self.events()
+            if event.get("level") == "error"
+        ]
+
+    def pid_of(self, worker: str) -> int:
+        """The process id of a worker.
+
+        Raises:
+            SetupError: if `up` did not log it.
+        """
+        pids = [
+            event["pid"]
+            for event in self.events()
+            if event.get("event") == "worker_launched" and event.get("worker") == worker
+        ]
+        if not pids:
+            raise SetupError(f"the process id of {worker} is not known")
+        return int(pids[-1])
+
+    def queue(self) -> "Redis":
+        """A client of the queue with all rights that workers have; it holds no key that opens anything."""
+        return Redis.from_url(self._url(broker_url), protocol=2, socket_timeout=10.0)
+
+    @property
+    def queue_key(self) -> bytes:
+        """What the passwords of the queue's users come from."""
+        return load_seed(self.settings.keys_dir / QUEUE)
+
+    def queue_files(self) -> list[Path]:
+        """The files that the queue's server wrote, its append-only log among them."""
+        return sorted(path for path in (self.settings.run_dir / "valkey").rglob("*") if path.is_file())
+
+    def _url(self, of: Callable[[str, bytes], str]) -> str:
+        return of(self.settings.queue_address, self.queue_key)
+
+    def _last_words(self) -> str:
+        lines = self.errors() or self.log.read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def temporary_home(*, keep: bool) -> Iterator[Path]:
+    """A folder of our own, removed at the end unless it is to be kept."""
+    usual = tempfile.gettempdir()
+    home = Path(tempfile.mkdtemp(prefix="sb-demo-", dir=usual if len(usual) <= _LONGEST_FOLDER else "/tmp"))  # noqa: S108  # mkdtemp makes it private
+    try:
+        yield home
+    finally:
+        if not keep:
+            shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""`secret-broker demo`: the whole story on real parts, in a process of its own, with nothing left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from broker_worker.cli.demo.house import CANARY
+from broker_worker.cli.demo.stage import WIDTH
+from broker_worker.cli.demo.traces import Search
+
+COMMAND = [sys.executable, "-m", "broker_worker.cli", "demo"]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the demo needs the embedded server")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a demo that ran to its end left: its outputs, its exit code, the folder it had for temporary files."""
+
+    out: str
+    err: str
+    code: int
+    folder: Path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """An environment whose variables of ours all lead astray: the demo must not follow them."""
+    misleading = {"SECRET_BROKER_HOME": str(folder / "elsewhere"), "REDIS_URL": "redis://127.0.0.1:1"}
+    return {**os.environ, **misleading, "TMPDIR": str(folder), "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Shown]:
+    """One demo, without a terminal."""
+    with tempfile.TemporaryDirectory(prefix="sbt-") as name:  # short: a socket's path has to fit
+        yield run(Path(name))
+
+
+def run(folder: Path) -> Shown:
+    """Run a demo to its end."""
+    done = subprocess.run(
+        COMMAND,
+        env=environment(folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Shown(done.stdout, done.stderr, done.returncode, folder)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for temporary files of a demo that is interrupted."""
+    with tempfile.TemporaryDirectory(prefix="sbt-") as name:
+        yield Path(name)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines of running processes that name a folder, which all of a demo's do but the demo's own."""
+    if Path("/proc/self/cmdline").exists():
+        listed = "\n".join(map(command_line, Path("/proc").glob("[0-9]*")))
+    else:
+        listed = subprocess.run(["ps", "-A", "-ww", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(folder) in line]
+
+
+def command_line(process: Path) -> str:
+    """The command line of a process in /proc; empty if it is gone."""
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_every_claim_holds(shown: Shown) -> None:
+    """The demo exits with 0, no claim failed, and it says how long it took."""
+    assert shown.code == 0, shown.out + shown.err
+    summary = re.search(r"^(\d+) claims held, 0 failed, in [0-9.]+ s\.$", shown.out, re.MULTILINE)
+    assert summary is not None
+    assert int(summary[1]) == len(re.findall(r"^   ok      ", shown.out, re.MULTILINE)) >= 28
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"   claude         openai\.api_key       granted         (vault|cache) +[0-9.]+ m?s   \"embed the docum.*\"",
+        r"   claude         github\.read_token    denied +[0-9.]+ m?s   \".*\"",
+        r"   claude         payroll\.master_key   denied .*",
+        r"   random-script  anthropic\.api_key    denied .*",
+        r"   ok      13 requests, 6 granted: exactly what the policy allows, nothing to random-script",
+        r"   codex          500 requests         \d+ granted +\d+ rate-limited: ask again in .*",
+        r"   ok      claude and grok: all 80 requests granted, \d+ of them asked while the flood was on",
+        r"   worker-1 +killed          with \d+ requests? of (claude|grok).* in its hands",
+        r"   ok      nothing is lost: 80 requests, 80 granted",
+        r"   ok      claude's request, once more +recorded: invalid, reason replay",
+        r"   ok      the same on grok's stream +recorded: unauthenticated, reason cannot_open",
+        r"   ok      random bytes on codex's stream +recorded: unauthenticated, reason malformed",
+        r"   ok      a token that they signed themselves +recorded: unauthenticated, reason bad_token",
+        r"   ok      verified: \d+ lines of 2 workers, .*",
+        r"   ok      the changed line is found, and where it is",
+        r"   ok      the queue's log and files +0 occurrences in +[0-9,]+ bytes",
+        r"   ok      the same search finds a marker of ours in the queue's log, in all three forms",
+        r"   secret-broker init +.*",
+    ],
+)
+def test_story_is_told(shown: Shown, line: str) -> None:
+    """Each act shows who asked for what and what came of it, and states what was checked."""
+    assert re.search(f"^{line}$", shown.out, re.MULTILINE), shown.out
+
+
+def test_no_value_is_shown(shown: Shown) -> None:
+    """What every value of the demo contains is nowhere in its output, in no form."""
+    search = Search([CANARY.encode()])
+    search.look((shown.out + shown.err).encode())
+    assert not search.found
+
+
+def test_output_fits_and_is_clean(shown: Shown) -> None:
+    """Without a terminal there are no colours, no line is longer than 100 columns, and nothing is on stderr."""
+    assert "\x1b" not in shown.out
+    assert max(map(len, shown.out.splitlines())) <= WIDTH
+    assert shown.err == ""
+
+
+def test_nothing_is_left_behind(shown: Shown) -> None:
+    """After it, its home is removed and its server, workers and agents are gone."""
+    assert list(shown.folder.iterdir()) == []
+    assert processes_of(shown.folder) == []
+
+
+def test_interrupted_demo_leaves_nothing(folder: Path) -> None:
+    """Ctrl-C in the middle ends every process, removes the home and exits with 130."""
+    with subprocess.Popen(
+        COMMAND, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        try:
+            while "Everybody asks" not in (line := demo.stdout.readline()):
+                assert line, demo.stderr.read()
+            assert processes_of(folder)
+            demo.send_signal(signal.SIGINT)
+            _, errors = demo.communicate(timeout=60)
+        finally:
+            demo.kill()
+    assert demo.returncode == 130
+    assert errors == "interrupted\n"
+    end = time.monotonic() + 10
+    while (left := processes_of(folder)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []
+    assert list(folder.iterdir()) == []
