@@ -17,6 +17,7 @@ from agent_sdk.wire.audit import MAX_LINE
 
 _NAME = re.compile(r"(?P<worker>[a-z0-9._-]{1,64})-(?P<chain>[0-9a-f]{16})-(?P<first>[0-9]{12,16})\.jsonl", re.ASCII)
 _BLOCK = 256 * 1024
+_USUAL_LINE = 768
 HEAD_SUFFIX = ".head"
 LOCK_SUFFIX = ".lock"
 
@@ -128,8 +129,10 @@ def read_lines(start: Position, end: Position, max_lines: int) -> tuple[Sequence
         OSError: if the file cannot be read.
     """
     is_last = start.file == end.file
-    limit = max(0, min(_BLOCK, end.offset - start.offset)) if is_last else _BLOCK
-    with start.file.path.open("rb") as file:
+    limit = max(2 * MAX_LINE, max_lines * _USUAL_LINE)
+    if is_last:
+        limit = max(0, min(limit, end.offset - start.offset))
+    with start.file.path.open("rb", buffering=0) as file:
         file.seek(start.offset)
         block = file.read(limit)
     lines = block[: block.rfind(b"\n") + 1].split(b"\n", max_lines)[:-1][:max_lines]

@@ -16,7 +16,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from agent_sdk.wire import keynames
-from agent_sdk.wire.audit import event_id, format_time
+from agent_sdk.wire.audit import format_time
 from broker_worker.audit.chain_files import Position, list_files, read_lines
 from broker_worker.audit.position import position_after, position_before, skip_older
 from broker_worker.audit.sink import JsonlSink
@@ -31,12 +31,16 @@ _PAGE = 512
 _LINGER_SECONDS = 0.02
 _TIMEOUT_SECONDS = 10.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
-_INLINE_BYTES = 1024 * 1024
+_INLINE_BYTES = 64 * 1024 * 1024
 
-# One call and one short answer for many events: a pipeline would have the client parse an answer for each.
+# One call, four arguments and one short answer for many events: a pipeline would have the worker, whose time is dear,
+# pack each line and parse an answer for it. The event ids are those of `agent_sdk.wire.audit.event_id`.
 _PUBLISH = """
-for i = 2, #ARGV, 2 do
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'e', ARGV[i], 'd', ARGV[i + 1])
+local sequence = tonumber(ARGV[3])
+for line in string.gmatch(ARGV[4], '([^\\n]*)\\n') do
+  local id = string.format('%s-%012d', ARGV[2], sequence)
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'e', id, 'd', line)
+  sequence = sequence + 1
 end
 """
 _log = structlog.get_logger()
@@ -132,9 +136,8 @@ class AuditPublisher:
         await asyncio.sleep(_LINGER_SECONDS)  # the answers of the batch go first, and more events come together
 
     async def _send(self, start: Position, lines: Sequence[bytes]) -> None:
-        arguments: list[int | str | bytes] = [self._keep]
-        for sequence, line in enumerate(lines, start.sequence):
-            arguments += (event_id(start.file.chain, sequence), line)
+        block = b"\n".join((*lines, b""))
+        arguments = (self._keep, start.file.chain, start.sequence, block)
         await _in_time(self._script(keys=[keynames.AUDIT], args=arguments))
         if self._delay:
             _log.info("the audit stream is written again")
