@@ -52,7 +52,7 @@ async def _run(process: Process, until_stdin_ends: bool) -> None:
     changed = asyncio.Event()
     _on_signals(process.worker.stop, changed)
     if until_stdin_ends:
-        _on_end_of_stdin(process.worker.stop)
+        on_end_of_stdin(process.worker.stop)
     with contextlib.suppress(AuditError):  # the worker still runs, and refuses, until the disk is back
         process.record("worker_started", str(process.sink.recovery) or None)
     background = [
@@ -91,7 +91,8 @@ def _on_signals(stop: Callable[[], None], changed: asyncio.Event) -> None:
     loop.add_signal_handler(signal.SIGHUP, changed.set)
 
 
-def _on_end_of_stdin(stop: Callable[[], None]) -> None:
+def on_end_of_stdin(stop: Callable[[], None]) -> None:
+    """Call `stop` on the running loop when standard input ends: when whoever holds its other end is gone."""
     loop = asyncio.get_running_loop()
 
     def wait_for_the_end() -> None:

@@ -140,6 +140,21 @@ def test_nothing_is_left_behind(shown: Shown) -> None:
 
 def test_interrupted_demo_leaves_nothing(folder: Path) -> None:
     """Ctrl-C in the middle ends every process, removes the home and exits with 130."""
+    code, errors = end_in_the_middle(folder, signal.SIGINT)
+    assert (code, errors) == (130, "interrupted\n")
+    assert await_end_of_processes(folder) == []
+    assert list(folder.iterdir()) == []
+
+
+def test_killed_demo_leaves_no_process(folder: Path) -> None:
+    """Even if the demo itself is killed, its server, workers and agents end; only its folder stays."""
+    code, _ = end_in_the_middle(folder, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert await_end_of_processes(folder) == []
+
+
+def end_in_the_middle(folder: Path, number: int) -> tuple[int, str]:
+    """Send a signal to a demo while its first act is on; returns its exit code and its errors."""
     with subprocess.Popen(
         COMMAND, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as demo:
@@ -149,14 +164,16 @@ def test_interrupted_demo_leaves_nothing(folder: Path) -> None:
             while "Everybody asks" not in (line := demo.stdout.readline()):
                 assert line, demo.stderr.read()
             assert processes_of(folder)
-            demo.send_signal(signal.SIGINT)
+            demo.send_signal(number)
             _, errors = demo.communicate(timeout=60)
         finally:
             demo.kill()
-    assert demo.returncode == 130
-    assert errors == "interrupted\n"
-    end = time.monotonic() + 10
+    return demo.returncode, errors
+
+
+def await_end_of_processes(folder: Path) -> list[str]:
+    """Wait until no process names the folder, for at most half a minute; returns those that are left."""
+    end = time.monotonic() + 30
     while (left := processes_of(folder)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert left == []
-    assert list(folder.iterdir()) == []
+    return left

@@ -118,8 +118,8 @@ class House:
         """
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *self.command("--log-json", "up", "--workers", str(len(WORKERS))),
-                stdin=asyncio.subprocess.DEVNULL,
+                *self.command("--log-json", "up", "--workers", str(len(WORKERS)), "--until-stdin-ends"),
+                stdin=asyncio.subprocess.PIPE,  # ends with us, however we end
                 stdout=log,
                 stderr=log,
                 env=self.environment(),
