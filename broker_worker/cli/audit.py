@@ -201,16 +201,21 @@ def _show(report: Report, folder: Path) -> None:
     if report.more:
         click.echo(f"… and {report.more} more")
     what = (
-        f"{report.lines} lines with {report.checkpoints} signed checkpoints in {report.files} files, "
-        f"{report.chains} chains of {report.workers} workers in {folder}"
+        f"{_count(report.lines, 'line')} with {_count(report.checkpoints, 'signed checkpoint')} in "
+        f"{_count(report.files, 'file')}, {_count(report.chains, 'chain')} of {_count(report.workers, 'worker')} in {folder}"
     )
     if report.ok:
-        warned = f", {len(report.warnings)} warnings" if report.warnings else ""
+        warned = f", {_count(len(report.warnings), 'warning')}" if report.warnings else ""
         click.echo(f"ok: {what}{warned}")
     else:
-        click.echo(f"FAILED: {len(report.problems) + report.more} problems; {what}")
+        click.echo(f"FAILED: {_count(len(report.problems) + report.more, 'problem')}; {what}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _note_unreadable(count: int) -> None:
     if count:
-        click.echo(f"{count} lines are no audit events; `secret-broker audit verify` says which", err=True)
+        said = f"{_count(count, 'line')} cannot be read as audit events"
+        click.echo(f"{said}; `secret-broker audit verify` says which", err=True)

@@ -87,7 +87,7 @@ def test_verify_names_the_place_and_fails(run: Callable[..., Result], home: Path
     result = run("verify", "--identity", IDENTITY.hex())
     assert result.exit_code == 1
     assert f"FAIL  changed  {path.name}:3: sequence 2: this line does not have the hash" in result.output
-    assert "FAILED: 1 problems" in result.output
+    assert "FAILED: 1 problem; " in result.output
 
 
 def test_verify_speaks_json(run: Callable[..., Result], home: Path) -> None:
@@ -213,7 +213,7 @@ def test_unreadable_lines_are_told(run: Callable[..., Result], home: Path) -> No
     for command in ("tail", "query"):
         result = run(command)
         assert len(result.stdout.splitlines()) == 7
-        assert "1 lines are no audit events; `secret-broker audit verify` says which" in result.stderr
+        assert "1 line cannot be read as audit events; `secret-broker audit verify` says which" in result.stderr
 
 
 def test_hostile_text_cannot_reach_the_terminal() -> None:
