@@ -320,11 +320,13 @@ class Desk:
                 self._tally.not_recorded(noted)
                 plaintexts = [encode_refusal(ask, Code.AUDIT_UNAVAILABLE) for ask in asks]
         answers = [Answer(entry) for entry, _ in opened.junk]
-        for ask, plaintext in zip(asks, plaintexts, strict=True):
+        nonces = self._entropy(NONCE_BYTES * len(asks))
+        for at, (ask, plaintext) in enumerate(zip(asks, plaintexts, strict=True)):
             if ask.reason == REPLAY:
                 answers.append(Answer(ask.entry))
                 continue
-            envelope = ask.peer.seal(self.session, plaintext, self._entropy(NONCE_BYTES))
+            nonce = nonces[at * NONCE_BYTES : (at + 1) * NONCE_BYTES]
+            envelope = ask.peer.seal(self.session, plaintext, nonce)
             answers.append(Answer(ask.entry, ask.peer.reply_stream, envelope))
         return answers
 

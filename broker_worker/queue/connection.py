@@ -7,9 +7,10 @@ XADD twice.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from hiredis import pack_command
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
@@ -18,6 +19,11 @@ from broker_worker.core.errors import QueueError
 CONNECT_SECONDS = 5.0
 
 Command = tuple[str | bytes | int, ...]
+
+
+def pack(commands: Iterable[Command]) -> bytes:
+    """The bytes of commands, packed by hiredis: redis-py's own packer takes four times as long."""
+    return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub wants 1-tuples
 
 
 class QueueConnection:
@@ -64,7 +70,7 @@ class QueueConnection:
         """
         self._sent += len(commands)
         try:
-            await self._connection.send_packed_command(self._connection.pack_commands(commands))
+            await self._connection.send_packed_command([pack(commands)])
         except (RedisError, OSError) as error:
             raise QueueError(f"the connection to the queue broke: {error}") from error
 
