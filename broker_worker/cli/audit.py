@@ -1,7 +1,7 @@
 """`secret-broker audit`: verify, follow and search what was recorded."""
 
+import base64
 import json
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +22,11 @@ from broker_worker.audit.verify import verify_folder
 from broker_worker.cli.audit_text import event_json, event_line, finding_line
 from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.files.keys import QUEUE, load_broker_keys, load_seed
+from broker_worker.files.quantities import parse_duration
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 
 _POLL_SECONDS = 0.25
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_AGO = re.compile(r"([0-9]{1,6})([smhd])", re.ASCII)
 
 _folder_option = click.option(
     "--folder", type=click.Path(path_type=Path, file_okay=False), help="The audit folder, if not the home's."
@@ -39,9 +38,8 @@ def _read_time(_ctx: click.Context, _param: click.Parameter, value: str | None) 
     """A time as `1h` ago or in ISO 8601, in the audit's own form."""
     if value is None:
         return None
-    ago = _AGO.fullmatch(value)
-    if ago:
-        return format_time(max(0, int((time.time() - int(ago[1]) * _UNITS[ago[2]]) * 1000)))
+    with suppress(ValueError):
+        return format_time(int((time.time() - parse_duration(value)) * 1000))
     try:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
@@ -55,10 +53,10 @@ def _read_identity(_ctx: click.Context, _param: click.Parameter, value: str | No
     if value is None:
         return None
     with suppress(ValueError):
-        key = bytes.fromhex(value)
+        key = base64.urlsafe_b64decode(value.encode("ascii") + b"=")
         if len(key) == 32:
             return key
-    raise click.BadParameter("expected the 64 hexadecimal digits of an Ed25519 public key")
+    raise click.BadParameter("expected the broker's public key as `secret-broker keys show` prints it")
 
 
 @click.group()
@@ -74,7 +72,7 @@ def audit() -> None:
 @click.option(
     "--identity",
     callback=_read_identity,
-    metavar="HEX",
+    metavar="KEY",
     help="The broker's public key, if not that of the home's keys.",
 )
 @click.option("--strict", is_flag=True, help="Fail on warnings as well.")
@@ -202,7 +200,8 @@ def _show(report: Report, folder: Path) -> None:
         click.echo(f"… and {report.more} more")
     what = (
         f"{_count(report.lines, 'line')} with {_count(report.checkpoints, 'signed checkpoint')} in "
-        f"{_count(report.files, 'file')}, {_count(report.chains, 'chain')} of {_count(report.workers, 'worker')} in {folder}"
+        f"{_count(report.files, 'file')}, {_count(report.chains, 'chain')} of {_count(report.workers, 'worker')} "
+        f"in {folder}"
     )
     if report.ok:
         warned = f", {_count(len(report.warnings), 'warning')}" if report.warnings else ""

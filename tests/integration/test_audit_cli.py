@@ -1,5 +1,6 @@
 """`secret-broker audit`: what an operator sees, and exit codes."""
 
+import base64
 import json
 from collections.abc import Callable
 from importlib import import_module
@@ -20,6 +21,7 @@ from broker_worker.core.errors import AuditError
 from broker_worker.files.keys import QUEUE, create_seed
 
 audit_command = import_module("broker_worker.cli.audit")
+KEY = base64.urlsafe_b64encode(IDENTITY).rstrip(b"=").decode()
 HOSTILE = "\x1b]0;pwned\x07\x9b31m\u202eevil\r\n2026-01-01 fake line \U000e0041"
 
 
@@ -74,7 +76,7 @@ def log_of(home: Path) -> Path:
 
 def test_verify_says_ok_and_what_it_saw(run: Callable[..., Result]) -> None:
     """Exit code 0 and one line with the counts."""
-    result = run("verify", "--identity", IDENTITY.hex())
+    result = run("verify", "--identity", KEY)
     assert result.exit_code == 0
     assert result.output.startswith("ok: 14 lines with 7 signed checkpoints in 2 files, 2 chains of 2 workers in ")
 
@@ -84,7 +86,7 @@ def test_verify_names_the_place_and_fails(run: Callable[..., Result], home: Path
     path = log_of(home)
     lines = read_log(path)
     rewrite(path, [*lines[:2], lines[2].replace(b"claude", b"nobody"), *lines[3:]])
-    result = run("verify", "--identity", IDENTITY.hex())
+    result = run("verify", "--identity", KEY)
     assert result.exit_code == 1
     assert f"FAIL  changed  {path.name}:3: sequence 2: this line does not have the hash" in result.output
     assert "FAILED: 1 problem; " in result.output
@@ -93,7 +95,7 @@ def test_verify_names_the_place_and_fails(run: Callable[..., Result], home: Path
 def test_verify_speaks_json(run: Callable[..., Result], home: Path) -> None:
     """A script gets the same in fields."""
     (home / "audit" / "worker-1.head").unlink()
-    result = run("verify", "--json", "--identity", IDENTITY.hex())
+    result = run("verify", "--json", "--identity", KEY)
     report = json.loads(result.output)
     assert result.exit_code == 1
     assert report["ok"] is False
@@ -103,8 +105,8 @@ def test_verify_speaks_json(run: Callable[..., Result], home: Path) -> None:
 def test_verify_fails_on_warnings_if_asked(run: Callable[..., Result], home: Path) -> None:
     """What a crash leaves passes, unless --strict."""
     (home / "audit" / "stranger").touch()
-    assert run("verify", "--identity", IDENTITY.hex()).exit_code == 0
-    assert run("verify", "--strict", "--identity", IDENTITY.hex()).exit_code == 1
+    assert run("verify", "--identity", KEY).exit_code == 0
+    assert run("verify", "--strict", "--identity", KEY).exit_code == 1
 
 
 def test_verify_needs_the_identity(run: Callable[..., Result]) -> None:
@@ -112,12 +114,12 @@ def test_verify_needs_the_identity(run: Callable[..., Result]) -> None:
     assert run("verify").exit_code == 7
     result = run("verify", "--identity", "abc")
     assert result.exit_code == 2
-    assert "64 hexadecimal digits" in result.output
+    assert "as `secret-broker keys show` prints it" in result.output
 
 
 def test_verify_without_an_audit_is_an_audit_error(run: Callable[..., Result], tmp_path: Path) -> None:
     """Exit code 6 with a hint."""
-    result = run("verify", "--identity", IDENTITY.hex(), "--folder", str(tmp_path / "none"))
+    result = run("verify", "--identity", KEY, "--folder", str(tmp_path / "none"))
     assert result.exit_code == 6
     assert "hint: " in result.output
 
@@ -133,7 +135,7 @@ def test_verify_compares_with_the_stream(home: Path, valkey_url: str, monkeypatc
     with redis.Redis.from_url(valkey_url) as server:
         for line in lines:
             server.xadd("sb:audit", {"e": decode_line(line).event_id, "d": line})
-    arguments = ["--home", str(home), "audit", "verify", "--stream", "--identity", IDENTITY.hex()]
+    arguments = ["--home", str(home), "audit", "verify", "--stream", "--identity", KEY]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     rewrite(path, lines[:-2])
     (home / "audit" / "worker-1.head").write_bytes(lines[-3] + b"\n")
