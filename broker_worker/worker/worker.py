@@ -5,7 +5,9 @@ import contextlib
 import functools
 import random
 import secrets
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 
 import structlog
 from redis.asyncio import Redis
@@ -24,10 +26,12 @@ from broker_worker.queue.streams import (
     check_replies,
     group_commands,
     is_far_ahead,
+    is_taken,
     read_command,
     read_entries,
     trim_overfull,
 )
+from broker_worker.queue.upkeep import leave, mend
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
 
@@ -81,6 +85,7 @@ class Worker:
         self._reading: tuple[str, ...] = ()
         self._reader_id = 0
         self._ended_streams: set[str] = set()
+        self._taken_names: set[str] = set()
         self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
         self.ready = asyncio.Event()
 
@@ -118,13 +123,22 @@ class Worker:
             started = self._clock.monotonic_us()
             try:
                 await loop()
-            except (QueueError, RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # a defect must not end the worker
                 if self._clock.monotonic_us() - started > STUCK_SECONDS * 1e6:
                     pause = _BACKOFF[0]
-                _log.warning("queue_away", what=loop.__name__.strip("_"), error=str(error), pause=round(pause, 2))
+                self._report(loop.__name__.strip("_"), error, round(pause, 2))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), pause * random.uniform(0.7, 1.3))  # noqa: S311  # jitter
                 pause = min(pause * 2, longest)
+
+    @staticmethod
+    def _report(loop: str, error: Exception, pause: float) -> None:
+        if isinstance(error, QueueError | RedisError | OSError):
+            _log.warning("queue_away", what=loop, error=str(error), pause=pause)
+        else:  # of a foreign error only the type and the place: its text may repeat what it was given
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            _log.error("defect", what=loop, error=type(error).__name__, at=where, pause=pause)
 
     @contextlib.asynccontextmanager
     async def _lane(self, suffix: str) -> AsyncIterator[Lane]:
@@ -141,7 +155,10 @@ class Worker:
     async def _main_lane(self) -> None:
         """Block on the active agents' streams; each write of answers carries the next read."""
         async with self._lane("main") as lane:
-            await self._ensure_groups(lane.connection, self._hot_set.agents)
+            agents = self._hot_set.agents
+            await self._ensure_groups(lane.connection, agents)
+            await leave(lane.connection, "", agents)
+            self._ended_streams |= agents
             self._reader_id = lane.connection.client_id
             try:
                 await lane.connection.send([self._next_read()])
@@ -172,6 +189,8 @@ class Worker:
     def _next_read(self) -> Command:
         """Read the watched agents' streams; wait for something only if nothing else is to be done."""
         self._reading = self._hot_set.watched()
+        if self._taken_names:
+            self._reading = tuple(a for a in self._reading if a not in self._taken_names) or (NOBODY,)
         block = None if self._desk.opener.has_cold or self._stopping.is_set() else BLOCK_MS
         return read_command(self.consumer, self._reading, block)
 
@@ -185,9 +204,20 @@ class Worker:
                 self._ended_streams.add(agent)
 
     async def _ensure_groups(self, connection: QueueConnection, agents: Iterable[str]) -> None:
-        commands = group_commands([NOBODY, *agents])
+        """Make what is missing; leave aside agents whose stream's name something else has."""
+        names = [NOBODY, *agents]
+        commands = group_commands(names)
         replies = await connection.call_all(commands)
-        check_replies(commands, [None if str(r).startswith("BUSYGROUP") else r for r in replies])
+        for agent, reply in zip(names[1:], replies[1:], strict=True):
+            if not is_taken(reply):
+                self._taken_names.discard(agent)
+            elif agent not in self._taken_names:
+                self._taken_names.add(agent)
+                key = keynames.requests(agent)
+                _log.error("not_a_stream", key=key, hint="this agent cannot be served until that key is deleted")
+        check_replies(commands, [None if str(r).startswith("BUSYGROUP") or is_taken(r) else r for r in replies])
+        if is_taken(replies[0]):
+            raise QueueError(f"{keynames.requests(NOBODY)} is not a stream", hint="delete that key")
 
     async def _side_lane(self) -> None:
         """Answer what was fetched; sweep for missed doorbells, entries of dead workers and ended streams."""
@@ -196,18 +226,33 @@ class Worker:
             while True:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._fetches.done.wait(), SLICE_SECONDS)
-                ready = self._fetches.take_ready()
-                if ready:
-                    await lane.answer(self._desk.resume(ready))
-                if self._clock.monotonic_us() >= sweep_at and not self._stopping.is_set():
+                await self._answer_fetched(lane)
+                if self._clock.monotonic_us() >= sweep_at:
                     sweep_at = self._clock.monotonic_us() + int(SLICE_SECONDS * 1e6)
                     part = (part + 1) % SLICES
                     await self._sweep(lane, sorted(self._hot_set.agents)[part::SLICES])
+
+    async def _answer_fetched(self, lane: Lane) -> None:
+        ready = self._fetches.take_ready()
+        if ready:
+            try:
+                answers = self._desk.resume(ready)
+            except BaseException:
+                self._in_hand.put_down([each.ask.entry for each in ready])
+                raise
+            await lane.answer(answers)
 
     async def _sweep(self, lane: Lane, agents: Sequence[str]) -> None:
         """Look after a part of the agents; within a second all of them had their turn."""
         now_us, connection = self._clock.monotonic_us(), lane.connection
         await hold(connection, self.consumer, self._in_hand.older_than(now_us - HOLD_AFTER_US))
+        if self._stopping.is_set():
+            return
+        await self._mend(connection)
+        taken = self._taken_names.intersection(agents)
+        if taken:
+            await self._ensure_groups(connection, taken)
+        agents = [agent for agent in agents if agent not in self._taken_names]
         if not agents:
             return
         try:
@@ -226,26 +271,26 @@ class Worker:
             _log.warning("stream_overfull", agent=agent, dropped=count)
             with contextlib.suppress(AuditError):  # the log has it; the next batch will meet the same disk
                 self._desk.record(records.unauthenticated(agent, "stream_overfull", self._clock.now(), count))
-        for agent in self._ended_streams.intersection(agents):
-            await self._mend(connection, agent)
 
-    async def _mend(self, connection: QueueConnection, agent: str) -> None:
-        """Replace a stream whose last id lets nobody write to it any more, once everything in it is answered."""
-        key = keynames.requests(agent)
-        if await connection.call("XLEN", key) == 0:
-            await connection.call("DEL", key)
-            await self._ensure_groups(connection, [agent])
-            self._ended_streams.discard(agent)
-            _log.warning("stream_mended", agent=agent, hint="this agent wrote an entry id far ahead of the clock")
+    async def _mend(self, connection: QueueConnection) -> None:
+        """Look after the streams of agents that rang or wrote a huge id, and at the start after all of them."""
+        suspects, self._ended_streams = self._ended_streams, set()
+        if suspects:
+            mended, later = await mend(connection, suspects, self._clock.now())
+            self._ended_streams.update(later)
+            for agent in mended:
+                _log.warning("stream_mended", agent=agent, hint="this agent wrote an entry id far ahead of the clock")
 
     async def _listen(self) -> None:
         """Hear the doorbells of agents that are not watched."""
         async with self._control.pubsub() as bells:
             await bells.psubscribe(keynames.EVERY_DOORBELL)
-            while True:
+            while not self._stopping.is_set():  # redis-py may swallow a cancellation
                 message = await bells.get_message(ignore_subscribe_messages=True, timeout=1.0)
                 if message is not None:
                     agent = keynames.agent_of_doorbell(message["channel"].decode("ascii", "replace"))
+                    if agent in self._hot_set.agents:
+                        self._ended_streams.add(agent)
                     if self._hot_set.touch(agent, self._clock.now()):
                         await self._wake_reader(functools.partial(self._is_watched, agent))
 
@@ -280,12 +325,9 @@ class Worker:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
 
     async def _drain(self) -> None:
-        """Wait for vaults that still have to answer, then leave the consumer group if nothing is left."""
+        """Wait for vaults that still have to answer, then leave the consumer groups in which nothing is left."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._in_hand.is_empty.wait(), DRAIN_SECONDS)
-        if self._in_hand.is_empty.is_set():
-            with contextlib.suppress(RedisError, OSError):
-                async with self._control.pipeline(transaction=False) as pipeline:
-                    for agent in sorted(self._hot_set.agents):
-                        pipeline.xgroup_delconsumer(keynames.requests(agent), keynames.GROUP, self.consumer)
-                    await pipeline.execute(raise_on_error=False)
+        with contextlib.suppress(QueueError):
+            async with self._lane("leaving") as lane:
+                await leave(lane.connection, self.consumer, self._hot_set.agents)
