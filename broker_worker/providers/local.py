@@ -66,7 +66,7 @@ class LocalProvider:
             count = len(await self._in_thread(self._vault.describe))
         except ProviderError as error:
             return Health(False, str(error), error.hint)
-        return Health(True, f"the local vault opens and has {count} entries")
+        return Health(True, f"the local vault opens; entries: {count}")
 
     async def close(self) -> None:
         """Forget the vault's key; see `ports.Provider.close`."""

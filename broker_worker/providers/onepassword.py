@@ -16,6 +16,8 @@ BATCH: Final = 50
 """References a request."""
 CONCURRENCY: Final = 4
 """Requests under way at once, all callers together."""
+_ATTEMPTS: Final = 3
+"""How often a call may find that its session has ended meanwhile."""
 
 
 class OnePasswordProvider:
@@ -67,13 +69,15 @@ class OnePasswordProvider:
         await self._session.close()
 
     async def _fetch(self, refs: Sequence[str]) -> dict[str, Fetched | ProviderError]:
+        attempts = 0
         while True:
             client = await self._session.client()
             outcome = await self._ask_all(client, refs)
             if not isinstance(outcome, ProviderError):
                 self._session.served()
                 return outcome
-            if not self._session.failed(client, outcome):
+            attempts += 1
+            if not self._session.failed(client, outcome) or attempts == _ATTEMPTS:
                 raise outcome
 
     async def _ask_all(

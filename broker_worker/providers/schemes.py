@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Final
 
 from broker_worker.core.configuration import ProviderSettings
-from broker_worker.core.errors import ConfigError
+from broker_worker.core.errors import ConfigError, FailureKind, ProviderError
 from broker_worker.ports import Provider
 from broker_worker.private_files import read_private
 from broker_worker.providers import env, local, onepassword
@@ -111,9 +111,14 @@ def _make_onepassword(options: _Options, around: Surroundings) -> Provider:
         def read_token() -> str:
             return read_private(path, "1Password token file", MAX_TOKEN, hint=hint).decode("ascii", "replace")
     else:
-        text = around.environ.get(options.variable("token_env", TOKEN_VARIABLE), "")
+        variable = options.variable("token_env", TOKEN_VARIABLE)
+        text = around.environ.get(variable)
 
         def read_token() -> str:
+            if not text:
+                message = f"the 1Password service-account token is missing: {variable} is not set"
+                hint = f"set {variable} before the broker starts, or write token_file in broker.yaml"
+                raise ProviderError(FailureKind.UNAUTHENTICATED, message, hint=hint)
             return text
 
     session = OnePasswordSession(read_token, SdkClient.sign_in, timeout_seconds=timeout, monotonic=around.monotonic)

@@ -71,7 +71,7 @@ def parse_service_account_token(text: str, check_address: AddressCheck = require
     """
     text = text.strip()
     if not text:
-        _refuse("is empty", "put the token there")
+        _refuse("is empty", _COPY_AGAIN)
     if len(text) > MAX_TOKEN or not text.startswith(_PREFIX):
         _refuse("does not begin with ops_" if len(text) <= MAX_TOKEN else "is too long", _COPY_AGAIN)
     claims = _claims(text.removeprefix(_PREFIX))

@@ -6,14 +6,21 @@ requests, its error types, its parsing) runs as it is.
 
 import asyncio
 import base64
+import datetime
+import ipaddress
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from onepassword.core import UniffiCore  # type: ignore[import-untyped]  # it has no types
 
 REAL_HOST = "https://example.1password.com"
@@ -141,9 +148,10 @@ class LoopbackServer:
 
     Args:
         respond: writes the whole answer to the handler.
+        tls: the certificate and key to serve TLS with; None for plain HTTP.
     """
 
-    def __init__(self, respond: Callable[[BaseHTTPRequestHandler], None]) -> None:
+    def __init__(self, respond: Callable[[BaseHTTPRequestHandler], None], tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[str] = []
         self.respond = respond
         outer = self
@@ -160,6 +168,9 @@ class LoopbackServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+            self.address = f"https://127.0.0.1:{self._server.server_port}"
 
     @contextmanager
     def running(self) -> Iterator["LoopbackServer"]:
@@ -183,3 +194,25 @@ def answer(status: int, body: bytes = b"{}") -> Callable[[BaseHTTPRequestHandler
         handler.wfile.write(body)
 
     return respond
+
+
+def tls_of_nobody(folder: Path) -> ssl.SSLContext:
+    """TLS for 127.0.0.1 with a certificate that no authority vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context

@@ -271,6 +271,30 @@ async def test_rate_limit_is_respected(desk: Desk) -> None:
     assert error.retry_after == 60_000
 
 
+async def test_success_ends_the_growth_of_waits(desk: Desk) -> None:
+    """After an answer the next outage waits one second again, not two."""
+    for _ in range(3):
+        desk.core.resolve_failure = lambda refs: native_error("internal server error")
+        await desk.refused()
+        assert (await desk.refused()).retry_after == 1000
+        desk.clock += 1
+        desk.core.resolve_failure = lambda refs: None
+        await desk.get(REFS[0])
+
+
+async def test_sessions_that_keep_ending_are_given_up(desk: Desk) -> None:
+    """If every session is an old one by the time it is refused, a call ends after three."""
+    await desk.get(REFS[0])
+
+    def age_and_refuse(refs: list[str]) -> Exception:
+        desk.clock += 3600
+        return UNAUTHENTICATED
+
+    desk.core.resolve_failure = age_and_refuse
+    assert (await desk.refused()).kind is FailureKind.UNAUTHENTICATED
+    assert desk.core.sign_ins == 3
+
+
 async def test_forbidden_request_holds_up_nobody(desk: Desk) -> None:
     """A request that the account may not make does not keep the next from being asked."""
     desk.core.resolve_failure = lambda refs: native_error(

@@ -12,11 +12,12 @@ import threading
 import weakref
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from onepassword.core import UniffiCore  # type: ignore[import-untyped]  # it has no types
-from onepassword_fakes import LoopbackServer, answer, make_token, token_of
+from onepassword_fakes import LoopbackServer, answer, make_token, tls_of_nobody, token_of
 from provider_conformance import CANARY, everything_said, failure_of
 
 from broker_worker.core.errors import FailureKind, ProviderError
@@ -114,6 +115,14 @@ async def test_plain_http_where_tls_is_meant_is_unreachable() -> None:
     """An https address whose server speaks no TLS gets no request."""
     with LoopbackServer(answer(401)).running() as server:
         provider = provider_of(make_token(server.address.replace("http:", "https:")))
+        assert (await failure_of(provider.get_many([REF]))).kind is FailureKind.UNREACHABLE
+    assert server.requests == []
+
+
+async def test_certificate_that_nobody_vouches_for_is_unreachable(tmp_path: Path) -> None:
+    """The core checks certificates: who merely answers on the right address gets no request."""
+    with LoopbackServer(answer(401), tls_of_nobody(tmp_path)).running() as server:
+        provider = provider_of(make_token(server.address))
         assert (await failure_of(provider.get_many([REF]))).kind is FailureKind.UNREACHABLE
     assert server.requests == []
 

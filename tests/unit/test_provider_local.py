@@ -115,3 +115,15 @@ async def test_puts_at_once_all_arrive(tmp_path: Path) -> None:
     provider = provider_over(vault)
     versions = await asyncio.gather(*(provider.put("local://a", b"x") for _ in range(10)))
     assert sorted(map(str, versions), key=int) == [str(n) for n in range(1, 11)]
+
+
+async def test_closing_forgets_the_key(tmp_path: Path) -> None:
+    """After `close` the derived key is dropped and nothing is served."""
+    keys = VaultKeys(lambda: b"k" * 32, lambda: None)
+    vault = LocalVault(tmp_path / "local.vault", keys)
+    vault.create(KeyParameters.of_key_file())
+    provider = LocalProvider(vault, keys.forget, lambda: 0)
+    assert (await provider.health()).ok
+    await provider.close()
+    assert keys._derived == {}
+    assert not (await provider.health()).ok

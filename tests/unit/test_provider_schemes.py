@@ -139,7 +139,8 @@ async def test_missing_token_is_a_health_problem_not_a_crash() -> None:
     provider = make_providers([section("onepassword")], around())["op"]
     health = await provider.health()
     assert not health.ok
-    assert "token is empty" in health.detail
+    assert "OP_SERVICE_ACCOUNT_TOKEN is not set" in health.detail
+    assert "before the broker starts" in health.hint
     with pytest.raises(ProviderError) as caught:
         await provider.get_many(["op://a/b/c"])
     assert caught.value.kind is FailureKind.UNAUTHENTICATED

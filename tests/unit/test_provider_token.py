@@ -58,6 +58,7 @@ def test_hosts_of_1password_are_accepted(address: str, host: str) -> None:
         "https://1password.com.evil.org",
         "https://my.1password.com.evil.org",
         "https://my.1password.community",
+        "https://my.1passwordxcom",
         "https://1password.com",
         "https://.1password.com",
         "https://my..1password.com",
