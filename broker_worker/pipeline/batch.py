@@ -60,9 +60,11 @@ class Ask:
     reason: str | None = None
     retry_after: int | None = None
     names: tuple[str, ...] = ()
+    draft: bytes | None = field(default=None, repr=False)
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
-        """Refuse the request as a whole."""
+        """Refuse the request as a whole; a reply that was drafted for it is dropped."""
+        self.draft = None
         self.code, self.reason, self.retry_after = code, reason, retry_after
         for case in self.cases:
             case.refuse(code, reason, retry_after)

@@ -1,5 +1,6 @@
 """The desk: the one gate through which every value passes, and nothing passes unrecorded."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,6 @@ from dataclasses import dataclass, field
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Resolve
-from agent_sdk.wire.sealing import NONCE_BYTES
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.core.backstop import Backstop
 from broker_worker.core.configuration import Configuration
@@ -17,7 +17,7 @@ from broker_worker.pipeline.answering import encode_refusal, encode_reply
 from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.pipeline.deciding import Limits, open_cases
 from broker_worker.pipeline.opening import Opened, Opener
-from broker_worker.pipeline.session import Session
+from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import (
     Admission,
@@ -101,7 +101,7 @@ class Desk:
         self._sink = sink
         self._clock = clock
         self.provider_of = provider_of
-        self._entropy = entropy
+        self._nonces = Nonces(entropy)
         self._backstop = Backstop()
         self._tally = Tally()
 
@@ -129,16 +129,21 @@ class Desk:
                 open_cases(ask, configuration, now)
         asks = [ask for ask in opened.asks if ask.code is None]
         marks = [self._limits.admission_of(ask, now) for ask in asks]
+        open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         noted: list[AuditRecord] = []
         if marks:
-            for ask, mark, verdict in zip(asks, marks, await admission.admit(marks), strict=True):
-                self._apply(ask, mark, verdict, noted, now)
+            admitting = asyncio.ensure_future(admission.admit(marks))
+            await asyncio.sleep(0)  # the question is on its way; while the queue counts, the answers are prepared
+            for ask in asks:
+                self._draft(ask, now)
+            for ask, cases, mark, verdict in zip(asks, open_before, marks, await admitting, strict=True):
+                self._apply(ask, cases, mark, verdict, noted, now)
                 if ask.code is None and self.configuration is not configuration:
                     self._decide_again(ask, now)
         served = Served()
         settled = []
         for ask in opened.asks:
-            missing, known = self._fill(ask, now) if ask.code is None else (None, None)
+            missing, known = self._fill(ask, now) if ask.code is None and ask.draft is None else (None, None)
             if missing:
                 served.waiting.append(Waiting(ask, missing, known or {}))
             else:
@@ -210,8 +215,17 @@ class Desk:
         """
         self._sink.append([event])
 
+    def _draft(self, ask: Ask, now: int) -> None:
+        """Prepare the reply that an ask gets if the queue admits it. Whatever refuses a part of it drops the draft."""
+        missing, _ = self._fill(ask, now)
+        if not missing:
+            plaintext = self._encode(ask)
+            if ask.code is None:
+                ask.draft = ask.peer.seal(self.session, plaintext, self._nonces.draw())
+
     def _decide_again(self, ask: Ask, now: int) -> None:
         """Ask issuers and policy again after a wait; what was refused before stays refused."""
+        ask.draft = None
         refused_before = {case.name: case for case in ask.cases if case.code is not None}
         open_cases(ask, self.configuration, now)
         ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
@@ -221,8 +235,16 @@ class Desk:
             except WireError as error:
                 ask.refuse(error.code, error.reason)
 
-    def _apply(self, ask: Ask, mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int) -> None:
-        """Act on what the queue says, and on what this worker knows better."""
+    def _apply(
+        self,
+        ask: Ask,
+        cases: Sequence[Case],
+        mark: AdmissionAsk,
+        verdict: Verdict,
+        noted: list[AuditRecord],
+        now: int,
+    ) -> None:
+        """Act on what the queue says of an ask and of its cases, and on what this worker knows better."""
         if verdict.replay:
             ask.refuse(Code.INVALID, REPLAY)
             return
@@ -234,9 +256,9 @@ class Desk:
             ask.refuse(Code.RATE_LIMITED, "over_limit", -(-verdict.wait_us // 1000))
             return
         counted = [(limit.key, limit.rate, mark.count) for limit in mark.limits]
-        still_open = [case for case in ask.cases if case.code is None]
-        for case, wait_us, limits in zip(still_open, verdict.name_waits_us, mark.name_limits, strict=True):
+        for case, wait_us, limits in zip(cases, verdict.name_waits_us, mark.name_limits, strict=True):
             if wait_us:
+                ask.draft = None
                 case.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
             else:
                 counted += [(limit.key, limit.rate, 1) for limit in limits]
@@ -306,7 +328,7 @@ class Desk:
     def _conclude(self, asks: Sequence[Ask], noted: list[AuditRecord], opened: Opened) -> list[Answer]:
         """Record, then seal: the only place where replies are made."""
         now, now_us = self._clock.now(), self._clock.monotonic_us()
-        plaintexts = [self._encode(ask) for ask in asks]
+        plaintexts = [b"" if ask.draft else self._encode(ask) for ask in asks]
         for ask in asks:
             self._note(noted, ask, now, now_us)
         for entry, reason in opened.junk:
@@ -320,13 +342,13 @@ class Desk:
                 self._tally.not_recorded(noted)
                 plaintexts = [encode_refusal(ask, Code.AUDIT_UNAVAILABLE) for ask in asks]
         answers = [Answer(entry) for entry, _ in opened.junk]
-        nonces = self._entropy(NONCE_BYTES * len(asks))
-        for at, (ask, plaintext) in enumerate(zip(asks, plaintexts, strict=True)):
+        for ask, plaintext in zip(asks, plaintexts, strict=True):
             if ask.reason == REPLAY:
                 answers.append(Answer(ask.entry))
                 continue
-            nonce = nonces[at * NONCE_BYTES : (at + 1) * NONCE_BYTES]
-            envelope = ask.peer.seal(self.session, plaintext, nonce)
+            envelope = ask.draft
+            if plaintext or envelope is None:
+                envelope = ask.peer.seal(self.session, plaintext, self._nonces.draw())
             answers.append(Answer(ask.entry, ask.peer.reply_stream, envelope))
         return answers
 
