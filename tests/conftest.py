@@ -19,7 +19,8 @@ settings.load_profile("patient")
 
 # Test code that several modules share lies beside them and is imported by its own name.
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
-pytest.register_assert_rewrite("provider_conformance")
+pytest.register_assert_rewrite("provider_conformance", "desk_workbench", "broker_home")
+pytest_plugins = ["broker_home"]
 
 
 def wait_for_server(client: "redis.Redis", deadline_seconds: float = 10.0) -> None:

@@ -8,7 +8,7 @@ from agent_sdk.wire import keynames
 from broker_worker.core.errors import QueueError
 from broker_worker.ports import Entry
 from broker_worker.queue.connection import Command, QueueConnection
-from broker_worker.queue.streams import MAX_DELIVERIES, MissingGroupError, as_entry
+from broker_worker.queue.streams import MAX_DELIVERIES, MissingGroupError, as_entry, is_missing
 
 IDLE_MS = 3_000
 """How long an entry must have been left alone before it is claimed, ms; workers say about once a second which
@@ -61,7 +61,7 @@ async def claim(
     claims: list[tuple[str, dict[bytes, int]]] = []
     for agent, reply in zip(agents, await connection.call_all(asked), strict=True):
         if isinstance(reply, ResponseError):
-            if str(reply).startswith("NOGROUP"):
+            if is_missing(reply):
                 raise MissingGroupError("a request stream has lost its consumer group")
             raise QueueError(f"the queue refuses XPENDING: {reply}") from reply
         deliveries = {row[0]: row[3] for row in reply if (agent, row[0]) not in held}

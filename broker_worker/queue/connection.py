@@ -52,11 +52,11 @@ class QueueConnection:
         """
         try:
             await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it untyped
-        except AuthenticationError as error:
-            raise QueueError(
-                "the queue refuses the broker's login", hint="compare its ACL file with `secret-broker acl`"
-            ) from error
         except (RedisError, OSError) as error:
+            if isinstance(error, AuthenticationError) or isinstance(error.__cause__, AuthenticationError):
+                raise QueueError(
+                    "the queue refuses the broker's login", hint="compare its ACL file with `secret-broker acl`"
+                ) from error
             raise QueueError(
                 f"the queue cannot be reached: {error}", hint="is it running? `secret-broker doctor` tells more"
             ) from error

@@ -54,7 +54,7 @@ def read_entries(reply: Any, received_us: int) -> list[Entry]:
     if reply is None:
         return []
     if isinstance(reply, ResponseError):
-        if str(reply).startswith("NOGROUP"):
+        if is_missing(reply):
             raise MissingGroupError("a request stream has lost its consumer group")
         if str(reply).startswith("UNBLOCKED"):
             return []
@@ -70,7 +70,17 @@ def read_entries(reply: Any, received_us: int) -> list[Entry]:
 
 
 class MissingGroupError(QueueError):
-    """A request stream or its consumer group does not exist: the queue was wiped or an agent's stream was ended."""
+    """A request stream or its consumer group does not exist: the queue was wiped, or something else has its name."""
+
+
+def is_missing(error: ResponseError) -> bool:
+    """Whether the server says that a stream, or its consumer group, is not there."""
+    return str(error).startswith(("NOGROUP", "WRONGTYPE"))
+
+
+def is_taken(reply: object) -> bool:
+    """Whether the server says that what has a stream's name is no stream."""
+    return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
 
 
 def as_entry(agent: str, entry_id: bytes, fields: list[bytes] | None, received_us: int) -> Entry:
