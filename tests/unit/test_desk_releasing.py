@@ -29,18 +29,19 @@ async def test_a_granted_name_is_released_with_its_record(bench: DeskBench) -> N
     assert record.policy == bench.desk.configuration.policy.digest
 
 
-async def test_the_record_is_on_disk_before_the_reply_exists(bench: DeskBench) -> None:
-    """The sink is called before anything is sealed."""
-    run = bench.run()
-    sealed_at: list[int] = []
-
-    def entropy(size: int) -> bytes:
-        sealed_at.append(len(bench.sink.records))
-        return bytes(size)
-
-    bench.desk._entropy = entropy
-    await bench.ask(run, "openai.api_key")
-    assert sealed_at == [1]
+async def test_a_reply_that_was_prepared_is_dropped_if_anything_refuses_it(tmp_path: Path) -> None:
+    """A cached value may be sealed while the queue still counts; whoever refuses then, it never leaves."""
+    limits = "limits: {secrets: {openai.api_key: {rate: 1/h, burst: 2}}}"
+    bench = DeskBench(tmp_path, policy=f"agents: {{claude: {{allow: [openai.api_key, anthropic.api_key]}}}}\n{limits}")
+    run, names = bench.run(), ("openai.api_key", "anthropic.api_key")
+    assert (await bench.ask(run, *names)).status == "ok"
+    assert (await bench.ask(run, *names)).status == "ok"
+    reply = await bench.ask(run, *names)
+    assert [result.value for result in reply.results] == [None, b"value of anthropic"]
+    envelope = run.sealed("anthropic.api_key")
+    answers = [(await bench.serve(bench.entry(run, envelope))).answers[0].envelope for _ in range(2)]
+    assert [run.open(answers[0]).status, answers[1]] == ["ok", None]
+    assert [record.outcome for record in bench.sink.of("access")] == ["granted"] * 4 + ["refused"] + ["granted"] * 2
 
 
 async def test_the_second_time_comes_from_the_cache(bench: DeskBench) -> None:
