@@ -146,7 +146,8 @@ class AdmissionAsk:
     """What the admission must know of one request.
 
     Args:
-        replay_key: the queue key of its replay mark.
+        replay_key: the queue key of the hash that keeps its replay mark.
+        request_id: what is marked, 16 bytes.
         entry_id: the stream entry that carries it; the same entry, claimed after a crash, is no replay.
         keep_ms: how long the mark must be kept.
         count: how many names count against `limits`.
@@ -155,6 +156,7 @@ class AdmissionAsk:
     """
 
     replay_key: str
+    request_id: bytes
     entry_id: bytes
     keep_ms: int
     count: int

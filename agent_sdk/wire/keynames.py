@@ -54,9 +54,9 @@ EVERY_DOORBELL = "sb:bell:{*}"
 """The pattern of all doorbells."""
 
 
-def seen(agent_id: str, request_id: bytes) -> str:
-    """The replay mark of one request."""
-    return f"sb:seen:{{{agent_id}}}:{request_id.hex()}"
+def seen(agent_id: str, bucket: int) -> str:
+    """The hash of an agent's replay marks, request id to entry id, of requests whose deadlines lie together."""
+    return f"sb:seen:{{{agent_id}}}:{bucket}"
 
 
 def agent_limit(agent_id: str) -> str:

@@ -7,7 +7,6 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import Policy, decide
 from broker_worker.pipeline.batch import Action, Ask, Case
-from broker_worker.pipeline.opening import MAX_HORIZON_MS
 from broker_worker.ports import AdmissionAsk, Limit
 
 _ACTIONS: dict[type, Action] = {
@@ -18,6 +17,10 @@ _ACTIONS: dict[type, Action] = {
     Release: "release",
     ListNames: "list",
 }
+MARKS_MS = 15_000
+"""Requests whose deadlines lie in the same 15 s have their replay marks in one hash, which ends as a whole."""
+MARKS_KEPT_MS = 60_000
+"""How long marks outlive the deadline, after which the request is refused anyway: workers' clocks may differ."""
 _NAMES_IN_LIST = 1024
 _REMEMBERED = 10_000
 
@@ -103,10 +106,12 @@ class Limits:
             now: the time, ms since the epoch.
         """
         identity, request = ask.identity, ask.request
+        bucket = request.deadline // MARKS_MS
         return AdmissionAsk(
-            keynames.seen(identity.agent_id, request.request_id),
+            keynames.seen(identity.agent_id, bucket),
+            request.request_id,
             ask.entry.entry_id,
-            min(request.deadline - now, MAX_HORIZON_MS) + MAX_HORIZON_MS // 10,
+            (bucket + 1) * MARKS_MS - now + MARKS_KEPT_MS,
             len(ask.cases) or 1,
             self.of_run(identity.agent_id, identity.run_id),
             tuple([self.of_case(identity.agent_id, case) for case in ask.cases if case.code is None]),

@@ -48,7 +48,9 @@ def pack_batch(asks: Sequence[AdmissionAsk]) -> tuple[list[str], bytes]:
 
     Grants of one name may differ in their rates and still count against one state.
     """
-    keys = [ask.replay_key for ask in asks]
+    places = {key: place for place, key in enumerate(dict.fromkeys(ask.replay_key for ask in asks), 1)}
+    keys = list(places)
+    marks: list[tuple[int, list[str], list[str]]] = [(0, [], [])] * len(keys)
     rates: list[tuple[int, int, int]] = []
     index_of: dict[str, int] = {}
     rate_at: list[Rate] = []
@@ -65,18 +67,16 @@ def pack_batch(asks: Sequence[AdmissionAsk]) -> tuple[list[str], bytes]:
         index_of[limit.key] = len(rates)
         return len(rates)
 
-    packed = [
-        (
-            position,
-            ask.entry_id.decode("ascii"),
-            ask.keep_ms,
-            ask.count,
-            [index(limit) for limit in ask.limits],
-            [[index(limit) for limit in limits] for limits in ask.name_limits],
-        )
-        for position, ask in enumerate(asks, 1)
-    ]
-    return keys, _ENCODE((packed, rates))
+    packed = []
+    for ask in asks:
+        place = places[ask.replay_key]
+        keep_ms, ids, entries = marks[place - 1] if marks[place - 1][1] else (0, [], [])
+        ids.append(ask.request_id.hex())  # the server's msgpack knows no byte strings
+        entries.append(ask.entry_id.decode("ascii"))
+        marks[place - 1] = (max(keep_ms, ask.keep_ms), ids, entries)
+        names = [[index(limit) for limit in limits] for limits in ask.name_limits]
+        packed.append((place, len(ids), ask.count, [index(limit) for limit in ask.limits], names))
+    return keys, _ENCODE((marks, packed, rates))
 
 
 def read_verdicts(asks: Sequence[AdmissionAsk], reply: object) -> list[Verdict]:

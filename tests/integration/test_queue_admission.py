@@ -34,7 +34,9 @@ async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
 
 
 def ask(request: str, entry: str = "1-0", *limits: Limit, count: int = 1, names: Any = ()) -> AdmissionAsk:
-    return AdmissionAsk(f"sb:seen:{request}", entry.encode(), 60_000, count, limits, names)
+    """Two hashes of marks, so that batches have one or both."""
+    key = f"sb:seen:{len(request) % 2}"
+    return AdmissionAsk(key, request.encode(), entry.encode(), 60_000, count, limits, names)
 
 
 # --- the script against the arithmetic ---------------------------------------------------------------------------
@@ -44,13 +46,13 @@ class Model:
     """The same in Python, counting one name after the other with `count_one`."""
 
     def __init__(self) -> None:
-        self._first: dict[str, AdmissionAsk] = {}
+        self._first: dict[bytes, AdmissionAsk] = {}
         self._refused: set[str] = set()
         self._tats: dict[str, int] = {}
 
     def agrees(self, one: AdmissionAsk, verdict: Verdict, now: int) -> bool:
         """Whether a verdict is right; every wait to the microsecond."""
-        first = self._first.setdefault(one.replay_key, one)
+        first = self._first.setdefault(one.request_id, one)
         if first.entry_id != one.entry_id:
             return verdict == Verdict(replay=True)
         if first is not one:
@@ -104,7 +106,7 @@ def test_the_script_counts_as_the_core_does(valkey_url: str, batches: list[tuple
             now += later
             asks = []
             for request, entry, limits, count, names in steps:
-                fresh = ask(str(request), f"{entry}-0", *limits, count=count, names=names)
+                fresh = ask("r" * (request + 1), f"{entry}-0", *limits, count=count, names=names)
                 known = made.setdefault((request, entry), fresh)
                 asks.append(replace(known))  # an equal one, so that the model can tell a repeat
             keys, argument = pack_batch(asks)
@@ -158,7 +160,7 @@ async def test_copies_within_one_batch_are_found(connection: QueueConnection) ->
 async def test_marks_and_limits_end_by_themselves(connection: QueueConnection) -> None:
     """Every key has an end, so nothing piles up: marks with their request, limits when they are whole again."""
     admission = QueueAdmission(connection)
-    await admission.admit([AdmissionAsk("sb:seen:r", b"1-0", 60_000, 2, (LIMITS[1],))])
+    await admission.admit([AdmissionAsk("sb:seen:r", b"r", b"1-0", 60_000, 2, (LIMITS[1],))])
     mark, limit = [await connection.call("PTTL", key) for key in ("sb:seen:r", LIMITS[1].key)]
     assert 59_000 < mark <= 60_000
     assert 20_000 < limit <= 21_000
@@ -193,11 +195,18 @@ async def test_a_limit_state_that_somebody_wrote_never_admits_more_than_an_empty
     assert admitted <= LIMITS[0].rate.burst
 
 
-async def test_a_key_of_another_type_is_an_error_of_the_queue(connection: QueueConnection) -> None:
-    """Nothing is admitted on it."""
-    await connection.call("LPUSH", LIMITS[0].key, "x")
+async def test_marks_of_another_type_are_an_error_of_the_queue(connection: QueueConnection) -> None:
+    """Nothing is admitted on them."""
+    await connection.call("LPUSH", "sb:seen:1", "x")
     with pytest.raises(QueueError, match="refuses to admit"):
         await QueueAdmission(connection).admit([ask("r", "1-0", LIMITS[0])])
+
+
+async def test_a_limit_state_of_another_type_counts_as_an_empty_one(connection: QueueConnection) -> None:
+    """It is replaced, as if it had been deleted; the workers' own count catches that."""
+    await connection.call("LPUSH", LIMITS[0].key, "x")
+    verdicts = [(await QueueAdmission(connection).admit([ask("r" * n, "1-0", LIMITS[0])]))[0] for n in (1, 2)]
+    assert [verdict.wait_us > 0 for verdict in verdicts] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +231,7 @@ async def test_a_connection_that_breaks_admits_nothing(valkey_url: str, connecti
 def test_limits_that_several_requests_share_are_listed_once() -> None:
     """The script sees one state for one key."""
     keys, _ = pack_batch([ask(str(n), "1-0", LIMITS[0], names=((LIMITS[0], LIMITS[1]),)) for n in range(3)])
-    assert keys == ["sb:seen:0", "sb:seen:1", "sb:seen:2", LIMITS[0].key, LIMITS[1].key]
+    assert keys == ["sb:seen:1", LIMITS[0].key, LIMITS[1].key]
 
 
 def test_the_script_is_part_of_the_package() -> None:

@@ -100,7 +100,6 @@ def pattern_cases() -> list[Case]:
 def keyname_cases() -> list[Case]:
     """Names of keys and channels, and the fingerprint in a reply stream's name."""
     public, _ = keypair("run a")
-    request_id = bytes(range(16))
     return [
         case("request stream", "ok", function="requests", arguments=["claude"], value="sb:req:{claude}"),
         case(
@@ -112,11 +111,11 @@ def keyname_cases() -> list[Case]:
         ),
         case("doorbell channel", "ok", function="doorbell", arguments=["claude"], value="sb:bell:{claude}"),
         case(
-            "replay mark",
+            "replay marks of the deadlines of one quarter of a minute",
             "ok",
             function="seen",
-            arguments=["claude", request_id],
-            value="sb:seen:{claude}:000102030405060708090a0b0c0d0e0f",
+            arguments=["claude", 119720000],
+            value="sb:seen:{claude}:119720000",
         ),
         case("limit of an agent", "ok", function="agent_limit", arguments=["codex"], value="sb:lim:{codex}:agent"),
         case(
