@@ -15,13 +15,14 @@ import nacl.bindings as sodium
 from msgspec import Meta, Struct
 from nacl.exceptions import CryptoError
 
+from agent_sdk.wire import aead
 from agent_sdk.wire.codec import MAX_ENVELOPE, MAX_PLAINTEXT, Codec, pad, unpad
 from agent_sdk.wire.errors import Code, WireError
 
 VERSION: Final = 1
-KEY_BYTES = 32
-NONCE_BYTES = 24
-_TAG_BYTES = 16
+KEY_BYTES = aead.KEY_BYTES
+NONCE_BYTES = aead.NONCE_BYTES
+_TAG_BYTES = aead.TAG_BYTES
 _NONCE_FIELD = 2 + NONCE_BYTES  # bin8 header and the nonce
 
 
@@ -182,7 +183,7 @@ class Sealer:
                 code=Code.TOO_LARGE,
                 reason="too_large",
             )
-        sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(padded, self._aad, nonce, self._key)
+        sealed = aead.encrypt(padded, self._aad, nonce, self._key)
         return b"".join((self._header, _NONCE_HEADER, nonce, _bin_header(len(sealed)), sealed))
 
 
@@ -197,11 +198,13 @@ def open_envelope(key: bytes, raw: bytes, envelope: Envelope, key_name: str) -> 
     """
     try:
         aad = _header_bytes(raw, len(envelope.ciphertext)) + key_name.encode()
-        padded = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(envelope.ciphertext, aad, envelope.nonce, key)
-    except (CryptoError, ValueError, TypeError):
+        padded = aead.decrypt(envelope.ciphertext, aad, envelope.nonce, key)
+    except (ValueError, TypeError):
+        padded = None
+    if padded is None:
         raise WireError(
             "the envelope does not open with this key at this place",
             code=Code.UNAUTHENTICATED,
             reason="cannot_open",
-        ) from None
+        )
     return unpad(padded)
