@@ -90,6 +90,13 @@ class Provider(Protocol):
 class AuditSink(Protocol):
     """Where records become durable. No audit, no secret."""
 
+    def prepare(self, records: Sequence[AuditRecord]) -> None:
+        """Encode, chain and sign ahead what will probably be appended next: that very sequence, unchanged.
+
+        A sink may do nothing here; nothing is written by it.
+        """
+        ...
+
     def append(self, records: Sequence[AuditRecord]) -> None:
         """Chain the records, write them, sign a checkpoint and sync it all to disk, once for the batch.
 

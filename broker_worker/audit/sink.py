@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -31,6 +32,16 @@ _HINTS = {
     errno.EROFS: "mount the file system writable; the broker goes on by itself",
     errno.ESTALE: "someone changed the audit: run `secret-broker audit verify`",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Records chained and signed ahead, for a chain that ends at `end`."""
+
+    records: Sequence[AuditRecord]
+    end: Position
+    batch: bytes
+    checkpoint: bytes
 
 
 class JsonlSink:
@@ -62,6 +73,7 @@ class JsonlSink:
         self._mutex = Lock()
         self._listeners: list[Callable[[], None]] = []
         self._journal: Journal | None = None
+        self._ahead: _Ahead | None = None
         self._end: Position
         make_private_folder(folder)
         self._writer = FileLock(folder / f"{worker}{LOCK_SUFFIX}", mode=0o600, thread_local=False)
@@ -92,6 +104,17 @@ class JsonlSink:
         """Have a cheap, thread-safe function called after every batch that is on disk."""
         self._listeners.append(listener)
 
+    def prepare(self, records: Sequence[AuditRecord]) -> None:
+        """Chain and sign ahead what will probably be appended next; `append` uses it if the chain ends as it does now.
+
+        Args:
+            records: the very sequence that will be appended, unchanged.
+        """
+        with self._mutex:
+            self._ahead = None
+            with suppress(WireError, TypeError, ValueError):  # `append` says what is wrong
+                self._ahead = _Ahead(records, self._end, *self._chain_up(records)) if records else None
+
     def append(self, records: Sequence[AuditRecord]) -> None:
         """Chain the records, write them with a signed checkpoint and sync it all to disk, once for the batch.
 
@@ -106,7 +129,10 @@ class JsonlSink:
         with self._mutex:
             try:
                 journal = self._ready_journal()
-                batch, checkpoint = self._chain_up(records)
+                ahead, self._ahead = self._ahead, None
+                if ahead is None or ahead.records is not records or ahead.end is not self._end:
+                    ahead = _Ahead(records, self._end, *self._chain_up(records))
+                batch, checkpoint = ahead.batch, ahead.checkpoint
                 journal.append(batch)
             except OSError as error:
                 self._undo(error)

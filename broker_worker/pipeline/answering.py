@@ -45,6 +45,6 @@ def _reply(ask: Ask) -> Reply:
     return Reply(request_id, status, results=results, names=ask.names)
 
 
-def encode_refusal(ask: Ask, code: Code) -> bytes:
-    """The plaintext of a reply that says nothing but a code."""
-    return REPLY.encode(Reply(ask.request.request_id, "refused", code=code))
+def encode_refusal(ask: Ask, code: Code, retry_after: int | None = None) -> bytes:
+    """The plaintext of a reply that says nothing but a code, and perhaps after how many ms to ask again."""
+    return REPLY.encode(Reply(ask.request.request_id, "refused", code=code, retry_after=retry_after))

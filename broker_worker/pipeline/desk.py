@@ -11,12 +11,11 @@ from agent_sdk.wire.messages import Resolve
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.core.backstop import Backstop
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import AuditError, FailureKind, ProviderError
-from broker_worker.pipeline import records
-from broker_worker.pipeline.answering import encode_refusal, encode_reply
+from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.pipeline.deciding import Limits, open_cases
-from broker_worker.pipeline.opening import Opened, Opener
+from broker_worker.pipeline.opening import Opener
+from broker_worker.pipeline.releasing import REPLAY, Release, Releaser
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import (
@@ -36,8 +35,6 @@ COLD_PER_TURN = 4
 """How many messages of unknown peers are opened a turn: each costs about a quarter of a millisecond."""
 NOT_FOUND_MS = 10_000
 """How long a failure that is about the name is remembered, ms."""
-REPLAY = "replay"
-"""Why a copy of a request is refused. It gets no reply, which could overtake the one that the request is owed."""
 UNAVAILABLE_MS = 1_000
 """How long a failure that may pass is remembered, ms, unless the vault says for how long."""
 
@@ -100,10 +97,10 @@ class Desk:
         self._cache = cache
         self._sink = sink
         self._clock = clock
-        self.provider_of = provider_of
-        self._nonces = Nonces(entropy)
-        self._backstop = Backstop()
         self._tally = Tally()
+        self._releaser = Releaser(sink, cache, clock, self._tally, Nonces(entropy))
+        self.provider_of = provider_of
+        self._backstop = Backstop()
 
     async def serve(self, entries: Sequence[Entry], admission: Admission) -> Served:
         """Take a batch as far as it goes without waiting for a vault.
@@ -128,28 +125,44 @@ class Desk:
             if ask.code is None:
                 open_cases(ask, configuration, now)
         asks = [ask for ask in opened.asks if ask.code is None]
+        refused = [ask for ask in opened.asks if ask.code is not None]
+        noted = self._releaser.note_junk(opened.junk, now)
+        noted += self._releaser.note(refused, configuration.policy.digest)
+        waiting, release = await self._admit(asks, admission, noted, now)
+        answers = self._releaser.carry_out(release, refused, self.session)
+        return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting)
+
+    async def _admit(
+        self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int
+    ) -> tuple[list[Waiting], Release]:
+        """Have asks marked and counted; what they get if they are admitted is prepared while the queue does so."""
+        if not asks:
+            return self._settle_all(asks, noted, now)
+        configuration = self.configuration
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
-        noted: list[AuditRecord] = []
-        if marks:
-            admitting = asyncio.ensure_future(admission.admit(marks))
-            await asyncio.sleep(0)  # the question is on its way; while the queue counts, the answers are prepared
-            for ask in asks:
-                self._draft(ask, now)
-            for ask, cases, mark, verdict in zip(asks, open_before, marks, await admitting, strict=True):
-                self._apply(ask, cases, mark, verdict, noted, now)
-                if ask.code is None and self.configuration is not configuration:
+        admitting = asyncio.ensure_future(admission.admit(marks))
+        await asyncio.sleep(0)  # the question is on its way
+        prepared = self._settle_all(asks, noted, now)
+        undisturbed, distrust = True, list[AuditRecord]()
+        for ask, cases, mark, verdict in zip(asks, open_before, marks, await admitting, strict=True):
+            undisturbed &= self._apply(ask, cases, mark, verdict, distrust, now)
+            if self.configuration is not configuration:
+                undisturbed = False
+                if ask.code is None:
                     self._decide_again(ask, now)
-        served = Served()
-        settled = []
-        for ask in opened.asks:
-            missing, known = self._fill(ask, now) if ask.code is None and ask.draft is None else (None, None)
+        return prepared if undisturbed else self._settle_all(asks, noted + distrust, now)
+
+    def _settle_all(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], now: int) -> tuple[list[Waiting], Release]:
+        """Give every ask what the cache has for it; those that miss something wait, the others can be released."""
+        waiting, settled = [], []
+        for ask in asks:
+            missing, known = self._fill(ask, now) if ask.code is None and ask.draft is None else ({}, {})
             if missing:
-                served.waiting.append(Waiting(ask, missing, known or {}))
+                waiting.append(Waiting(ask, missing, known))
             else:
                 settled.append(ask)
-        served.answers = self._conclude(settled, noted, opened)
-        return served
+        return waiting, self._releaser.prepare(settled, noted, self.configuration.policy.digest, self.session)
 
     def resume(self, waiting: Sequence[Waiting]) -> list[Answer]:
         """Settle asks whose values were fetched, or given up, meanwhile.
@@ -168,7 +181,9 @@ class Desk:
             for case in ask.cases:
                 if case.code is None:
                     self._settle_fetched(each, case, now)
-        return self._conclude([each.ask for each in waiting], [], Opened())
+        asks = [each.ask for each in waiting]
+        release = self._releaser.prepare(asks, [], self.configuration.policy.digest, self.session)
+        return self._releaser.carry_out(release, [], self.session)
 
     def keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
         """Put what a vault gave into the cache: a value for `ttl_ms`, a failure briefly."""
@@ -215,14 +230,6 @@ class Desk:
         """
         self._sink.append([event])
 
-    def _draft(self, ask: Ask, now: int) -> None:
-        """Prepare the reply that an ask gets if the queue admits it. Whatever refuses a part of it drops the draft."""
-        missing, _ = self._fill(ask, now)
-        if not missing:
-            plaintext = self._encode(ask)
-            if ask.code is None:
-                ask.draft = ask.peer.seal(self.session, plaintext, self._nonces.draw())
-
     def _decide_again(self, ask: Ask, now: int) -> None:
         """Ask issuers and policy again after a wait; what was refused before stays refused."""
         ask.draft = None
@@ -236,36 +243,37 @@ class Desk:
                 ask.refuse(error.code, error.reason)
 
     def _apply(
-        self,
-        ask: Ask,
-        cases: Sequence[Case],
-        mark: AdmissionAsk,
-        verdict: Verdict,
-        noted: list[AuditRecord],
-        now: int,
-    ) -> None:
-        """Act on what the queue says of an ask and of its cases, and on what this worker knows better."""
+        self, ask: Ask, cases: Sequence[Case], mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int
+    ) -> bool:
+        """Act on what the queue says of an ask and of its cases, and on what this worker knows better.
+
+        Returns:
+            Whether everything was admitted.
+        """
         if verdict.replay:
             ask.refuse(Code.INVALID, REPLAY)
-            return
+            return False
         if self._backstop.is_replay(ask.request.request_id, mark.entry_id):
             ask.refuse(Code.INVALID, REPLAY)
-            self._note_distrust(noted, ask, "replay_mark_lost", now)
-            return
+            noted += self._releaser.note_distrust(ask, "replay_mark_lost", now)
+            return False
         if verdict.wait_us:
             ask.refuse(Code.RATE_LIMITED, "over_limit", -(-verdict.wait_us // 1000))
-            return
+            return False
+        admitted = True
         counted = [(limit.key, limit.rate, mark.count) for limit in mark.limits]
         for case, wait_us, limits in zip(cases, verdict.name_waits_us, mark.name_limits, strict=True):
             if wait_us:
-                ask.draft = None
+                ask.draft, admitted = None, False
                 case.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
             else:
                 counted += [(limit.key, limit.rate, 1) for limit in limits]
         wait_us = self._backstop.count(counted, now * 1000)
         if wait_us:
             ask.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
-            self._note_distrust(noted, ask, "limit_state_lost", now)
+            noted += self._releaser.note_distrust(ask, "limit_state_lost", now)
+            return False
+        return admitted
 
     def _fill(self, ask: Ask, now: int) -> tuple[dict[str, int], dict[str, CachedValue | ProviderError]]:
         """Give cached values to the cases that may have them.
@@ -324,67 +332,3 @@ class Desk:
         case.value, case.version = known.fetched.value, known.fetched.version
         case.expires_at = ends
         case.reason = None
-
-    def _conclude(self, asks: Sequence[Ask], noted: list[AuditRecord], opened: Opened) -> list[Answer]:
-        """Record, then seal: the only place where replies are made."""
-        now, now_us = self._clock.now(), self._clock.monotonic_us()
-        plaintexts = [b"" if ask.draft else self._encode(ask) for ask in asks]
-        for ask in asks:
-            self._note(noted, ask, now, now_us)
-        for entry, reason in opened.junk:
-            self._note_refusal(
-                noted, ("", entry.agent_id, reason), records.unauthenticated(entry.agent_id, reason, now)
-            )
-        if noted:
-            try:
-                self._sink.append(noted)
-            except AuditError:
-                self._tally.not_recorded(noted)
-                plaintexts = [encode_refusal(ask, Code.AUDIT_UNAVAILABLE) for ask in asks]
-        answers = [Answer(entry) for entry, _ in opened.junk]
-        for ask, plaintext in zip(asks, plaintexts, strict=True):
-            if ask.reason == REPLAY:
-                answers.append(Answer(ask.entry))
-                continue
-            envelope = ask.draft
-            if plaintext or envelope is None:
-                envelope = ask.peer.seal(self.session, plaintext, self._nonces.draw())
-            answers.append(Answer(ask.entry, ask.peer.reply_stream, envelope))
-        return answers
-
-    @staticmethod
-    def _encode(ask: Ask) -> bytes:
-        try:
-            return encode_reply(ask)
-        except WireError as error:
-            ask.refuse(error.code, error.reason)
-            return encode_refusal(ask, error.code)
-
-    def _note(self, noted: list[AuditRecord], ask: Ask, now: int, now_us: int) -> None:
-        """Add what the audit must be told of a settled ask."""
-        agent_id, reason = ask.entry.agent_id, ask.reason or ""
-        if not ask.identity.issuer:
-            self._note_refusal(noted, ("", agent_id, reason), records.unauthenticated(agent_id, reason, now))
-            return
-        policy = self.configuration.policy.digest
-        body = ask.request.body
-        if isinstance(body, Resolve) and body.purpose:
-            ask.purpose = self._cache.redact(body.purpose)
-        if ask.code is not None or not ask.cases:
-            record = records.whole_request(ask, now, now_us, policy)
-            if ask.code is None:
-                noted.append(record)
-            else:
-                self._note_refusal(noted, (agent_id, ask.identity.run_id, reason), record)
-            return
-        for case in ask.cases:
-            name = case.name if case.entry else self._cache.redact(case.name)
-            noted.append(records.access(ask, case, name, now, now_us, policy))
-
-    def _note_distrust(self, noted: list[AuditRecord], ask: Ask, reason: str, now: int) -> None:
-        kind = ("queue_distrusted", ask.identity.agent_id, ask.identity.run_id, reason)
-        self._note_refusal(noted, kind, records.queue_distrusted(ask, reason, now))
-
-    def _note_refusal(self, noted: list[AuditRecord], kind: tuple[str, ...], record: AuditRecord) -> None:
-        if self._tally.is_first(kind, record, self._clock.now()):
-            noted.append(record)

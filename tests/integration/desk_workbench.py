@@ -119,6 +119,9 @@ class Notebook:
     records: list[AuditRecord] = field(default_factory=list)
     is_full: bool = False
 
+    def prepare(self, records: Sequence[AuditRecord]) -> None:
+        """Nothing is made ahead."""
+
     def append(self, records: Sequence[AuditRecord]) -> None:
         if self.is_full:
             raise AuditError("cannot write the audit: No space left on device")

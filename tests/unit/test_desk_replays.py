@@ -40,6 +40,9 @@ class Notebook:
     def __init__(self) -> None:
         self.records: list[AuditRecord] = []
 
+    def prepare(self, records: Sequence[AuditRecord]) -> None:
+        """Nothing is made ahead."""
+
     def append(self, records: Sequence[AuditRecord]) -> None:
         self.records += records
 
@@ -49,13 +52,13 @@ class Marks:
 
     def __init__(self, *, forgets: bool) -> None:
         self._forgets = forgets
-        self._seen: dict[str, bytes] = {}
+        self._seen: dict[bytes, bytes] = {}
 
     async def admit(self, asks: Sequence[AdmissionAsk]) -> list[Verdict]:
         return [self._look(ask) for ask in asks]
 
     def _look(self, ask: AdmissionAsk) -> Verdict:
-        replay = not self._forgets and self._seen.setdefault(ask.replay_key, ask.entry_id) != ask.entry_id
+        replay = not self._forgets and self._seen.setdefault(ask.request_id, ask.entry_id) != ask.entry_id
         return Verdict(replay=replay, wait_us=0, name_waits_us=() if replay else ((0,) * len(ask.name_limits)))
 
 

@@ -1,0 +1,146 @@
+"""The last step: record, then reply. The only place where replies are made, and where they leave."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from agent_sdk.wire.audit import AuditRecord
+from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.messages import Resolve
+from broker_worker.core.errors import AuditError
+from broker_worker.pipeline import records
+from broker_worker.pipeline.answering import encode_refusal, encode_reply
+from broker_worker.pipeline.batch import Ask
+from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.pipeline.tally import Tally
+from broker_worker.ports import Answer, AuditSink, Cache, Clock, Entry
+
+REPLAY = "replay"
+"""Why a copy of a request is refused. It gets no reply, which could overtake the one that the request is owed."""
+
+
+@dataclass(slots=True)
+class Release:
+    """Settled asks, each with its sealed reply, and what the audit must take before one of them leaves.
+
+    Args:
+        asks: the asks; `draft` is the sealed reply.
+        records: what is recorded of them, and of whatever else the batch held.
+    """
+
+    asks: Sequence[Ask]
+    records: Sequence[AuditRecord]
+
+
+class Releaser:
+    """Prepares releases and carries them out.
+
+    Args:
+        sink: where records become durable.
+        cache: knows the live values that texts of agents must not repeat.
+        clock: the time.
+        tally: counts refusals that anybody can cause without end.
+        nonces: for sealing.
+    """
+
+    def __init__(self, sink: AuditSink, cache: Cache, clock: Clock, tally: Tally, nonces: Nonces) -> None:
+        self._sink = sink
+        self._cache = cache
+        self._clock = clock
+        self._tally = tally
+        self._nonces = nonces
+
+    def note_junk(self, junk: Iterable[tuple[Entry, str]], now: int) -> list[AuditRecord]:
+        """What the audit must be told of messages that nobody can be held to."""
+        noted: list[AuditRecord] = []
+        for entry, reason in junk:
+            record = records.unauthenticated(entry.agent_id, reason, now)
+            noted += self._once(("", entry.agent_id, reason), record, now)
+        return noted
+
+    def note_distrust(self, ask: Ask, reason: str, now: int) -> list[AuditRecord]:
+        """What the audit must be told of a queue that contradicts what this worker knows."""
+        kind = ("queue_distrusted", ask.identity.agent_id, ask.identity.run_id, reason)
+        return self._once(kind, records.queue_distrusted(ask, reason, now), now)
+
+    def note(self, asks: Iterable[Ask], policy: str) -> list[AuditRecord]:
+        """What the audit must be told of settled asks; refusals of whole requests are counted by this.
+
+        Args:
+            asks: settled asks.
+            policy: digest of the policy that decided.
+        """
+        now, now_us = self._clock.now(), self._clock.monotonic_us()
+        noted: list[AuditRecord] = []
+        for ask in asks:
+            agent_id, reason = ask.entry.agent_id, ask.reason or ""
+            if not ask.identity.issuer:
+                noted += self._once(("", agent_id, reason), records.unauthenticated(agent_id, reason, now), now)
+                continue
+            body = ask.request.body
+            if isinstance(body, Resolve) and body.purpose:
+                ask.purpose = self._cache.redact(body.purpose)
+            if ask.code is not None:
+                record = records.whole_request(ask, now, now_us, policy)
+                noted += self._once((agent_id, ask.identity.run_id, reason), record, now)
+            elif not ask.cases:
+                noted.append(records.whole_request(ask, now, now_us, policy))
+            for case in ask.cases if ask.code is None else ():
+                name = case.name if case.entry else self._cache.redact(case.name)
+                noted.append(records.access(ask, case, name, now, now_us, policy))
+        return noted
+
+    def prepare(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], policy: str, session: Session) -> Release:
+        """Seal the replies of settled asks and have the sink make their records ready; nothing leaves by this.
+
+        Args:
+            asks: settled asks; a reply that was sealed before and still holds is kept.
+            noted: what else the audit must be told.
+            policy: digest of the policy that decided.
+            session: the worker's session key.
+        """
+        for ask in asks:
+            if ask.draft is None:
+                ask.draft = ask.peer.seal(session, _encode(ask), self._nonces.draw())
+        release = Release(asks, [*noted, *self.note(asks, policy)])
+        self._sink.prepare(release.records)
+        return release
+
+    def carry_out(self, release: Release, also: Iterable[Ask], session: Session) -> list[Answer]:
+        """Record, and answer only then; if the audit does not take it, nothing but that is answered.
+
+        Args:
+            release: what was prepared.
+            also: asks whose refusals are among the records already.
+            session: the worker's session key.
+        """
+        asks = [*release.asks, *also]
+        if release.records:
+            try:
+                self._sink.append(release.records)
+            except AuditError:
+                self._tally.not_recorded(release.records)
+                for ask in asks:
+                    ask.draft = self._seal_refusal(ask, Code.AUDIT_UNAVAILABLE, session)
+        answers = []
+        for ask in asks:
+            if ask.reason == REPLAY:
+                answers.append(Answer(ask.entry))
+            else:
+                envelope = ask.draft or self._seal_refusal(ask, ask.code or Code.UNAVAILABLE, session)
+                answers.append(Answer(ask.entry, ask.peer.reply_stream, envelope))
+        return answers
+
+    def _seal_refusal(self, ask: Ask, code: Code, session: Session) -> bytes:
+        retry_after = ask.retry_after if code is ask.code else None
+        return ask.peer.seal(session, encode_refusal(ask, code, retry_after), self._nonces.draw())
+
+    def _once(self, kind: tuple[str, ...], record: AuditRecord, now: int) -> list[AuditRecord]:
+        return [record] if self._tally.is_first(kind, record, now) else []
+
+
+def _encode(ask: Ask) -> bytes:
+    try:
+        return encode_reply(ask)
+    except WireError as error:
+        ask.refuse(error.code, error.reason)
+        return encode_refusal(ask, error.code)
