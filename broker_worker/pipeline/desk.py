@@ -151,7 +151,9 @@ class Desk:
                 undisturbed = False
                 if ask.code is None:
                     self._decide_again(ask, now)
-        return prepared if undisturbed else self._settle_all(asks, noted + distrust, now)
+        if undisturbed and not prepared[0]:
+            return prepared
+        return self._settle_all(asks, noted + distrust, now)  # what was missing may have been fetched meanwhile
 
     def _settle_all(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], now: int) -> tuple[list[Waiting], Release]:
         """Give every ask what the cache has for it; those that miss something wait, the others can be released."""
