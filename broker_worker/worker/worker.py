@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import random
 import secrets
 import traceback
@@ -267,6 +266,7 @@ class Worker:
         self._note_activity(entries)
         if entries:
             await lane.serve(entries)
+            await self._watch({entry.agent_id for entry in entries})
         for agent, count in (await trim_overfull(connection, agents)).items():
             _log.warning("stream_overfull", agent=agent, dropped=count)
             with contextlib.suppress(AuditError):  # the log has it; the next batch will meet the same disk
@@ -291,11 +291,14 @@ class Worker:
                     agent = keynames.agent_of_doorbell(message["channel"].decode("ascii", "replace"))
                     if agent in self._hot_set.agents:
                         self._ended_streams.add(agent)
-                    if self._hot_set.touch(agent, self._clock.now()):
-                        await self._wake_reader(functools.partial(self._is_watched, agent))
+                        self._hot_set.touch(agent, self._clock.now())
+                        await self._watch({agent})
 
-    def _is_watched(self, agent: str) -> bool:
-        return agent in self._reading
+    async def _watch(self, agents: set[str]) -> None:
+        """Have agents that became active read by the main lane from now on."""
+        wanted = agents & self._hot_set.agents - self._taken_names
+        if not wanted.issubset(self._reading):
+            await self._wake_reader(lambda: wanted.issubset(self._reading))
 
     async def _wake_reader(self, is_awake: Callable[[], bool]) -> None:
         """End the read that blocks, so that the next one watches what has changed."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -13,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from desk_workbench import LONG, FakeVault, Run, ShiftedClock, write_files
+from desk_workbench import LONG, FakeVault, Run, ShiftedClock, until, write_files
 from redis import Redis
 
 from agent_sdk.client import AsyncSecretBroker
@@ -140,6 +142,7 @@ class Home:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             assert ready.done(), worker
+            await until(process.worker._control.pubsub_numpat)  # it hears bells
             yield process
             assert not worker.done(), "the worker ended"
         finally:
@@ -189,3 +192,78 @@ def embedded_home() -> Iterator[Home]:
 def server_of(home: Home) -> EmbeddedServer:
     """The embedded server of an installation."""
     return EmbeddedServer(home.settings.run_dir, home.queue_key, home.agents)
+
+
+class Processes:
+    """Commands of `secret-broker` as processes of their own, on one installation; all are ended in the end.
+
+    Args:
+        home: the installation.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.environ = {**os.environ, "OPENAI": "value of openai", "GITHUB": "value of github"}
+        self.environ.pop("REDIS_URL", None)
+        if home.settings.redis_url:
+            self.environ["REDIS_URL"] = home.settings.redis_url
+
+    @property
+    def log(self) -> str:
+        """Everything that any of them wrote."""
+        return "".join(path.read_text() for path in sorted(self._home.settings.home.glob("*.out")))
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `secret-broker ARGUMENTS` at the most talkative log level."""
+        command = [*COMMAND, "--home", str(self._home.settings.home), "--log-level", "debug", *arguments]
+        output = self._home.settings.home / f"{len(self._started):02d}.out"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                command, env=self.environ, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            )
+        self._started.append(process)
+        return process
+
+    async def start_worker(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a worker and wait until it serves."""
+        ready = self.log.count("worker_ready")
+        process = self.start("worker", "--name", name)
+        await until(lambda: self.log.count("worker_ready") > ready or process.poll() is not None, 20)
+        assert process.poll() is None, self.log
+        return process
+
+    async def ended(self, process: "subprocess.Popen[bytes]") -> int:
+        """Wait for the end of a process, and return its exit code."""
+        return await asyncio.to_thread(process.wait, 20)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+
+
+ENV_FILES = {
+    "broker": "provider: {type: env}",
+    "registry": 'secrets: {openai.api_key: "env://OPENAI", github.read_token: "env://GITHUB"}',
+    "policy": """
+        limits:
+          agent: {rate: 100000/s, burst: 100000}
+          run: {rate: 100000/s, burst: 100000}
+          secret: {rate: 100000/s, burst: 100000}
+        agents:
+          claude: {allow: [openai.api_key]}
+          codex: {allow: [openai.api_key, github.read_token]}
+    """,
+}
+"""Files of an installation whose values come from the environment of `Processes`."""
+
+
+@pytest.fixture
+def processes(embedded_home: Home) -> Iterator[Processes]:
+    """Commands on an installation with a server of its own."""
+    embedded_home.write(**ENV_FILES)
+    made = Processes(embedded_home)
+    yield made
+    made.close()

@@ -24,8 +24,6 @@ async def test_an_idle_agent_that_rings_is_answered_without_the_sweep(
     """The first message of an agent that nobody watched."""
     monkeypatch.setattr(worker_module, "SLICE_SECONDS", 3600.0)
     async with crowd.working():
-        with crowd.redis() as redis:
-            await until(redis.pubsub_numpat)  # it listens
         for agent in (AGENTS[0], AGENTS[250], AGENTS[499]):
             async with crowd.client(agent) as client:
                 assert (await client.get("openai.api_key")).reveal() == "value of openai"

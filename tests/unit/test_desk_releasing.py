@@ -8,6 +8,7 @@ import pytest
 from desk_workbench import NOW, SECRETS, DeskBench
 
 from agent_sdk.wire.errors import Code
+from broker_worker.ports import Fetched
 
 HOUR = 3600 * 1000
 
@@ -42,6 +43,16 @@ async def test_a_reply_that_was_prepared_is_dropped_if_anything_refuses_it(tmp_p
     answers = [(await bench.serve(bench.entry(run, envelope))).answers[0].envelope for _ in range(2)]
     assert [run.open(answers[0]).status, answers[1]] == ["ok", None]
     assert [record.outcome for record in bench.sink.of("access")] == ["granted"] * 4 + ["refused"] + ["granted"] * 2
+
+
+async def test_a_value_that_comes_while_the_queue_counts_is_not_asked_for_again(bench: DeskBench) -> None:
+    """Somebody else's fetch ended meanwhile: the request is answered from the cache instead of waiting for another."""
+    run = bench.run()
+    bench.admission.before = lambda: bench.desk.keep("local://openai", Fetched(b"just fetched"), 1000)
+    served = await bench.serve(bench.entry(run, None, "openai.api_key"))
+    assert served.waiting == []
+    assert run.open(served.answers[0].envelope).results[0].value == b"just fetched"
+    assert [(record.outcome, record.source) for record in bench.sink.records] == [("granted", "cache")]
 
 
 async def test_the_second_time_comes_from_the_cache(bench: DeskBench) -> None:
