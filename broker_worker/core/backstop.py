@@ -22,18 +22,23 @@ class Backstop:
 
     def __init__(self, generation: int = 65_536) -> None:
         self._generation = generation
-        self._seen: dict[bytes, bytes] = {}
-        self._seen_before: dict[bytes, bytes] = {}
+        self._seen: dict[tuple[str, bytes], bytes] = {}
+        self._seen_before: dict[tuple[str, bytes], bytes] = {}
         self._tats: dict[str, int] = {}
 
-    def is_replay(self, request_id: bytes, entry_id: bytes) -> bool:
-        """Remember that a request came in a stream entry; True if it came in another one before."""
-        known = self._seen.get(request_id) or self._seen_before.get(request_id)
+    def is_replay(self, mark: tuple[str, bytes], entry_id: bytes) -> bool:
+        """Remember that a request came in a stream entry; True if it came in another one before.
+
+        Args:
+            mark: where the queue keeps its replay mark, and the request's id.
+            entry_id: the stream entry.
+        """
+        known = self._seen.get(mark) or self._seen_before.get(mark)
         if known is not None:
             return known != entry_id
         if len(self._seen) >= self._generation:
             self._seen_before, self._seen = self._seen, {}
-        self._seen[request_id] = entry_id
+        self._seen[mark] = entry_id
         return False
 
     def count(self, limits: Iterable[tuple[str, Rate, int]], now_us: int) -> int:

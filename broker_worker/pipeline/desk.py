@@ -255,7 +255,7 @@ class Desk:
         if verdict.replay:
             ask.refuse(Code.INVALID, REPLAY)
             return False
-        if self._backstop.is_replay(ask.request.request_id, mark.entry_id):
+        if self._backstop.is_replay((mark.replay_key, mark.request_id), mark.entry_id):
             ask.refuse(Code.INVALID, REPLAY)
             noted += self._releaser.note_distrust(ask, "replay_mark_lost", now)
             return False

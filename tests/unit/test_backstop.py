@@ -13,17 +13,17 @@ NOW = 1_800_000_000_000_000
 def test_the_same_request_in_another_entry_is_a_replay() -> None:
     """In the same entry, claimed again, it is not."""
     backstop = Backstop()
-    assert not backstop.is_replay(b"request", b"1-0")
-    assert not backstop.is_replay(b"request", b"1-0")
-    assert backstop.is_replay(b"request", b"2-0")
+    assert not backstop.is_replay(("k", b"request"), b"1-0")
+    assert not backstop.is_replay(("k", b"request"), b"1-0")
+    assert backstop.is_replay(("k", b"request"), b"2-0")
 
 
 def test_memory_is_two_generations() -> None:
     """At least one generation of requests is remembered, and at most two."""
     backstop = Backstop(generation=10)
     for number in range(100):
-        backstop.is_replay(b"r%d" % number, b"1-0")
-    assert all(backstop.is_replay(b"r%d" % number, b"2-0") for number in range(90, 100))
+        backstop.is_replay(("k", b"r%d" % number), b"1-0")
+    assert all(backstop.is_replay(("k", b"r%d" % number), b"2-0") for number in range(90, 100))
     assert len(backstop._seen) + len(backstop._seen_before) <= 20
 
 

@@ -356,6 +356,17 @@ async def test_a_replay_whose_mark_was_deleted_is_refused_and_reported(bench: De
     assert [record.outcome for record in bench.sink.of("access")] == ["granted"]
 
 
+async def test_an_id_that_its_run_uses_again_is_no_evidence_against_the_queue(bench: DeskBench) -> None:
+    """With another deadline it is another request; no agent can make the queue look like a liar."""
+    run = bench.run()
+    for seconds in (15, 40):
+        request_id, deadline = bytes(16), NOW + seconds * 1000
+        entry = bench.entry(run, None, "openai.api_key", request_id=request_id, deadline=deadline)
+        (answer,) = await bench.finish(await bench.serve(entry))
+        assert run.open(answer.envelope).status == "ok"
+    assert bench.sink.of("queue_distrusted") == []
+
+
 async def test_the_same_entry_again_is_answered(bench: DeskBench) -> None:
     """What a dead worker left, or a lost acknowledgement, is no replay."""
     run = bench.run()
