@@ -144,7 +144,7 @@ class LocalAdmission:
 
     def forget(self) -> None:
         """Lose everything, as a queue can."""
-        self._seen: dict[bytes, bytes] = {}
+        self._seen: dict[tuple[str, bytes], bytes] = {}
         self._tats: dict[str, int] = {}
 
     async def admit(self, asks: Sequence[AdmissionAsk]) -> list[Verdict]:
@@ -156,7 +156,7 @@ class LocalAdmission:
         return [self._verdict(ask) for ask in asks]
 
     def _verdict(self, ask: AdmissionAsk) -> Verdict:
-        prior = self._seen.setdefault(ask.request_id, ask.entry_id)
+        prior = self._seen.setdefault((ask.replay_key, ask.request_id), ask.entry_id)
         if prior != ask.entry_id:
             return Verdict(replay=True)
         wait = self._count(ask.limits, ask.count)
