@@ -52,10 +52,12 @@ class Fault(StrEnum):
     NO_HEAD = "no_head"
     """The worker's last signed checkpoint, kept beside the chain, is missing or unreadable."""
     FORGED_STREAM = "forged_stream"
-    """An entry of the stream claims to be a checkpoint and is not signed with the broker's identity."""
+    """A line of the stream claims to be a checkpoint and is not signed with the broker's identity."""
+    UNKNOWN_ENTRY = "unknown_entry"
+    """An entry of the stream is not what a broker writes."""
 
 
-_WARNINGS = frozenset({Fault.UNSIGNED, Fault.TORN, Fault.ABANDONED, Fault.UNKNOWN_FILE})
+_WARNINGS = frozenset({Fault.UNSIGNED, Fault.TORN, Fault.ABANDONED, Fault.UNKNOWN_FILE, Fault.UNKNOWN_ENTRY})
 
 
 @dataclass(frozen=True, slots=True)

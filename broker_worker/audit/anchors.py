@@ -10,8 +10,8 @@ from agent_sdk.wire.errors import WireError
 from broker_worker.audit.head import read_head
 from broker_worker.audit.report import Report
 
-StreamEntry = tuple[str, bytes]
-"""The event id that an entry of the stream states, and its line."""
+StreamEntry = tuple[str, bytes | None]
+"""A line of the stream behind the event id that is stated for it, or the id of an entry that has no lines and None."""
 
 
 class Anchors:
@@ -49,20 +49,29 @@ class Anchors:
         return True
 
     def take_stream(self, entries: Iterable[StreamEntry], report: Report) -> None:
-        """Take the checkpoints on the stream; those that the broker did not sign are reported."""
+        """Take the checkpoints on the stream; what the broker did not sign or write is reported."""
+        unknown, first = 0, ""
         for stated, line in entries:
-            if b'"event":"checkpoint"' not in line[:64]:
-                continue
-            try:
-                event = decode_line(line)
-            except WireError as error:
-                report.add(Finding(Fault.FORGED_STREAM, keynames.AUDIT, 0, None, f"entry {stated[:40]}: {error}"))
-                continue
-            if event.event_id != stated or not verify_checkpoint(self._identity, event):
-                detail = f"entry {stated[:40]} is not signed with this broker's identity"
-                report.add(Finding(Fault.FORGED_STREAM, keynames.AUDIT, 0, event.sequence, detail))
-                continue
-            self._take(event, line, "the stream")
+            if line is None:
+                unknown, first = unknown + 1, first or stated
+            elif b'"event":"checkpoint"' in line[:64]:
+                self._take_stated(stated, line, report)
+        if unknown:
+            # one finding for all, since whoever floods the stream could crowd out what is wrong with the files
+            detail = f"entries that no broker wrote: {unknown}, the first of them {first}"
+            report.add(Finding(Fault.UNKNOWN_ENTRY, keynames.AUDIT, 0, None, detail))
+
+    def _take_stated(self, stated: str, line: bytes, report: Report) -> None:
+        try:
+            event = decode_line(line)
+        except WireError as error:
+            report.add(Finding(Fault.FORGED_STREAM, keynames.AUDIT, 0, None, f"line {stated[:40]}: {error}"))
+            return
+        if event.event_id != stated or not verify_checkpoint(self._identity, event):
+            detail = f"line {stated[:40]} is not signed with this broker's identity"
+            report.add(Finding(Fault.FORGED_STREAM, keynames.AUDIT, 0, event.sequence, detail))
+            return
+        self._take(event, line, "the stream")
 
     def _take(self, event: AuditEvent, line: bytes, source: str) -> None:
         known = self._known.setdefault((event.worker, event.chain), {})

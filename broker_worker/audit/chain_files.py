@@ -17,7 +17,6 @@ from agent_sdk.wire.audit import MAX_LINE
 
 _NAME = re.compile(r"(?P<worker>[a-z0-9._-]{1,64})-(?P<chain>[0-9a-f]{16})-(?P<first>[0-9]{12,16})\.jsonl", re.ASCII)
 _BLOCK = 256 * 1024
-_USUAL_LINE = 768
 HEAD_SUFFIX = ".head"
 LOCK_SUFFIX = ".lock"
 
@@ -113,13 +112,14 @@ def iterate_lines(file: BinaryIO, size: int) -> Iterator[tuple[bytes, bool]]:
         yield line, rest.endswith(b"\n")
 
 
-def read_lines(start: Position, end: Position, max_lines: int) -> tuple[Sequence[bytes], Position]:
+def read_lines(start: Position, end: Position, max_lines: int, max_bytes: int) -> tuple[Sequence[bytes], Position]:
     """Read whole lines from a position on, at most to the end of its file.
 
     Args:
         start: where the first line stands.
         end: how far the writer has come; nothing behind it is read.
         max_lines: how many at most.
+        max_bytes: how many bytes they have at most, with their line feeds; a longer line is as if it was not there.
 
     Returns:
         The lines and the position after them; when a file that is no longer written is used up, the beginning of the
@@ -129,9 +129,7 @@ def read_lines(start: Position, end: Position, max_lines: int) -> tuple[Sequence
         OSError: if the file cannot be read.
     """
     is_last = start.file == end.file
-    limit = max(2 * MAX_LINE, max_lines * _USUAL_LINE)
-    if is_last:
-        limit = max(0, min(limit, end.offset - start.offset))
+    limit = max(0, min(max_bytes, end.offset - start.offset)) if is_last else max_bytes
     with start.file.path.open("rb", buffering=0) as file:
         file.seek(start.offset)
         block = file.read(limit)

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from broker_worker.audit.chain_files import ChainFile, Position, read_lines
 
 _BLOCK = 256 * 1024
-_LINES = 1024
+_LINES, _BYTES = 1024, 1024 * 1024
 _TIMESTAMP = re.compile(rb'"timestamp":"([^"]{24})"')
 
 
@@ -32,25 +31,28 @@ def position_after(files: Sequence[ChainFile], chain: str, sequence: int) -> Pos
     return None if later is None else Position(later, 0, later.first)
 
 
-def position_before(files: Sequence[ChainFile], end: Position, lines: int) -> Position:
-    """The position that many lines before the end, or the first there is.
+def position_before(files: Sequence[ChainFile], end: Position, size: int) -> Position:
+    """The first position from which on there are at most that many bytes up to the end.
 
     Args:
         files: a worker's files, in order.
         end: where the next line will stand.
-        lines: how many lines to go back.
+        size: how many bytes to go back at most.
 
     Raises:
         OSError: if a file cannot be read.
     """
     at = end
     for file in reversed(files):
+        if not size:
+            break
         if (file.chain, file.first) > (end.file.chain, end.file.first):
             continue
-        count = end.sequence - file.first if file == end.file else _count_lines(file.path)
-        if count >= lines:
-            return _position_of(file, file.first + count - lines)
-        lines -= count
+        length = end.offset if file == end.file else file.path.stat().st_size
+        if length > size:
+            found = _position_from(file, length - size)
+            return at if found.offset >= length else found
+        size -= length
         at = Position(file, 0, file.first)
     return at
 
@@ -63,7 +65,7 @@ def skip_older(start: Position, end: Position, timestamp: str) -> Position:
     """
     limit = timestamp.encode()
     while start != end:
-        lines, following = read_lines(start, end, _LINES)
+        lines, following = read_lines(start, end, _LINES, _BYTES)
         offset = start.offset
         for count, line in enumerate(lines):
             found = _TIMESTAMP.search(line)
@@ -88,6 +90,15 @@ def _position_of(file: ChainFile, sequence: int) -> Position:
     return Position(file, offset, at)
 
 
-def _count_lines(path: Path) -> int:
-    with path.open("rb") as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(_BLOCK), b""))
+def _position_from(file: ChainFile, offset: int) -> Position:
+    """Where the first line stands that does not begin before an offset."""
+    at, sequence, last = 0, file.first, b"\n"
+    with file.path.open("rb") as stream:
+        while at < offset and (block := stream.read(min(_BLOCK, offset - at))):
+            at += len(block)
+            sequence += block.count(b"\n")
+            last = block[-1:]
+        if last != b"\n":
+            at += len(stream.readline())
+            sequence += 1
+    return Position(file, at, sequence)

@@ -8,63 +8,47 @@ be sure of it publishes again, and consumers deduplicate by event id.
 import asyncio
 import errno
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import structlog
 from redis.exceptions import RedisError
 
-from agent_sdk.wire import keynames
-from agent_sdk.wire.audit import format_time
-from broker_worker.audit.chain_files import Position, list_files, read_lines
+from agent_sdk.wire.audit_stream import MAX_SEGMENT_BYTES, MAX_SEGMENT_LINES, ChainSegment
+from broker_worker.audit.chain_files import ChainFile, Position, list_files, read_lines
 from broker_worker.audit.position import position_after, position_before, skip_older
+from broker_worker.audit.segment_stream import KEEP_BYTES, SegmentStream
 from broker_worker.audit.sink import JsonlSink
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-KEEP: Final = 100_000
-"""How many events the stream keeps, about."""
-_LINES_A_CALL = 128
-_PAGE = 512
 _LINGER_SECONDS = 0.02
-_TIMEOUT_SECONDS = 10.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _INLINE_BYTES = 64 * 1024 * 1024
-
-# One call, four arguments and one short answer for many events: a pipeline would have the worker, whose time is dear,
-# pack each line and parse an answer for it. The event ids are those of `agent_sdk.wire.audit.event_id`.
-_PUBLISH = """
-local sequence = tonumber(ARGV[3])
-for line in string.gmatch(ARGV[4], '([^\\n]*)\\n') do
-  local id = string.format('%s-%012d', ARGV[2], sequence)
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'e', id, 'd', line)
-  sequence = sequence + 1
-end
-"""
 _log = structlog.get_logger()
 
 
 class AuditPublisher:
-    """Publishes one worker's audit events to the stream `sb:audit`, one entry an event: `e` its id, `d` its line.
+    """Publishes one worker's audit to the stream `sb:audit`, many lines an entry.
 
     Args:
         client: a client of the queue that returns bytes.
         sink: the audit that is published; the publisher adds itself as its listener.
-        keep: how many events the stream keeps, about; no more than that is published again.
+        keep_bytes: how much memory of the server the stream may take, about; no more than that is published again.
     """
 
-    def __init__(self, client: "Redis", sink: JsonlSink, *, keep: int = KEEP) -> None:
-        self._client = client
+    def __init__(self, client: "Redis", sink: JsonlSink, *, keep_bytes: int = KEEP_BYTES) -> None:
+        self._stream = SegmentStream(client, keep_bytes)
         self._sink = sink
-        self._keep = keep
-        self._script = client.register_script(_PUBLISH)
+        self._keep = keep_bytes
         self._at: Position | None = None
         self._wake = asyncio.Event()
         self._idle = False
         self._progress = asyncio.Event()
         self._delay = 0.0
+        self._failure = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         sink.add_listener(self.notify)
 
@@ -81,7 +65,7 @@ class AuditPublisher:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def run(self) -> None:
-        """Publish until cancelled; a queue that is away is tried again, at most every few seconds."""
+        """Publish until cancelled; whatever fails is tried again, at most every few seconds."""
         self._loop = asyncio.get_running_loop()
         while True:
             try:
@@ -89,11 +73,10 @@ class AuditPublisher:
                 self._progress.set()
                 while True:
                     await self._publish_some(self._at)
-            except (RedisError, OSError) as error:
-                if not self._delay:
-                    _log.warning("the audit stream cannot be written; catching up later", error=type(error).__name__)
-                self._delay = min(self._delay * 2, _LONGEST_DELAY) or _FIRST_DELAY
-                await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311  # spreads workers, no secret
+            except Exception as error:  # noqa: BLE001  # a defect must not end the task: nobody would start it again
+                self._tell(error)
+            self._delay = min(self._delay * 2, _LONGEST_DELAY) or _FIRST_DELAY
+            await asyncio.sleep(self._delay * random.uniform(0.5, 1.0))  # noqa: S311  # spreads workers, no secret
 
     async def drain(self, deadline: float) -> bool:
         """Wait until everything that is on disk is on the stream; `run` must be running.
@@ -111,22 +94,37 @@ class AuditPublisher:
                     await self._progress.wait()
         return self.is_caught_up
 
+    def _tell(self, error: Exception) -> None:
+        """Log what failed, once until it goes on or something else fails; never the text, which may quote anything."""
+        expected, name = isinstance(error, (RedisError, OSError)), type(error).__name__
+        failure = "" if expected else name
+        if self._delay and failure in ("", self._failure):
+            return
+        self._failure = failure
+        if expected:
+            _log.warning("the audit stream cannot be written; catching up later", error=name)
+        else:
+            _log.error("a defect keeps the audit from its stream; trying again", error=name)
+
     async def _publish_some(self, start: Position) -> None:
-        """Publish the next events, or wait for some."""
+        """Publish the next lines, or wait for some."""
         end = self._sink.position
         if start == end:
             await self._wait(end)
             return
         if start.file == end.file and end.offset - start.offset < _INLINE_BYTES:  # in the page cache
-            lines, following = read_lines(start, end, _LINES_A_CALL)
+            lines, following = read_lines(start, end, MAX_SEGMENT_LINES, MAX_SEGMENT_BYTES)
         else:
-            lines, following = await asyncio.to_thread(read_lines, start, end, _LINES_A_CALL)
+            lines, following = await asyncio.to_thread(read_lines, start, end, MAX_SEGMENT_LINES, MAX_SEGMENT_BYTES)
         if lines:
-            await self._send(start, lines)
+            await self._stream.append(ChainSegment(start.file.chain, start.sequence, tuple(lines)))
+            self._note_success()
         elif following == start:
             raise OSError(errno.ESTALE, "is shorter than it was", str(start.file.path))
         self._at = following
         self._progress.set()
+        if following == end:
+            await asyncio.sleep(_LINGER_SECONDS)  # an entry of many lines costs little more than one of a few
 
     async def _wait(self, end: Position) -> None:
         self._wake.clear()
@@ -135,62 +133,29 @@ class AuditPublisher:
             await self._wake.wait()
         await asyncio.sleep(_LINGER_SECONDS)  # the answers of the batch go first, and more events come together
 
-    async def _send(self, start: Position, lines: Sequence[bytes]) -> None:
-        block = b"\n".join((*lines, b""))
-        arguments = (self._keep, start.file.chain, start.sequence, block)
-        await _in_time(self._script(keys=[keynames.AUDIT], args=arguments))
+    def _note_success(self) -> None:
         if self._delay:
             _log.info("the audit stream is written again")
-            self._delay = 0.0
+            self._delay, self._failure = 0.0, ""
 
     async def _locate(self) -> Position:
-        """Where to go on: after the newest of this worker's events that the stream holds."""
+        """Where to go on: after the newest of this worker's lines that the stream holds."""
+        await self._stream.trim()
         end = self._sink.position
         files = await asyncio.to_thread(list_files, end.file.path.parent, end.file.worker)
-        newest = await self._newest_published({file.chain for file in files}, end)
+        newest = await self._stream.newest({file.chain for file in files}, end)
         if newest == (end.file.chain, end.sequence - 1):
             return end
         if newest is not None:
             return await asyncio.to_thread(position_after, files, *newest) or end
+        return await self._first_worth(files, end)
+
+    async def _first_worth(self, files: Sequence[ChainFile], end: Position) -> Position:
+        """Where to begin if the stream has nothing of this worker: nothing older may push out what is newer."""
+        oldest, room = await self._stream.oldest(), await self._stream.room()
         start = await asyncio.to_thread(position_before, files, end, self._keep)
-        oldest = await self._oldest_kept()
-        return start if oldest is None else await asyncio.to_thread(skip_older, start, end, oldest)
-
-    async def _newest_published(self, chains: set[str], end: Position) -> tuple[str, int] | None:
-        """Chain and sequence of this worker's newest event on the stream."""
-        last = "+"
-        for _ in range(2 * self._keep // _PAGE + 1):
-            page = await _in_time(self._client.xrevrange(keynames.AUDIT, last, "-", count=_PAGE))
-            for _, fields in page:
-                chain, _, digits = fields.get(b"e", b"").decode("ascii", "replace").partition("-")
-                if chain not in chains or not digits.isdecimal():
-                    continue
-                if chain == end.file.chain and int(digits) >= end.sequence:
-                    continue  # not ours, whatever it says: verification with --stream tells the operator
-                return chain, int(digits)
-            if len(page) < _PAGE:
-                return None
-            last = "(" + page[-1][0].decode("ascii")
-        return None
-
-    async def _oldest_kept(self) -> str | None:
-        """The time of the stream's oldest entry, if the stream is full: what is older would only push out newer."""
-        if await _in_time(self._client.xlen(keynames.AUDIT)) < self._keep:
-            return None
-        oldest = await _in_time(self._client.xrange(keynames.AUDIT, count=1))
-        return format_time(int(oldest[0][0].split(b"-")[0])) if oldest else None
-
-
-async def _in_time(answer: Awaitable[Any]) -> Any:
-    """Await an answer of the queue, with a deadline, and be cancelled by whoever cancels meanwhile.
-
-    redis-py sends through `asyncio.wait_for`, which on Python 3.11 forgets a cancellation that comes just when the
-    send is done; without the look behind it the task would go on for ever.
-    """
-    try:
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
-            return await answer
-    finally:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise asyncio.CancelledError
+        if oldest is None:
+            return start
+        newer = await asyncio.to_thread(skip_older, start, end, oldest)
+        fitting = await asyncio.to_thread(position_before, files, end, room)
+        return min(newer, fitting, key=lambda at: (at.file.chain, at.file.first, at.offset))

@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from agent_sdk.wire import keynames
+from agent_sdk.wire.audit_stream import unpack_segment
+from agent_sdk.wire.errors import WireError
 from broker_worker.audit.anchors import StreamEntry
 from broker_worker.core.errors import QueueError
 
 if TYPE_CHECKING:
     from redis import Redis
 
-_PAGE = 1000
+_PAGE = 64
 
 
 def read_stream(client: "Redis") -> Iterator[StreamEntry]:
-    """Yield the entries of `sb:audit`, oldest first; one that is none of ours has empty parts.
+    """Yield the lines of `sb:audit`, oldest first, behind the event id that the stream states for each.
+
+    An entry that no broker wrote is yielded as its own id and None.
 
     Args:
         client: a client of the queue that returns bytes.
@@ -31,8 +35,13 @@ def read_stream(client: "Redis") -> Iterator[StreamEntry]:
         start, end = b"-", last[0][0]
         while True:
             page: Any = client.xrange(keynames.AUDIT, start, end, count=_PAGE)
-            for _, fields in page:
-                yield fields.get(b"e", b"").decode("ascii", "replace"), fields.get(b"d", b"")
+            for entry_id, fields in page:
+                try:
+                    segment = unpack_segment(fields)
+                except WireError:
+                    yield entry_id.decode("ascii"), None
+                else:
+                    yield from segment.stated
             if len(page) < _PAGE:
                 return
             start = b"(" + page[-1][0]

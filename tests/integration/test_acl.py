@@ -155,6 +155,8 @@ def test_password_of_another_agent_does_not_fit(server: EmbeddedServer) -> None:
         ("SCRIPT", "LOAD", "return 1"),
         ("EVAL", "return redis.call('SET', KEYS[1], '1', 'NX', 'PX', '1000')", "1", "sb:seen:{claude}:ff"),
         ("XADD", "sb:audit", "*", "d", "x"),
+        ("XTRIM", "sb:audit", "MAXLEN", "~", "9"),
+        ("MEMORY", "USAGE", "sb:audit", "SAMPLES", "0"),
         ("TIME",),
         ("SADD", "rq:queues", "x"),
         ("DEL", "rq:queues"),

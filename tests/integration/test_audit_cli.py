@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from audit_workbench import IDENTITY, START, access, open_sink, read_log, rewrit
 from click.testing import CliRunner, Result
 
 from agent_sdk.wire.audit import AuditRecord, decode_line, encode_line, event_schema, format_time
+from agent_sdk.wire.audit_stream import ChainSegment, pack_segment
 from agent_sdk.wire.errors import Code
 from broker_worker.audit.follow import Follower
 from broker_worker.audit.search import Query, search
@@ -133,8 +135,9 @@ def test_verify_compares_with_the_stream(home: Path, valkey_url: str, monkeypatc
     path = log_of(home)
     lines = read_log(path)
     with redis.Redis.from_url(valkey_url) as server:
-        for line in lines:
-            server.xadd("sb:audit", {"e": decode_line(line).event_id, "d": line})
+        for number, line in enumerate(lines):
+            entry: dict[Any, Any] = {**pack_segment(ChainSegment(decode_line(line).chain, number, (line,)))}
+            server.xadd("sb:audit", entry)
     arguments = ["--home", str(home), "audit", "verify", "--stream", "--identity", KEY]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     rewrite(path, lines[:-2])

@@ -341,6 +341,16 @@ def test_forged_checkpoints_on_the_stream_are_told_and_not_believed(folder: Path
     assert [finding.fault for finding in report.findings] == [Fault.FORGED_STREAM]
 
 
+def test_entries_that_no_broker_wrote_are_one_warning(folder: Path) -> None:
+    """However many there are, they neither fail the verification nor crowd out what it finds in the files."""
+    entries: list[tuple[str, bytes | None]] = [(f"{number}-0", None) for number in range(1, 3000)]
+    report = verify_folder(folder, IDENTITY, [*entries, *stream_of(folder)])
+    (finding,) = report.findings
+    assert report.ok
+    assert (finding.fault, finding.is_warning) == (Fault.UNKNOWN_ENTRY, True)
+    assert finding.detail == "entries that no broker wrote: 2999, the first of them 1-0"
+
+
 # --- size, and a folder that cannot be read ------------------------------------------------------------------------
 
 

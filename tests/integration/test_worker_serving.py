@@ -10,6 +10,7 @@ from desk_workbench import FakeVault, until
 from agent_sdk.errors import Denied, Expired, InvalidRequest, RateLimited, SeveralRefused, Unavailable
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
+from broker_worker.audit.stream import read_stream
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.queue.streams import REPLIES_KEPT
 
@@ -237,6 +238,6 @@ async def test_the_audit_reaches_its_stream(home: Home) -> None:
         await claude.get("openai.api_key")
         await until(lambda: process.publisher.is_caught_up)
         with home.redis() as redis:
-            published = [fields[b"e"].decode() for _, fields in redis.xrange(keynames.AUDIT)]
+            published = [stated for stated, _ in read_stream(redis)]
     on_disk = [record.event_id for record in home.records()]
     assert set(on_disk) <= set(published)

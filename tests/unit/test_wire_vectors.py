@@ -11,14 +11,14 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 import pytest
 
-from agent_sdk.wire import audit, certificate, codec, keynames, messages, names, sealing
+from agent_sdk.wire import audit, audit_stream, certificate, codec, keynames, messages, names, sealing
 from agent_sdk.wire.audit_chain import ChainVerifier
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier, TrustAnchor
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 COUNTS = {
-    "audit.json": 47,
+    "audit.json": 73,
     "certificates.json": 25,
     "envelopes.json": 51,
     "keynames.json": 17,
@@ -251,6 +251,15 @@ def test_audit_line(case: Case) -> None:
     assert _outcome(lambda: audit.decode_line(line)) == case["expect"]
     if case["expect"] == "ok":
         assert msgspec.json.encode(audit.decode_line(line)) == line
+
+
+@pytest.mark.parametrize("case", _cases("audit.json", kind="entry"))
+def test_audit_entry(case: Case) -> None:
+    """An entry of the audit stream unpacks and packs to the same fields, or is refused."""
+    fields = {name.encode(): v.encode() if isinstance(v, str) else v for name, v in case["fields"].items()}
+    assert _outcome(lambda: audit_stream.unpack_segment(fields)) == case["expect"]
+    if case["expect"] == "ok":
+        assert audit_stream.pack_segment(audit_stream.unpack_segment(fields)) == fields
 
 
 @pytest.mark.parametrize("case", _cases("audit.json", kind="chain"))

@@ -42,7 +42,11 @@ FILES: dict[str, tuple[str, str, Callable[[], list[Case]]]] = {
         certificate_cases,
     ),
     "tokens.json": ("Identity token", "`token` under `anchors` at the time `now` (ms, with `skew`).", token_cases),
-    "audit.json": ("Audit", "A `line` as it is read back, or a chain of `lines` under the `identity`.", audit_cases),
+    "audit.json": (
+        "Audit",
+        "A `line` as it is read back, a chain of `lines` under the `identity`, or the `fields` of a stream entry.",
+        audit_cases,
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Cases of audit.json: single lines, checkpoints and whole chains."""
+"""Cases of audit.json: single lines, checkpoints, whole chains, and entries of the stream."""
 
 import hashlib
 from typing import Any
@@ -183,6 +183,48 @@ def _upper_signature(line: bytes) -> bytes:
     return head + b'"signature":"' + tail[:128].upper() + tail[128:]
 
 
+def _entry(name: str, expect: str, **fields: bytes) -> Case:
+    shown = {field: value if len(value) > 4096 else _text(value) for field, value in fields.items()}
+    return case(name, expect, kind="entry", fields=shown)
+
+
+def _entry_cases() -> list[Case]:
+    lines = _chain(_ACCESS, _SHORT, {})
+    good = {"c": _CHAIN.encode(), "s": b"0", "n": b"3", "d": b"\n".join(lines)}
+    most = 96 * 1024
+    faults: dict[str, dict[str, bytes]] = {
+        "chain of 15 digits": {**good, "c": _CHAIN[:15].encode()},
+        "chain in capitals": {**good, "c": _CHAIN.upper().encode()},
+        "chain and a line feed": {**good, "c": _CHAIN.encode() + b"\n"},
+        "count too low": {**good, "n": b"2"},
+        "count too high": {**good, "n": b"4"},
+        "count with a leading zero": {**good, "n": b"03"},
+        "count of none": {**good, "n": b"0", "d": b""},
+        "sequence with a sign": {**good, "s": b"+1"},
+        "negative sequence": {**good, "s": b"-1"},
+        "sequence with a space": {**good, "s": b" 1"},
+        "sequence that is empty": {**good, "s": b""},
+        "sequence in other digits": {**good, "s": "\u0661".encode()},
+        "lines beyond the last sequence": {**good, "s": b"%d" % (2**53 - 2)},
+        "line feed at the end": {**good, "d": good["d"] + b"\n"},
+        "no lines": {field: value for field, value in good.items() if field != "d"},
+        "a field more": {**good, "e": b"1"},
+        "one line and its id": {"e": b"%s-%012d" % (_CHAIN.encode(), 0), "d": lines[0]},
+        "no fields": {},
+    }
+    return [
+        _entry("entry of a batch", "ok", **good),
+        _entry("entry of one line", "ok", c=good["c"], s=b"2", n=b"1", d=lines[2]),
+        _entry("entry late in a chain", "ok", **{**good, "s": b"%d" % (2**53 - 3)}),
+        _entry("entry of lines that are no audit lines", "ok", **{**good, "d": b"\n\xff\n"}),
+        _entry("entry of 128 lines", "ok", **{**good, "n": b"128", "d": b"\n" * 127}),
+        _entry("entry of 129 lines", "too_large/too_large", **{**good, "n": b"129", "d": b"\n" * 128}),
+        _entry("entry of 98304 bytes", "ok", **{**good, "n": b"1", "d": b"x" * most}),
+        _entry("entry of 98305 bytes", "too_large/too_large", **{**good, "n": b"1", "d": b"x" * (most + 1)}),
+        *(_entry(f"entry, {name}", _MALFORMED, **fields) for name, fields in faults.items()),
+    ]
+
+
 def audit_cases() -> list[Case]:
-    """Lines that parse or don't, and chains that verify or don't."""
-    return _line_cases() + _chain_cases()
+    """Lines that parse or don't, chains that verify or don't, and entries that hold lines or don't."""
+    return _line_cases() + _chain_cases() + _entry_cases()
