@@ -190,7 +190,7 @@ class Admission(Protocol):
     """Replay marks and rate limits, shared by all workers."""
 
     async def admit(self, asks: Sequence[AdmissionAsk]) -> Sequence[Verdict]:
-        """Mark and count a batch of requests in one call, in order.
+        """Mark and count a batch of requests in one call; those that count alike, in order.
 
         Raises:
             QueueError: if it is not certain that all were marked and counted; nothing may then be released.

@@ -1,19 +1,26 @@
 -- Replay marks and rate limits for a batch of requests, in one step.
 -- KEYS: hashes of replay marks, then limit states.
--- ARGV[1]: msgpack [marks, asks, rates]
---   marks: per hash [ms to keep it, [request ids], [entry ids]]
---   asks:  [[hash, place in its lists, names counted, [limits], [[limits], …]], …]
---   rates: [[key, interval µs, tolerance µs], …]; limits are indices into rates, all indices from 1
--- Returns per ask: -1 for a replay; else the µs to wait for its own limits, 0 for none, and then, if it is
--- admitted, the µs to wait for each of its names.
--- The arithmetic is that of broker_worker/core/limits.py: GCRA on microseconds. A command costs several times as much
--- here as what it does, so marks and states are read and written together.
+-- ARGV[1]: msgpack [first limit state, groups, rates], all indices from 1
+--   groups: requests with one hash and the same limits
+--     [hash, ms to keep it, [request ids], [entry ids], names counted, [limits], [[limits], …]]
+--   rates: [[key, interval µs, tolerance µs], …]; limits are indices into rates
+-- Returns one list of numbers, group after group: per request -1 for a replay, 1 for the same entry again (claimed
+-- after a crash: it was counted), 0 for a new one; how many of the new ones the limits admit, and the µs to wait for
+-- the others; then the same two for each name of the admitted ones.
+-- The arithmetic is that of broker_worker/core/limits.py: GCRA on microseconds. Commands and tables are what costs
+-- here, so requests that count alike are counted together.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local batch = cmsgpack.unpack(ARGV[1])
-local marks, asks, rates = batch[1], batch[2], batch[3]
+local first_state, groups, rates = batch[1], batch[2], batch[3]
 
--- which entry each request came in before; a copy within the batch counts as before
+local tats, changed = {}, {}
+for from = first_state, #KEYS, 1000 do
+  local states = redis.call('MGET', unpack(KEYS, from, math.min(from + 999, #KEYS)))
+  for i = 1, #states do tats[from + i - 1] = tonumber(states[i] or '0') or 0 end
+end
+
+-- which entry each request came in before; a copy within the group counts as before
 local function mark(key, ids, entries)
   if #ids == 1 then
     if redis.call('HSETNX', key, ids[1], entries[1]) == 1 then return {false} end
@@ -21,7 +28,8 @@ local function mark(key, ids, entries)
   end
   local known = redis.call('HMGET', key, unpack(ids))
   local new, first = {}, {}
-  for i, id in ipairs(ids) do
+  for i = 1, #ids do
+    local id = ids[i]
     if not known[i] then
       if first[id] then
         known[i] = first[id]
@@ -36,56 +44,52 @@ local function mark(key, ids, entries)
   return known
 end
 
-local before = {}
-for i, hash in ipairs(marks) do
-  before[i] = mark(KEYS[i], hash[2], hash[3])
-  redis.call('PEXPIRE', KEYS[i], hash[1])
-end
-
-local tats, changed = {}, {}
-for from = #marks + 1, #KEYS, 1000 do
-  local states = redis.call('MGET', unpack(KEYS, from, math.min(from + 999, #KEYS)))
-  for i, state in ipairs(states) do tats[from + i - 1] = tonumber(state or '0') or 0 end
-end
-
-local function wait_for(limits, count)
+-- how many of `wanted` arrivals of `count` names each are within all limits, and the wait of the one after them
+local function admit(limits, count, wanted)
+  local admitted = wanted
+  for i = 1, #limits do
+    local rate = rates[limits[i]]
+    local room = rate[3] - (math.max(tats[rate[1]], now) - now)
+    local fits = math.max(math.floor(room / (rate[2] * count)), 0)
+    if fits < admitted then admitted = fits end
+  end
   local wait = 0
-  for _, i in ipairs(limits) do
-    local rate = rates[i]
-    local excess = math.max(tats[rate[1]], now) + rate[2] * count - now - rate[3]
-    if excess > wait then wait = excess end
-  end
-  return wait
-end
-
-local function count_against(limits, count)
-  for _, i in ipairs(limits) do
-    local key = rates[i][1]
-    tats[key] = math.max(tats[key], now) + rates[i][2] * count
-    changed[key] = true
-  end
-end
-
-local out = {}
-for _, ask in ipairs(asks) do
-  local prior, entry = before[ask[1]][ask[2]], marks[ask[1]][3][ask[2]]
-  if prior and prior ~= entry then
-    out[#out + 1] = -1
-  elseif prior then
-    -- the same entry again, claimed after a crash: it was counted
-    out[#out + 1] = 0
-    for _ = 1, #ask[5] do out[#out + 1] = 0 end
-  else
-    local wait = wait_for(ask[4], ask[3])
-    out[#out + 1] = wait
-    if wait == 0 then
-      count_against(ask[4], ask[3])
-      for _, limits in ipairs(ask[5]) do
-        local name_wait = wait_for(limits, 1)
-        if name_wait == 0 then count_against(limits, 1) end
-        out[#out + 1] = name_wait
-      end
+  for i = 1, #limits do
+    local rate = rates[limits[i]]
+    local key = rate[1]
+    local tat = math.max(tats[key], now) + rate[2] * count * admitted
+    if admitted > 0 then
+      tats[key] = tat
+      changed[key] = true
     end
+    if admitted < wanted then wait = math.max(wait, tat + rate[2] * count - now - rate[3]) end
+  end
+  return admitted, wait
+end
+
+local out, n = {}, 0
+for g = 1, #groups do
+  local group = groups[g]
+  local ids, entries = group[3], group[4]
+  local known, new = mark(KEYS[group[1]], ids, entries), 0
+  redis.call('PEXPIRE', KEYS[group[1]], group[2])
+  for i = 1, #ids do
+    local prior = known[i]
+    if not prior then
+      new = new + 1
+      out[n + i] = 0
+    elseif prior == entries[i] then
+      out[n + i] = 1
+    else
+      out[n + i] = -1
+    end
+  end
+  n = n + #ids + 2
+  out[n - 1], out[n] = admit(group[6], group[5], new)
+  local admitted, names = out[n - 1], group[7]
+  for i = 1, #names do
+    n = n + 2
+    out[n - 1], out[n] = admit(names[i], 1, admitted)
   end
 end
 for key in pairs(changed) do

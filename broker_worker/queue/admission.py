@@ -1,20 +1,22 @@
 """Replay marks and rate limits on the queue, shared by all workers: one script call a batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 import msgspec
 from redis.exceptions import NoScriptError
 
 from broker_worker.core.errors import QueueError
-from broker_worker.core.limits import Rate
 from broker_worker.ports import AdmissionAsk, Limit, Verdict
 from broker_worker.queue.connection import Command, QueueConnection
 
 _SCRIPT = files("broker_worker.queue").joinpath("admission.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 _ENCODE = msgspec.msgpack.Encoder().encode
+_REPLAY, _NEW, _AGAIN = -1, 0, 1
+
+Groups = list[list[AdmissionAsk]]
 
 
 class QueueAdmission:
@@ -28,73 +30,115 @@ class QueueAdmission:
         self._connection = connection
 
     async def admit(self, asks: Sequence[AdmissionAsk]) -> list[Verdict]:
-        """Mark and count a batch of requests in one call, in order.
+        """Mark and count a batch of requests in one call; those that count alike, in order.
 
         Raises:
             QueueError: if the queue did not answer, or not as the script does; nothing may then be released.
         """
-        keys, argument = pack_batch(asks)
+        groups = group(asks)
+        keys, argument = pack_batch(groups)
         command: Command = ("EVALSHA", _SHA, len(keys), *keys, argument)
         (reply,) = await self._connection.call_all([command])
         if isinstance(reply, NoScriptError):
             reply = await self._connection.call("EVAL", _SCRIPT, *command[2:])
         if isinstance(reply, Exception):
             raise QueueError(f"the queue refuses to admit requests: {reply}") from reply
-        return read_verdicts(asks, reply)
+        verdicts = read_verdicts(groups, reply)
+        return [verdicts[id(ask)] for ask in asks]
 
 
-def pack_batch(asks: Sequence[AdmissionAsk]) -> tuple[list[str], bytes]:
-    """The script's keys and its argument for a batch; limits that several asks share are listed once.
+def group(asks: Sequence[AdmissionAsk]) -> Groups:
+    """Put together what has its mark in the same place and counts against the same limits, each group in order."""
+    groups: dict[tuple[object, ...], list[AdmissionAsk]] = {}
+    for ask in asks:
+        alike = (ask.replay_key, ask.count, id(ask.limits), *map(id, ask.name_limits))
+        groups.setdefault(alike, []).append(ask)
+    return list(groups.values())
+
+
+def pack_batch(groups: Groups) -> tuple[list[str], bytes]:
+    """The script's keys and its argument; limits that several groups share are listed once.
 
     Grants of one name may differ in their rates and still count against one state.
     """
-    places = {key: place for place, key in enumerate(dict.fromkeys(ask.replay_key for ask in asks), 1)}
+    places = {key: place for place, key in enumerate(dict.fromkeys(asks[0].replay_key for asks in groups), 1)}
     keys = list(places)
-    marks: list[tuple[int, list[str], list[str]]] = [(0, [], [])] * len(keys)
+    first_state = len(keys) + 1
     rates: list[tuple[int, int, int]] = []
-    index_of: dict[str, int] = {}
-    rate_at: list[Rate] = []
+    place_of: dict[str, int] = {}
+    index_of: dict[tuple[str, int], int] = {}
 
     def index(limit: Limit) -> int:
-        known = index_of.get(limit.key)
-        if known is not None and rate_at[known - 1] is limit.rate:
-            return known
+        known = index_of.get((limit.key, id(limit.rate)))
         if known is None:
-            keys.append(limit.key)
-        place = len(keys) if known is None else rates[known - 1][0]
-        rates.append((place, limit.rate.interval, limit.rate.tolerance))
-        rate_at.append(limit.rate)
-        index_of[limit.key] = len(rates)
-        return len(rates)
+            if limit.key not in place_of:
+                keys.append(limit.key)
+                place_of[limit.key] = len(keys)
+            rates.append((place_of[limit.key], limit.rate.interval, limit.rate.tolerance))
+            known = index_of[limit.key, id(limit.rate)] = len(rates)
+        return known
 
-    packed = []
-    for ask in asks:
-        place = places[ask.replay_key]
-        keep_ms, ids, entries = marks[place - 1] if marks[place - 1][1] else (0, [], [])
-        ids.append(ask.request_id.hex())  # the server's msgpack knows no byte strings
-        entries.append(ask.entry_id.decode("ascii"))
-        marks[place - 1] = (max(keep_ms, ask.keep_ms), ids, entries)
-        names = [[index(limit) for limit in limits] for limits in ask.name_limits]
-        packed.append((place, len(ids), ask.count, [index(limit) for limit in ask.limits], names))
-    return keys, _ENCODE((marks, packed, rates))
+    packed = [
+        (
+            places[asks[0].replay_key],
+            max([ask.keep_ms for ask in asks]),
+            [ask.request_id.hex() for ask in asks],  # the server's msgpack knows no byte strings
+            [ask.entry_id.decode("ascii") for ask in asks],
+            asks[0].count,
+            [index(limit) for limit in asks[0].limits],
+            [[index(limit) for limit in limits] for limits in asks[0].name_limits],
+        )
+        for asks in groups
+    ]
+    return keys, _ENCODE((first_state, packed, rates))
 
 
-def read_verdicts(asks: Sequence[AdmissionAsk], reply: object) -> list[Verdict]:
-    """Read the script's answer.
+def read_verdicts(groups: Groups, reply: object) -> dict[int, Verdict]:
+    """Read the script's answer: a verdict for each ask, by its `id`.
 
     Raises:
-        QueueError: if it is not one number an ask, and one a name of each admitted ask.
+        QueueError: if it is not what the script says of these groups.
     """
     if not isinstance(reply, list) or not all(type(number) is int for number in reply):
         raise QueueError("the queue's answer to an admission is not a list of numbers")
-    verdicts, numbers = [], iter(reply)
+    numbers = iter(reply)
+    verdicts: dict[int, Verdict] = {}
     try:
-        for ask in asks:
-            wait = next(numbers)
-            names = tuple([next(numbers) for _ in ask.name_limits]) if wait == 0 else ()
-            verdicts.append(Verdict(replay=wait < 0, wait_us=max(wait, 0), name_waits_us=names))
+        for asks in groups:
+            _read_group(asks, numbers, verdicts)
     except StopIteration:
         raise QueueError("the queue's answer to an admission is too short") from None
-    if next(numbers, None) is not None or any(w < 0 for v in verdicts for w in v.name_waits_us):
-        raise QueueError("the queue's answer to an admission does not fit its question")
+    if next(numbers, None) is not None:
+        raise QueueError("the queue's answer to an admission is too long")
     return verdicts
+
+
+def _read_group(asks: Sequence[AdmissionAsk], numbers: Iterator[int], verdicts: dict[int, Verdict]) -> None:
+    states = [next(numbers) for _ in asks]
+    names = len(asks[0].name_limits)
+    new = states.count(_NEW)
+    admitted, wait, *of_names = [next(numbers) for _ in range(2 + 2 * names)]
+    if not {_REPLAY, _NEW, _AGAIN}.issuperset(states) or not _fits(new, admitted, wait):
+        raise QueueError("the queue's answer to an admission does not fit its question")
+    if not all(_fits(admitted, *of_names[at : at + 2]) for at in range(0, 2 * names, 2)):
+        raise QueueError("the queue's answer to an admission does not fit its question")
+    clean = Verdict(replay=False, wait_us=0, name_waits_us=(0,) * names)
+    limited = min([admitted, *of_names[::2]])  # the new ones before this were admitted with all their names
+    place = 0
+    for ask, state in zip(asks, states, strict=True):
+        if state == _REPLAY:
+            verdicts[id(ask)] = Verdict(replay=True)
+            continue
+        if state == _AGAIN or place < limited:
+            verdicts[id(ask)] = clean
+        elif place >= admitted:
+            verdicts[id(ask)] = Verdict(replay=False, wait_us=wait)
+        else:
+            waits = [0 if place < of_names[at] else of_names[at + 1] for at in range(0, 2 * names, 2)]
+            verdicts[id(ask)] = Verdict(replay=False, wait_us=0, name_waits_us=tuple(waits))
+        place += state == _NEW
+
+
+def _fits(wanted: int, admitted: int, wait: int) -> bool:
+    """Whether numbers can be true: everything is admitted and nothing waits, or something must."""
+    return admitted == wanted and wait == 0 if wait <= 0 else 0 <= admitted < wanted

@@ -16,7 +16,7 @@ from broker_worker.core.errors import QueueError
 from broker_worker.core.limits import Rate, count_one
 from broker_worker.ports import AdmissionAsk, Limit, Verdict
 from broker_worker.queue import admission as admission_module
-from broker_worker.queue.admission import QueueAdmission, pack_batch, read_verdicts
+from broker_worker.queue.admission import QueueAdmission, group, pack_batch, read_verdicts
 from broker_worker.queue.connection import QueueConnection
 
 SCRIPT = admission_module._SCRIPT.decode()
@@ -50,19 +50,29 @@ class Model:
         self._refused: set[str] = set()
         self._tats: dict[str, int] = {}
 
-    def agrees(self, one: AdmissionAsk, verdict: Verdict, now: int) -> bool:
-        """Whether a verdict is right; every wait to the microsecond."""
-        first = self._first.setdefault(one.request_id, one)
-        if first.entry_id != one.entry_id:
-            return verdict == Verdict(replay=True)
-        if first is not one:
-            return verdict == Verdict(False, 0, (0,) * len(one.name_limits))
-        if verdict.replay or not self._is_right(one.limits, one.count, now, verdict.wait_us):
-            return False
-        if verdict.wait_us:
-            return verdict.name_waits_us == ()
-        names = zip(one.name_limits, verdict.name_waits_us, strict=True)
-        return all(self._is_right(limits, 1, now, wait) for limits, wait in names)
+    def agrees(self, asks: Sequence[AdmissionAsk], verdicts: Sequence[Verdict], now: int) -> bool:
+        """Whether the verdicts on requests that count alike are right; every wait to the microsecond."""
+        admitted = []
+        for one, verdict in zip(asks, verdicts, strict=True):
+            first = self._first.setdefault(one.request_id, one)
+            if first.entry_id != one.entry_id:
+                if verdict != Verdict(replay=True):
+                    return False
+            elif first is not one:
+                if verdict != Verdict(False, 0, (0,) * len(one.name_limits)):
+                    return False
+            elif verdict.replay or not self._is_right(one.limits, one.count, now, verdict.wait_us):
+                return False
+            elif verdict.wait_us:
+                if verdict.name_waits_us:
+                    return False
+            else:
+                admitted.append(verdict)
+        return all(
+            self._is_right(limits, 1, now, verdict.name_waits_us[at])
+            for at, limits in enumerate(asks[0].name_limits)
+            for verdict in admitted
+        )
 
     def _is_right(self, limits: Sequence[Limit], count: int, now: int, wait: int) -> bool:
         """Whether a wait is the shortest that helps; counts if there is none."""
@@ -90,7 +100,15 @@ _limits = st.lists(st.sampled_from([*LIMITS, ALTERNATIVE]), max_size=3, unique_b
 _asks = st.tuples(
     st.integers(0, 9), st.integers(0, 1), _limits, st.integers(1, 4), st.lists(_limits, max_size=4).map(tuple)
 )
-_batches = st.lists(st.tuples(st.integers(0, 3_000_000), st.lists(_asks, max_size=8)), max_size=5)
+_few = st.lists(
+    _asks, min_size=1, max_size=3
+).flatmap(  # several that count alike, with other requests
+    lambda kinds: st.lists(
+        st.tuples(st.integers(0, 30), st.integers(0, 1), st.sampled_from(kinds)).map(lambda t: (t[0], t[1], *t[2][2:])),
+        max_size=24,
+    )
+)
+_batches = st.lists(st.tuples(st.integers(0, 3_000_000), st.one_of(st.lists(_asks, max_size=8), _few)), max_size=5)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,29 +118,35 @@ def test_the_script_counts_as_the_core_does(valkey_url: str, batches: list[tuple
     assert SCRIPT.count("redis.call('TIME')") == 1
     timed = SCRIPT.replace("redis.call('TIME')", "{ARGV[2], ARGV[3]}")
     model, now, made = Model(), time.time_ns() // 1000, dict[tuple[int, int], AdmissionAsk]()
+    alike: dict[str, tuple[Limit, ...]] = {}
     with Redis.from_url(valkey_url, protocol=2) as client:
         client.flushall()
         for later, steps in batches:
             now += later
             asks = []
             for request, entry, limits, count, names in steps:
-                fresh = ask("r" * (request + 1), f"{entry}-0", *limits, count=count, names=names)
+                fresh = ask("r" * (request + 1), f"{entry}-0", count=count)
+                fresh.limits = alike.setdefault(repr(limits), limits)  # equal ones are one, as a worker has them
+                fresh.name_limits = tuple(alike.setdefault(repr(each), each) for each in names)
                 known = made.setdefault((request, entry), fresh)
                 asks.append(replace(known))  # an equal one, so that the model can tell a repeat
-            keys, argument = pack_batch(asks)
+            groups = group(asks)
+            keys, argument = pack_batch(groups)
             reply = client.eval(timed, len(keys), *keys, argument, now // 1_000_000, now % 1_000_000)
-            for one, verdict in zip(asks, read_verdicts(asks, reply), strict=True):
-                assert model.agrees(one, verdict, now), (one, verdict)
+            verdicts = read_verdicts(groups, reply)
+            for together in groups:
+                assert model.agrees(together, [verdicts[id(one)] for one in together], now), (together, verdicts)
 
 
 def test_two_rates_of_one_state_each_hold_in_one_batch(valkey_url: str) -> None:
     """Grants with different rates for different runs: neither lends its rate to the other."""
     wide, narrow = Limit("sb:lim:{k}:grant:x", Rate(100, 1000, 100)), Limit("sb:lim:{k}:grant:x", Rate(1, 60_000, 1))
     asks = [ask(str(n), "1-0", names=((limit,),)) for n, limit in enumerate((wide, narrow, narrow, wide))]
-    keys, argument = pack_batch(asks)
+    groups = group(asks)
+    keys, argument = pack_batch(groups)
     with Redis.from_url(valkey_url, protocol=2) as client:
-        verdicts = read_verdicts(asks, client.eval(SCRIPT, len(keys), *keys, argument))
-    assert [verdict.name_waits_us[0] > 0 for verdict in verdicts] == [False, True, True, False]
+        verdicts = read_verdicts(groups, client.eval(SCRIPT, len(keys), *keys, argument))
+    assert [verdicts[id(one)].name_waits_us[0] > 0 for one in asks] == [False, True, True, False]
 
 
 # --- over the connection that workers use ------------------------------------------------------------------------
@@ -211,13 +235,17 @@ async def test_a_limit_state_of_another_type_counts_as_an_empty_one(connection: 
 
 @pytest.mark.parametrize(
     "reply",
-    [b"OK", None, [], [0], [0, 0, 0], [0, -5], ["0", 0], [0, b"0"], [True, 0], 7],
+    [
+        *(b"OK", None, 7, [], [0], [0, 1, 0, 1], [0, 1, 0, 1, 0, 0], ["0", 1, 0, 1, 0], [0, 1, 0, 1, b"0"]),
+        *([True, 1, 0, 1, 0], [2, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 5, 1, 0], [0, 1, 0, 1, -5], [0, 2, 0, 1, 0]),
+        *([0, 1, 0, 0, 0], [0, -1, 3, 0, 0], [-1, 1, 0, 1, 0], [1, 1, 0, 1, 0]),
+    ],
     ids=repr,
 )
 def test_an_answer_that_does_not_fit_its_question_admits_nothing(reply: object) -> None:
     """A queue that answers anything else is not believed."""
     with pytest.raises(QueueError, match="answer to an admission"):
-        read_verdicts([ask("r", "1-0", names=((LIMITS[0],),))], reply)
+        read_verdicts([[ask("r", "1-0", names=((LIMITS[0],),))]], reply)
 
 
 async def test_a_connection_that_breaks_admits_nothing(valkey_url: str, connection: QueueConnection) -> None:
@@ -230,7 +258,7 @@ async def test_a_connection_that_breaks_admits_nothing(valkey_url: str, connecti
 
 def test_limits_that_several_requests_share_are_listed_once() -> None:
     """The script sees one state for one key."""
-    keys, _ = pack_batch([ask(str(n), "1-0", LIMITS[0], names=((LIMITS[0], LIMITS[1]),)) for n in range(3)])
+    keys, _ = pack_batch(group([ask(str(n), "1-0", LIMITS[0], names=((LIMITS[0], LIMITS[1]),)) for n in range(3)]))
     assert keys == ["sb:seen:1", LIMITS[0].key, LIMITS[1].key]
 
 
