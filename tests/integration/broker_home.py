@@ -17,6 +17,7 @@ from unittest.mock import patch
 import pytest
 from desk_workbench import LONG, FakeVault, Run, ShiftedClock, until, write_files
 from redis import Redis
+from redis.exceptions import RedisError
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import RunCredential
@@ -32,7 +33,7 @@ from broker_worker.audit.verify import verify_folder
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import ISSUER, QUEUE, create_broker_keys, load_broker_keys, load_seed
 from broker_worker.ports import Provider
-from broker_worker.queue.acl import agent_url, broker_url, ensure_users
+from broker_worker.queue.acl import agent_url, broker_url, ensure_users, operator_url
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
@@ -242,6 +243,9 @@ class Processes:
         for process in self._started:
             process.kill()
             process.wait()
+        operator = operator_url(self._home.settings.queue_address, self._home.queue_key)
+        with contextlib.suppress(RedisError), Redis.from_url(operator, protocol=2, retry=None) as redis:
+            redis.shutdown(nosave=True)  # the server of an `up` that was killed goes on by itself
 
 
 ENV_FILES = {
