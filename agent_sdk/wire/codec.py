@@ -109,7 +109,8 @@ def unpad(padded: bytes) -> bytes:
     Raises:
         WireError: if it is not exactly the padding that `pad` makes.
     """
-    plaintext = padded.rstrip(b"\x00")[:-1]
-    if pad(plaintext) != padded:
+    end = padded.rfind(b"\x80")
+    size = (end // PAD_BLOCK + 1) * PAD_BLOCK
+    if end < 0 or len(padded) != size or padded[end + 1 :] != bytes(size - end - 1):
         raise WireError("the sealed text has bad padding", reason="malformed")
-    return plaintext
+    return padded[:end]

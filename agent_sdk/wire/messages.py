@@ -183,8 +183,9 @@ def decode_request(raw: bytes) -> Request:
     request = _REQUEST.decode(raw)
     body = request.body
     if isinstance(body, Resolve):
-        for place, name in enumerate(body.names):
-            _check_name(name, f"names[{place}]")
+        for name in body.names:
+            if not is_secret_name(name):
+                _check_name(name, f"names[{body.names.index(name)}]")
         if len(set(body.names)) != len(body.names):
             raise WireError("request: a name is asked for twice", reason="malformed")
     elif isinstance(body, Put | Generate):
