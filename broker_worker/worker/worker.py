@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 import secrets
 import traceback
@@ -34,6 +35,8 @@ from broker_worker.queue.upkeep import leave, mend
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
 
+MAIN_LANES = 2
+"""One computes while the other waits for the queue."""
 BLOCK_MS = 1_000
 SLICES = 10
 """The sweep looks at a tenth of the agents ten times a second, so that many agents never cost one long pause."""
@@ -45,6 +48,22 @@ DRAIN_SECONDS = 8.0
 _BACKOFF = (0.05, 2.0)
 
 _log = structlog.get_logger()
+
+
+class _Reader:
+    """What a main lane blocks on, and the connection by which its read can be ended."""
+
+    def __init__(self, client_id: int) -> None:
+        self.client_id = client_id
+        self.watched: tuple[str, ...] = ()
+
+    def covers(self, agents: set[str]) -> bool:
+        """Whether all these agents are watched."""
+        return agents.issubset(self.watched)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is read any more."""
+        return not self.watched
 
 
 class Worker:
@@ -81,8 +100,7 @@ class Worker:
         self._clock = clock
         self._in_hand = InHand()
         self._stopping = asyncio.Event()
-        self._reading: tuple[str, ...] = ()
-        self._reader_id = 0
+        self._readers: list[_Reader] = []
         self._ended_streams: set[str] = set()
         self._taken_names: set[str] = set()
         self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
@@ -99,7 +117,9 @@ class Worker:
                     group.create_task(self._tick()),
                     group.create_task(self._wake_at_stop()),
                 ]
-                await self._repeat(self._main_lane)
+                async with asyncio.TaskGroup() as lanes:
+                    for _ in range(MAIN_LANES):
+                        lanes.create_task(self._repeat(self._main_lane))
                 await self._drain()
                 for task in background:
                     task.cancel()
@@ -158,18 +178,20 @@ class Worker:
             await self._ensure_groups(lane.connection, agents)
             await leave(lane.connection, "", agents)
             self._ended_streams |= agents
-            self._reader_id = lane.connection.client_id
+            reader = _Reader(lane.connection.client_id)
+            self._readers.append(reader)
+            next_read = functools.partial(self._next_read, reader)
             try:
-                await lane.connection.send([self._next_read()])
+                await lane.connection.send([next_read()])
                 self.ready.set()
                 while not self._stopping.is_set():
-                    await self._turn(lane, self._next_read)
-                self._reading = ()
+                    await self._turn(lane, next_read)
+                reader.watched = ()
                 await self._turn(lane, None)
                 while self._desk.opener.has_cold:
                     await lane.serve([])
             finally:
-                self._reader_id, self._reading = 0, ()
+                self._readers.remove(reader)
 
     async def _turn(self, lane: Lane, then: Callable[[], Command] | None) -> None:
         """One read, one batch, one write."""
@@ -185,13 +207,13 @@ class Worker:
         elif then is not None:
             await lane.connection.send([then()])
 
-    def _next_read(self) -> Command:
+    def _next_read(self, reader: _Reader) -> Command:
         """Read the watched agents' streams; wait for something only if nothing else is to be done."""
-        self._reading = self._hot_set.watched()
+        reader.watched = self._hot_set.watched()
         if self._taken_names:
-            self._reading = tuple(a for a in self._reading if a not in self._taken_names) or (NOBODY,)
+            reader.watched = tuple(a for a in reader.watched if a not in self._taken_names) or (NOBODY,)
         block = None if self._desk.opener.has_cold or self._stopping.is_set() else BLOCK_MS
-        return read_command(self.consumer, self._reading, block)
+        return read_command(self.consumer, reader.watched, block)
 
     def _note_activity(self, entries: Sequence[Entry]) -> None:
         """Keep watching whoever wrote, and notice who ended its stream with a huge entry id."""
@@ -256,7 +278,7 @@ class Worker:
             return
         try:
             entries = await claim(connection, self.consumer, agents, self._in_hand.keys(), now_us)
-            unwatched = [agent for agent in agents if agent not in self._reading]
+            unwatched = [agent for agent in agents if not any(reader.covers({agent}) for reader in self._readers)]
             if unwatched:
                 (reply,) = await connection.call_all([read_command(self.consumer, unwatched, None)])
                 entries += read_entries(reply, self._clock.monotonic_us())
@@ -295,23 +317,23 @@ class Worker:
                         await self._watch({agent})
 
     async def _watch(self, agents: set[str]) -> None:
-        """Have agents that became active read by the main lane from now on."""
+        """Have agents that became active read by the main lanes from now on."""
         wanted = agents & self._hot_set.agents - self._taken_names
-        if not wanted.issubset(self._reading):
-            await self._wake_reader(lambda: wanted.issubset(self._reading))
+        wakes = [self._wake(reader, functools.partial(reader.covers, wanted)) for reader in self._readers]
+        await asyncio.gather(*wakes)
 
-    async def _wake_reader(self, is_awake: Callable[[], bool]) -> None:
+    async def _wake(self, reader: _Reader, is_awake: Callable[[], bool]) -> None:
         """End the read that blocks, so that the next one watches what has changed."""
         for _ in range(40):
-            if is_awake() or not self._reader_id:
+            if is_awake() or reader not in self._readers:
                 return
-            await self._control.client_unblock(self._reader_id)
+            await self._control.client_unblock(reader.client_id)
             await asyncio.sleep(0.005)
 
     async def _wake_at_stop(self) -> None:
         await self._stopping.wait()
         with contextlib.suppress(RedisError, OSError):
-            await self._wake_reader(lambda: not self._reading)
+            await asyncio.gather(*(self._wake(reader, reader.is_idle) for reader in self._readers))
 
     async def _tick(self) -> None:
         """Four times a second: ends, deadlines, counts, the session key."""
