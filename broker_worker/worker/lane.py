@@ -1,7 +1,8 @@
 """A lane: one connection over which entries come in, pass the desk and are answered.
 
 A worker has three. Two main lanes block on the streams of active agents; while one waits for the queue, the other
-computes. The side lane carries what must not wait for that: answers whose values were fetched, entries of agents that are not watched, and what a dead worker left.
+computes. The side lane carries what must not wait for that: answers whose values were fetched, entries of agents that
+are not watched, and what a dead worker left.
 """
 
 import asyncio
