@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -19,22 +20,56 @@ from broker_worker.files.keys import load_broker_keys
 from broker_worker.ports import Provider
 from broker_worker.worker.fetches import DEADLINE_SECONDS
 
+_SWEEP_MS = 500
 _log = structlog.get_logger(__name__)
 
 
-async def watch(folders: list[Path], changed: asyncio.Event) -> None:
-    """Set `changed` whenever a file in one of the folders changed, until cancelled."""
+async def watch(folders: Sequence[Path], changed: asyncio.Event) -> None:
+    """Set `changed` whenever a file in one of the folders changed, until cancelled.
+
+    The system's notifications come at once, but they follow the folder that was there at first, not its name: they
+    miss a folder that was exchanged, files behind symbolic links, and some network file systems. So they only say when
+    to look; it is also looked twice a second without them.
+    """
     loop, stop = asyncio.get_running_loop(), threading.Event()
 
     def follow() -> None:
-        for _ in watchfiles.watch(*folders, stop_event=stop, debounce=200, step=50, rust_timeout=500):
-            with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending
-                loop.call_soon_threadsafe(changed.set)
+        before = _state(folders)
+        for _ in _wake_ups(folders, stop):
+            now = _state(folders)
+            if now != before:
+                before = now
+                with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending
+                    loop.call_soon_threadsafe(changed.set)
 
     try:
         await asyncio.to_thread(follow)
     finally:
         stop.set()
+
+
+def _wake_ups(folders: Sequence[Path], stop: threading.Event) -> Iterator[object]:
+    """Wake up at every notification, and twice a second, until `stop` is set."""
+    try:
+        yield from watchfiles.watch(
+            *folders, stop_event=stop, debounce=200, step=50, rust_timeout=_SWEEP_MS, yield_on_timeout=True
+        )
+    except OSError as error:  # no folder, or no more watches to be had
+        _log.warning("no_notifications", error=error.strerror or type(error).__name__, instead="looking twice a second")
+    while not stop.wait(_SWEEP_MS / 1000):
+        yield None
+
+
+def _state(folders: Sequence[Path]) -> set[tuple[str | int, ...]]:
+    """What tells whether a file is another one, was written, or has another mode; links are followed."""
+    files: set[tuple[str | int, ...]] = set()
+    for folder in folders:
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode):
+                    files.add((str(path), status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+    return files
 
 
 class Reloader:

@@ -1,10 +1,13 @@
 """Hot reload: valid files are swapped whole and recorded; invalid ones change nothing, and say why."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
+import watchfiles
 from broker_home import Home
 from desk_workbench import POLICY, SECRETS, FakeVault, until
 
@@ -69,6 +72,52 @@ async def test_an_invalid_change_changes_nothing_and_says_where(
         await reloaded(home, lambda: home.write(policy=POLICY.replace("openai.api_key, anthropic", "anthropic")))
         assert await refused(claude) is Denied
     home.check_audit()
+
+
+async def test_a_folder_that_was_exchanged_is_followed_by_its_name(home: Home, tmp_path: Path) -> None:
+    """A deployment that moves a new folder into place is noticed, and so is every later edit in it."""
+    config, aside = home.settings.config_dir, tmp_path / "aside"
+    async with home.working(reloading=True), home.client() as claude:
+        await reloaded(home, lambda: home.write(policy=POLICY + "      grok: {allow: []}\n"))
+        config.rename(aside)
+        await reloaded(home, lambda: home.write(policy="agents: {claude: {allow: [github.read_token]}}"))
+        assert await refused(claude) is Denied
+        await reloaded(home, lambda: home.write(policy="agents: {claude: {allow: [openai.api_key]}}"))
+        assert await refused(claude) is None
+
+
+async def test_files_behind_links_are_followed(home: Home, tmp_path: Path) -> None:
+    """A link to a folder of another version, as orchestrators mount configuration, is a change of the files."""
+    current, config = tmp_path / "current", home.settings.config_dir
+    for version, policy in (("v1", POLICY), ("v2", "agents: {claude: {allow: [github.read_token]}}")):
+        home.write(policy=policy)
+        shutil.copytree(config, tmp_path / version)
+    current.symlink_to("v1")
+    for file in config.iterdir():
+        file.unlink()
+        file.symlink_to(current / file.name)
+
+    def exchange() -> None:
+        (tmp_path / "next").symlink_to("v2")
+        (tmp_path / "next").replace(current)
+
+    async with home.working(reloading=True), home.client() as claude:
+        assert await refused(claude) is None
+        await reloaded(home, exchange)
+        assert await refused(claude) is Denied
+
+
+async def test_changes_are_found_where_the_system_notifies_of_none(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more watches to be had costs half a second, not the reload."""
+
+    def no_watches(*folders: Path, **options: object) -> Never:
+        raise OSError(28, "OS file watch limit reached")
+
+    monkeypatch.setattr(watchfiles, "watch", no_watches)
+    async with home.working(reloading=True), home.client() as claude:
+        assert await refused(claude) is None
+        await reloaded(home, lambda: home.write(policy="agents: {claude: {allow: [github.read_token]}}"))
+        assert await refused(claude) is Denied
 
 
 async def test_a_file_that_is_missing_changes_nothing(home: Home) -> None:
