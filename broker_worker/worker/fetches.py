@@ -46,6 +46,7 @@ class Fetches:
         self._in_flight: set[str] = set()
         self._work = asyncio.Event()
         self._ready: list[Waiting] = []
+        self._failing: dict[str, FailureKind] = {}
         self.done = asyncio.Event()
 
     def __len__(self) -> int:
@@ -115,10 +116,13 @@ class Fetches:
             else:
                 async with self._slots[provider], asyncio.timeout(self._deadline):
                     found = dict(await provider.get_many(list(wanted)))
+                self._note(provider, None)
         except ProviderError as error:
             failure = error
+            self._note(provider, failure)
         except TimeoutError:
             failure = ProviderError(FailureKind.TIMEOUT, "the vault did not answer in time")
+            self._note(provider, failure)
         except Exception as error:  # noqa: BLE001  # a defect in a provider must not end the worker
             _log.error("provider_defect", provider=provider and provider.name, error=type(error).__name__)
         finally:
@@ -126,6 +130,19 @@ class Fetches:
         replaced = {ref: ttl_ms for ref, ttl_ms in wanted.items() if self._provider_of(ref) is not provider}
         self._want(replaced)
         self._deliver({ref: _usable(found.get(ref), failure) for ref in wanted.keys() - replaced.keys()}, wanted)
+
+    def _note(self, provider: Provider | None, failure: ProviderError | None) -> None:
+        """Log that a vault as a whole began to fail, fails for another reason, or serves again; not every failure."""
+        name = "none" if provider is None else provider.name
+        before = self._failing.pop(name, None)
+        if failure is not None:
+            self._failing[name] = failure.kind
+            if failure.kind is not before:
+                _log.error(
+                    "vault_failed", provider=name, kind=failure.kind.value, error=str(failure), hint=failure.hint
+                )
+        elif before is not None:
+            _log.info("vault_serves_again", provider=name)
 
     def _provider_of(self, ref: str) -> Provider | None:
         return self._providers.get(ref.partition("://")[0])

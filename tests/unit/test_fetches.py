@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from desk_workbench import NOW, DeskBench, FakeVault, until
+from structlog.testing import capture_logs
 
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
@@ -109,6 +110,31 @@ async def test_a_vault_that_raises_costs_its_own_names_only(
     fetching.fetches.add([again])
     await fetching.ready()
     assert values(again.found) == {"local://openai": b"value of openai"}
+
+
+async def test_a_vault_that_begins_to_fail_is_logged_once(fetching: Fetching) -> None:
+    """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
+    closed = ProviderError(FailureKind.UNREACHABLE, "the key does not exist", hint="restore it")
+    refused = ProviderError(FailureKind.UNAUTHENTICATED, "no token", hint="set it")
+    with capture_logs() as lines:
+        for failure in (closed, closed, refused, TimeoutError(), None, None):
+            fetching.local.failure = failure
+            fetching.fetches.add([await fetching.waiting("local://openai", "env://A")])
+            await fetching.ready()
+    assert [(line["event"], line["provider"], line.get("kind"), line.get("hint")) for line in lines] == [
+        ("vault_failed", "local", "unreachable", "restore it"),
+        ("vault_failed", "local", "unauthenticated", "set it"),
+        ("vault_failed", "local", "timeout", ""),
+        ("vault_serves_again", "local", None, None),
+    ]
+
+
+async def test_a_name_that_is_missing_is_no_failure_of_its_vault(fetching: Fetching) -> None:
+    """That is in the audit, and `doctor` lists it; a log line an unknown name would be an agent's to fill."""
+    with capture_logs() as lines:
+        fetching.fetches.add([await fetching.waiting("local://missing")])
+        await fetching.ready()
+    assert lines == []
 
 
 @pytest.mark.parametrize(
