@@ -103,7 +103,7 @@ class Reloader:
             if configuration.digest != process.desk.configuration.digest:
                 self._swap(configuration)
         except BrokerError as error:
-            where = f"{Path(error.file).name}:{error.line}" if isinstance(error, ConfigError) else error.code
+            where = _place(error) if isinstance(error, ConfigError) else error.code
             _log.error("config_rejected", error=str(error), hint=error.hint, in_force="the files as they were before")
             self._record("config_rejected", where)
 
@@ -142,3 +142,9 @@ class Reloader:
         task = asyncio.create_task(close())
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
+
+
+def _place(error: ConfigError) -> str:
+    """File and line; the file alone if it is wrong as a whole."""
+    name = Path(error.file).name
+    return f"{name}:{error.line}" if error.line else name

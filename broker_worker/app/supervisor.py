@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from broker_worker.app.reloading import watch
-from broker_worker.core.errors import BrokerError
+from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, load_broker_keys, load_seed
 from broker_worker.queue.acl import ensure_users
@@ -19,6 +19,7 @@ STOP_SECONDS = 20.0
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STEADY_SECONDS = 30.0
 _CHECK_SECONDS = 0.5
+_USERS_AGAIN_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
@@ -122,8 +123,12 @@ class Supervisor:
                         self._server.set_agents(configuration.policy.agents)
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
+                except ConfigError:
+                    continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:
-                    _log.error("users_not_updated", error=str(error), hint=error.hint)
+                    _log.error("users_not_updated", error=str(error), hint=error.hint, again_in=_USERS_AGAIN_SECONDS)
+                    await self._pause(_USERS_AGAIN_SECONDS)
+                    changed.set()
 
     async def _watch_server(self) -> None:
         """Start the embedded server again if it ended."""

@@ -1,21 +1,29 @@
 """Workers as processes: killed, drained, supervised; no request is lost and nothing is released without a record."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
-from broker_home import Home, Processes, server_of
+from broker_home import ENV_FILES, Home, Processes, server_of
 from desk_workbench import until
+from redis import Redis
+from redis.exceptions import RedisError
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.wire import keynames
 from agent_sdk.wire.messages import Request
+from broker_worker.app import supervisor as supervisor_module
 from broker_worker.app.serve import _on_signals
+from broker_worker.app.supervisor import Supervisor
+from broker_worker.core.errors import QueueError
+from broker_worker.queue.acl import operator_url
 from broker_worker.queue.embedded import EmbeddedServer
 
 CLAUDE = keynames.requests("claude")
@@ -151,6 +159,16 @@ def children_of(pid: int) -> dict[int, str]:
     return {int(row[0]): row[2] for row in rows if len(row) == 3 and int(row[1]) == pid}
 
 
+def users_of(home: Home) -> list[str]:
+    """The users of an installation's server; none if it is away."""
+    with (
+        contextlib.suppress(RedisError),
+        Redis.from_url(operator_url(home.settings.queue_address, home.queue_key), protocol=2) as redis,
+    ):
+        return [str(user) for user in redis.acl_users()]
+    return []
+
+
 def worker_of(up: "subprocess.Popen[bytes]", name: str) -> int | None:
     """The process id of a worker that `up` keeps."""
     return next((pid for pid, command in children_of(up.pid).items() if f"--name {name} " in f"{command} "), None)
@@ -177,6 +195,47 @@ async def test_up_keeps_its_workers_and_its_home_to_itself(processes: Processes,
     assert not embedded_home.settings.socket_path.exists()
     assert "already" in processes.log
     embedded_home.check_audit()
+
+
+async def test_up_gives_an_added_agent_its_user_and_starts_an_ended_server_again(
+    processes: Processes, embedded_home: Home
+) -> None:
+    """A new agent is served without a restart, also by the server that takes the place of one that was killed."""
+    up = processes.start("up")
+    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
+    embedded_home.write(**{**ENV_FILES, "policy": "agents: {grok: {allow: [openai.api_key]}}"})
+    await until(lambda: "agent-grok" in users_of(embedded_home) and embedded_home.records("config_loaded"), 20)
+    async with embedded_home.client("grok") as grok:
+        assert (await grok.get("openai.api_key", timeout=20)).reveal() == "value of openai"
+        server = next(pid for pid, command in children_of(up.pid).items() if "valkey-server" in command)
+        os.kill(server, signal.SIGKILL)
+        assert (await grok.get("openai.api_key", timeout=30)).reveal() == "value of openai"
+    assert "queue_ended" in processes.log
+    assert "agent-claude" not in users_of(embedded_home)
+    up.terminate()
+    assert await processes.ended(up) == 0
+
+
+async def test_users_that_could_not_be_set_are_set_later(embedded_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that is away when the policy changes learns of its new users when it is back."""
+    asked: list[list[str]] = []
+
+    async def one_change(folders: Sequence[Path], changed: asyncio.Event) -> None:
+        changed.set()
+
+    async def ensure_users(address: str, queue_key: bytes, agents: Mapping[str, object]) -> None:
+        asked.append(sorted(agents))
+        if len(asked) == 1:
+            raise QueueError("away")
+
+    monkeypatch.setattr(supervisor_module, "ensure_users", ensure_users)
+    monkeypatch.setattr(supervisor_module, "watch", one_change)
+    monkeypatch.setattr(supervisor_module, "_USERS_AGAIN_SECONDS", 0.01)
+    embedded_home.write(policy="agents: {grok: {allow: []}}")
+    following = asyncio.create_task(Supervisor(embedded_home.settings, 1)._follow_policy())
+    await until(lambda: len(asked) == 2)
+    following.cancel()
+    assert asked == [["grok"], ["grok"]]
 
 
 async def test_workers_do_not_outlive_an_up_that_is_killed(processes: Processes, embedded_home: Home) -> None:

@@ -123,7 +123,8 @@ async def test_changes_are_found_where_the_system_notifies_of_none(home: Home, m
 async def test_a_file_that_is_missing_changes_nothing(home: Home) -> None:
     """A deleted policy is no empty policy."""
     async with home.working(reloading=True), home.client() as claude:
-        await reloaded(home, (home.settings.config_dir / "policy.yaml").unlink, "config_rejected")
+        missing = (home.settings.config_dir / "policy.yaml").unlink
+        assert await reloaded(home, missing, "config_rejected") == "policy.yaml"
         assert await refused(claude) is None
 
 
