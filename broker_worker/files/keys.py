@@ -24,7 +24,7 @@ IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.ke
 _SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
 _INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")
 _MAX_FILE = 256
-_MISSING = "run `secret-broker init`, or name the right home with --home"
+_MISSING = "restore it from a backup, or name the right home with --home; `secret-broker init` makes a new installation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ PASSPHRASE_VARIABLE: Final = "SECRET_BROKER_VAULT_PASSPHRASE"  # noqa: S105  # a
 MIN_PASSPHRASE: Final = 12
 """Shortest passphrase that a new vault takes, in bytes."""
 _LOCK_SECONDS = 10.0
-_NO_VAULT = "make one with `secret-broker vault create`"
+_NO_VAULT = "in a new home, run `secret-broker init`; else restore it, or make one with `secret-broker vault create`"
 
 
 class VaultKeys:
@@ -170,7 +170,7 @@ class LocalVault:
         with self._exclusive():
             content, parameters = self._load()
             if name not in content.entries:
-                raise not_found(name)
+                raise not_found(name, "`secret-broker vault list` shows what there is")
             entries = {known: entry for known, entry in content.entries.items() if known != name}
             self._store(VaultContent(entries, {**content.retired, name: content.entries[name].version}), parameters)
 
@@ -232,8 +232,7 @@ def check_value(value: bytes) -> None:
         raise ProviderError(FailureKind.TOO_LARGE, f"the value has more than {MAX_VALUE} bytes")
 
 
-def not_found(name: str) -> ProviderError:
+def not_found(name: str, hint: str = "") -> ProviderError:
     """The error for a name that the vault does not have."""
-    return ProviderError(
-        FailureKind.NOT_FOUND, f"the vault has no entry {name!r}", hint=f"`secret-broker vault set {name}` makes it"
-    )
+    hint = hint or f"`secret-broker vault set {name}` makes it"
+    return ProviderError(FailureKind.NOT_FOUND, f"the vault has no entry {name!r}", hint=hint)

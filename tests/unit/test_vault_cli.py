@@ -155,6 +155,7 @@ def test_rm_removes_and_then_finds_nothing(run: Run, made: LocalVault) -> None:
     result = run("rm", "a")
     assert result.exit_code == 5
     assert "has no entry 'a'" in result.stderr
+    assert "vault list" in result.stderr
 
 
 def test_rm_asks_at_a_terminal(run: Run, made: LocalVault, monkeypatch: pytest.MonkeyPatch) -> None:
