@@ -21,6 +21,7 @@ from broker_worker.audit.stream import read_stream
 from broker_worker.audit.verify import verify_folder
 from broker_worker.cli.audit_text import event_json, event_line, finding_line
 from broker_worker.cli.root import FOUND_WRONG
+from broker_worker.core.errors import AuditError
 from broker_worker.files.keys import QUEUE, load_broker_keys, load_seed
 from broker_worker.files.quantities import parse_duration
 from broker_worker.queue.acl import broker_url
@@ -93,7 +94,7 @@ def verify(
     Exits with 1 if anything is wrong. Warnings are what a crash or a running broker leaves behind.
     """
     identity = identity or load_broker_keys(settings.keys_dir).identity_public
-    folder = folder or settings.audit_dir
+    folder = _existing(settings, folder)
     with _stream(settings, wanted=stream) as entries:
         report = verify_folder(folder, identity, entries, workers=workers, allow_pruned=allow_pruned)
     if as_json:
@@ -112,7 +113,7 @@ def verify(
 @click.pass_obj
 def tail(settings: Settings, folder: Path | None, lines: int, follow: bool, as_json: bool) -> None:
     """Show the newest events of all workers."""
-    follower = Follower(folder or settings.audit_dir)
+    follower = Follower(_existing(settings, folder))
     show = event_json if as_json else event_line
     for event in follower.last(lines):
         click.echo(show(event))
@@ -155,7 +156,7 @@ def query(
 ) -> None:
     """Find events, oldest first; what was found is not verified."""
     wanted = Query(agent=agent, run=run, secret=secret, outcome=outcome, event=event, since=since, until=until)
-    found = search(folder or settings.audit_dir, wanted, limit)
+    found = search(_existing(settings, folder), wanted, limit)
     for one in found.events:
         click.echo(event_json(one) if as_json else event_line(one))
     _note_unreadable(found.unreadable)
@@ -165,6 +166,18 @@ def query(
 def schema() -> None:
     """Print the JSON Schema of one event."""
     click.echo(json.dumps(event_schema(), indent=2))
+
+
+def _existing(settings: Settings, folder: Path | None) -> Path:
+    """The folder that was named, or the home's once there is one."""
+    if folder is not None:
+        return folder
+    if settings.config_dir.is_dir() and not settings.audit_dir.exists():
+        raise AuditError(
+            f"nothing has been recorded yet: there is no {settings.audit_dir}",
+            hint="`secret-broker up` begins the audit; if there was one, its folder is gone",
+        )
+    return settings.audit_dir
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from broker_worker.audit.search import Query, search
 from broker_worker.cli import main
 from broker_worker.cli.audit_text import event_json, event_line
 from broker_worker.core.errors import AuditError
-from broker_worker.files.keys import QUEUE, create_seed
+from broker_worker.files.keys import QUEUE, create_broker_keys, create_seed
 
 audit_command = import_module("broker_worker.cli.audit")
 KEY = base64.urlsafe_b64encode(IDENTITY).rstrip(b"=").decode()
@@ -295,3 +295,14 @@ def test_a_folder_that_cannot_be_read_is_an_audit_error(tmp_path: Path, read: Ca
     with pytest.raises(AuditError, match="cannot read the audit") as caught:
         read(tmp_path / "none")
     assert "--folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("command", [("tail",), ("query",), ("verify",)])
+def test_an_installation_that_never_ran_has_nothing_to_show(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """It is said so, with what begins the audit; it is no success, since an audit that is gone looks the same."""
+    (tmp_path / "config").mkdir()
+    create_broker_keys(tmp_path / "keys", START)
+    result = CliRunner().invoke(main, ["--home", str(tmp_path), "audit", *command])
+    assert result.exit_code == 6
+    assert "nothing has been recorded yet" in result.stderr
+    assert "secret-broker up" in result.stderr
