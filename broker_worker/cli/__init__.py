@@ -1,5 +1,13 @@
 """The operator's command, `secret-broker`: every subcommand has a module of its own and is joined here."""
 
+import sys
+from importlib.util import find_spec
+
+if find_spec("click") is None:  # pip makes the command also where only what an agent needs is installed
+    print("error: this command needs the broker's packages; only those of an agent are installed", file=sys.stderr)
+    print("hint: install secret-broker with its extra `broker`, or `all`", file=sys.stderr)
+    sys.exit(7)
+
 from broker_worker.cli.acl import acl
 from broker_worker.cli.audit import audit
 from broker_worker.cli.completion import completion

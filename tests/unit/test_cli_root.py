@@ -153,3 +153,14 @@ def test_own_exception_is_logged_with_its_text(capsys: pytest.CaptureFixture[str
     """Our own messages hold no value and say what to do, so they are logged."""
     structlog.get_logger().warning("config_rejected", exc_info=ConfigError("no", file="policy.yaml", line=3))
     assert json.loads(capsys.readouterr().err)["error"] == "ConfigError: policy.yaml:3: no"
+
+
+def test_where_only_the_agents_packages_are_installed_the_command_says_so() -> None:
+    """The base package brings the script along; it ends with what to install, not with a traceback."""
+    code = "import sys; sys.modules['click'] = None; import broker_worker.cli"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (7, "")
+    assert result.stderr.splitlines() == [
+        "error: this command needs the broker's packages; only those of an agent are installed",
+        "hint: install secret-broker with its extra `broker`, or `all`",
+    ]
