@@ -71,6 +71,12 @@ def _header_bytes(raw: bytes, ciphertext_bytes: int) -> bytes:
     return raw[: len(raw) - tail]
 
 
+def _header(kind: Kind, key_id: bytes, run_public_key: bytes) -> bytes:
+    """What every envelope of one direction between two peers begins with."""
+    shortest = Envelope(VERSION, kind, key_id, run_public_key, bytes(NONCE_BYTES), bytes(_TAG_BYTES))
+    return _header_bytes(_ENVELOPE.encode(shortest), _TAG_BYTES)
+
+
 def parse_envelope(raw: bytes) -> Envelope:
     """Parse an envelope without touching any key.
 
@@ -158,8 +164,7 @@ class Sealer:
     __slots__ = ("_aad", "_header", "_key")
 
     def __init__(self, kind: Kind, key: bytes, key_id: bytes, run_public_key: bytes, key_name: str) -> None:
-        shortest = Envelope(VERSION, kind, key_id, run_public_key, bytes(NONCE_BYTES), bytes(_TAG_BYTES))
-        self._header = _header_bytes(_ENVELOPE.encode(shortest), _TAG_BYTES)
+        self._header = _header(kind, key_id, run_public_key)
         self._aad = self._header + key_name.encode()
         self._key = key
 
@@ -187,6 +192,54 @@ class Sealer:
         return b"".join((self._header, _NONCE_HEADER, nonce, _bin_header(len(sealed)), sealed))
 
 
+class Opener:
+    """Opens what the `Sealer` of the same arguments seals.
+
+    Whoever hears the same peer again and again need not parse each envelope: all that is the same in them is compared
+    as a whole, and what is left has one form.
+
+    Args:
+        kind: what the plaintexts are.
+        key: the direction's key from `derive_key`.
+        key_id: the intake key's name for requests, the session certificate for replies and notices.
+        run_public_key: the run's Ed25519 public key.
+        key_name: the queue key that the envelopes are found at.
+    """
+
+    __slots__ = ("_aad", "_key", "_nonce_at", "_sealed_at", "_start")
+
+    def __init__(self, kind: Kind, key: bytes, key_id: bytes, run_public_key: bytes, key_name: str) -> None:
+        header = _header(kind, key_id, run_public_key)
+        self._start = header + _NONCE_HEADER
+        self._nonce_at = len(self._start)
+        self._sealed_at = self._nonce_at + NONCE_BYTES
+        self._aad = header + key_name.encode()
+        self._key = key
+
+    def open(self, raw: bytes) -> bytes | None:
+        """Open an envelope.
+
+        Args:
+            raw: what was found on the queue.
+
+        Returns:
+            The plaintext; None if it is not an envelope with these arguments: `parse_envelope` tells more.
+
+        Raises:
+            WireError: reason `cannot_open` if it was not sealed with this key, for this stream, as it stands.
+        """
+        if not raw.startswith(self._start):
+            return None
+        nonce = raw[self._nonce_at : self._sealed_at]
+        tail = len(raw) - self._sealed_at
+        size = tail - (2 if tail < _BIN8 + 2 else 3 if tail < _BIN16 + 3 else 5)
+        if not _TAG_BYTES <= size <= MAX_PLAINTEXT + _TAG_BYTES or len(raw) > MAX_ENVELOPE:
+            return None
+        if raw[self._sealed_at : -size] != _bin_header(size):
+            return None
+        return _unsealed(self._key, raw[-size:], self._aad, nonce)
+
+
 def open_envelope(key: bytes, raw: bytes, envelope: Envelope, key_name: str) -> bytes:
     """Open an envelope that was parsed from `raw` and found at `key_name`.
 
@@ -198,13 +251,22 @@ def open_envelope(key: bytes, raw: bytes, envelope: Envelope, key_name: str) -> 
     """
     try:
         aad = _header_bytes(raw, len(envelope.ciphertext)) + key_name.encode()
-        padded = aead.decrypt(envelope.ciphertext, aad, envelope.nonce, key)
+    except UnicodeEncodeError:  # a name that no queue key has
+        raise _cannot_open() from None
+    return _unsealed(key, envelope.ciphertext, aad, envelope.nonce)
+
+
+def _unsealed(key: bytes, sealed: bytes, aad: bytes, nonce: bytes) -> bytes:
+    try:
+        padded = aead.decrypt(sealed, aad, nonce, key)
     except (ValueError, TypeError):
         padded = None
     if padded is None:
-        raise WireError(
-            "the envelope does not open with this key at this place",
-            code=Code.UNAUTHENTICATED,
-            reason="cannot_open",
-        )
+        raise _cannot_open()
     return unpad(padded)
+
+
+def _cannot_open() -> WireError:
+    return WireError(
+        "the envelope does not open with this key at this place", code=Code.UNAUTHENTICATED, reason="cannot_open"
+    )

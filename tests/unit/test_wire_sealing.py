@@ -1,6 +1,7 @@
 """Properties of envelopes: they open as they are, at their own place, with their own key, or not at all."""
 
 import functools
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -141,3 +142,52 @@ def test_padding_hides_length_within_a_block(blocks: int, one: int, other: int) 
 def test_runs_have_reply_streams_of_their_own(one: bytes, other: bytes) -> None:
     """Two run keys have two fingerprints."""
     assert (keynames.fingerprint(one) == keynames.fingerprint(other)) == (one == other)
+
+
+def _opener(stream: str = STREAM) -> sealing.Opener:
+    kind = sealing.Kind.REQUEST
+    return sealing.Opener(kind, _key(kind), b"intakeid", RUN, stream)
+
+
+@given(st.integers(0, 70_000).map(bytes) | st.just(bytes(MAX_PLAINTEXT - 1)))
+@example(b"")
+def test_an_opener_opens_what_its_sealer_sealed(plaintext: bytes) -> None:
+    """Whatever the length."""
+    assert _opener().open(_seal(plaintext)) == plaintext
+
+
+@given(st.data())
+def test_an_opener_opens_nothing_that_is_not_an_envelope(data: st.DataObject) -> None:
+    """It accepts what parsing and opening accept, and no other form of the same."""
+    raw = bytearray(_seal(bytes(data.draw(st.sampled_from([1, 200, 300, 66_000])))))
+    place = data.draw(st.integers(0, min(len(raw), 400) - 1))
+    match data.draw(st.sampled_from(["change", "cut", "insert", "append"])):
+        case "change":
+            raw[place] ^= data.draw(st.integers(1, 255))
+        case "cut":
+            del raw[place:]
+        case "insert":
+            raw.insert(place, data.draw(st.integers(0, 255)))
+        case _:
+            raw += bytes(place + 1)
+    opened = None
+    with suppress(WireError):
+        opened = _opener().open(bytes(raw))
+    assert opened is None
+
+
+def test_an_opener_reads_only_the_shortest_form_of_a_length() -> None:
+    """A length in more bytes than it needs is another encoding of the same envelope, and is refused."""
+    raw = _seal(bytes(300))
+    at = raw.index(bytes(24)) + 24
+    assert raw[at : at + 1] == b"\xc5"
+    longer = raw[:at] + b"\xc6\x00\x00" + raw[at + 1 :]
+    with pytest.raises(WireError, match="canonical"):
+        sealing.parse_envelope(longer)
+    assert _opener().open(longer) is None
+
+
+def test_an_opener_of_another_place_does_not_open() -> None:
+    """The name of the stream is part of what is authenticated."""
+    with pytest.raises(WireError, match="does not open"):
+        _opener(keynames.requests("codex")).open(_seal(b"x"))
