@@ -337,6 +337,21 @@ def test_only_the_parts_asked_for_are_checked(settings: Settings) -> None:
     assert [check["name"] for check in json.loads(result.stdout)["checks"]] == ["audit"]
 
 
+@pytest.mark.parametrize("part", ["provider", "configuration"])
+def test_a_part_that_needs_the_files_says_that_they_are_not_valid(settings: Settings, part: str) -> None:
+    """A health check of one part must not pass because nothing could be checked."""
+    (settings.config_dir / "broker.yaml").write_text("provider: [\n")
+    assert [check.status for check in examine(settings, [part])] == [Status.FAIL]
+
+
+@pytest.mark.parametrize("part", ["queue", "audit", "provider"])
+def test_a_part_of_no_installation_is_a_failure(tmp_path: Path, part: str) -> None:
+    """The same where there is nothing at all."""
+    result = CliRunner().invoke(main, ["--home", str(tmp_path / "none"), "doctor", "--only", part])
+    assert result.exit_code == 1
+    assert "there is no installation" in result.output
+
+
 def test_check_that_breaks_is_one_line() -> None:
     """A defect in one check costs that line and no other, and its text is not shown."""
 

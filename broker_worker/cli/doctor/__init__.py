@@ -62,6 +62,7 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         running: whether the broker is meant to run.
     """
     configuration, refused = _configuration(settings)
+    told = [] if "configuration" in parts else [refused]  # once, but whoever asks for less must not get nothing
     agents = () if configuration is None else tuple(configuration.policy.agents)
     checks: dict[str, Callable[[], Iterable[Check]]] = {
         "version": lambda: host.check_version(settings),
@@ -69,15 +70,16 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         "home": lambda: host.check_home(settings),
         "keys": lambda: host.check_keys(settings, configuration),
         "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
-        "provider": lambda: [] if configuration is None else asyncio.run(_check_providers(settings, configuration)),
+        "provider": lambda: told if configuration is None else asyncio.run(_check_providers(settings, configuration)),
         "audit": lambda: host.check_audit(settings),
         "memory": lambda: host.check_memory(settings),
         "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents, running=running),
     }
     for part, check in checks.items():
-        if part in parts:
+        no_installation = part == "home" and not settings.keys_dir.is_dir()
+        if part in parts or no_installation:
             yield from guarded(part, check)
-        if part == "home" and not settings.keys_dir.is_dir():
+        if no_installation:
             return  # everything else would say the same once more
 
 
