@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import structlog
 
+from broker_worker.app.clock import SystemClock
+from broker_worker.app.compose import providers_of
 from broker_worker.app.reloading import watch
 from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
@@ -54,6 +56,7 @@ class Supervisor:
         """
         configuration = load_configuration(self._settings.config_dir)
         load_broker_keys(self._settings.keys_dir)
+        providers_of(configuration, self._settings, SystemClock())  # nothing is contacted: a bad section ends us here
         self._queue_key = load_seed(self._settings.keys_dir / QUEUE)
         agents = configuration.policy.agents
         try:

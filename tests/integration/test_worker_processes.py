@@ -216,6 +216,14 @@ async def test_up_gives_an_added_agent_its_user_and_starts_an_ended_server_again
     assert await processes.ended(up) == 0
 
 
+async def test_up_does_not_start_what_no_worker_could_use(processes: Processes, embedded_home: Home) -> None:
+    """A vault's section with a misspelt option ends `up` at once, with its line and exit code 3."""
+    embedded_home.write(**{**ENV_FILES, "broker": "provider:\n  type: env\n  pathh: x\n"})
+    assert await processes.ended(processes.start("up")) == 3
+    assert "broker.yaml:" in processes.log
+    assert "worker_launched" not in processes.log
+
+
 async def test_users_that_could_not_be_set_are_set_later(embedded_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that is away when the policy changes learns of its new users when it is back."""
     asked: list[list[str]] = []
