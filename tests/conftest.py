@@ -67,8 +67,8 @@ def valkey_socket() -> Iterator[Path]:
 
 
 @pytest.fixture
-def valkey_url(valkey_socket: Path) -> Iterator[str]:
+def valkey_url(valkey_socket: Path) -> str:
     """The URL of an empty real Valkey server."""
     with redis.Redis(unix_socket_path=str(valkey_socket)) as client:
         client.flushall()
-    yield f"unix://{valkey_socket}"
+    return f"unix://{valkey_socket}"
