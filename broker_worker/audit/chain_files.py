@@ -2,7 +2,7 @@
 
 A chain is a row of files `<worker>-<chain>-<first sequence>.jsonl`. A worker's chains follow each other in the order
 of their ids, which begin with the time of their making. Beside them stand `<worker>.head`, the last signed
-checkpoint, and `<worker>.lock`, held by the one process that writes.
+checkpoint, `<worker>.wal`, the newest lines once more, and `<worker>.lock`, held by the one process that writes.
 """
 
 import os
@@ -19,6 +19,7 @@ _NAME = re.compile(r"(?P<worker>[a-z0-9._-]{1,64})-(?P<chain>[0-9a-f]{16})-(?P<f
 _BLOCK = 256 * 1024
 HEAD_SUFFIX = ".head"
 LOCK_SUFFIX = ".lock"
+WRITE_AHEAD_SUFFIX = ".wal"
 
 
 @dataclass(frozen=True, slots=True)

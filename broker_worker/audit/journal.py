@@ -2,15 +2,11 @@
 
 import errno
 import os
-import stat
-import sys
 from pathlib import Path
 
+from broker_worker.audit.plain_file import SAFE_FLAGS, identity_of, plain_file_status, sync_data, write_at
+from broker_worker.audit.write_ahead import WriteAhead
 from broker_worker.private_files import sync_folder
-
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # no link, no waiting for a pipe's reader, no Windows newlines
-    _FLAGS |= getattr(os, _flag, 0)
 
 
 class JournalLostError(OSError):
@@ -32,13 +28,16 @@ class Journal:
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
         self.size = size
-        """Bytes that are known to be on disk."""
+        """Bytes that are known to be on disk, here or in the write-ahead's round, which is then the end of them."""
         self.is_clean = False
         """Whether the file ends where it should; `roll_back` makes it so."""
-        self._fd = os.open(path, _FLAGS, 0o600)
+        self.write_ahead: WriteAhead | None = None
+        """Where batches are made durable while it has room; without one, the file itself is synced for every batch."""
+        self._is_doubtful = False
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE_FLAGS, 0o600)
         try:
-            status = _plain_file_status(self._fd, path)
-            self._identity = (status.st_dev, status.st_ino)
+            status = plain_file_status(self._fd, path)
+            self._identity = identity_of(status)
             self.is_clean = status.st_size == size
             if size == 0:
                 sync_folder(path.parent)
@@ -49,7 +48,7 @@ class Journal:
             raise
 
     def append(self, batch: bytes) -> None:
-        """Write a batch behind what is there and sync it.
+        """Write a batch behind what is there and make it durable.
 
         Args:
             batch: whole lines.
@@ -64,12 +63,13 @@ class Journal:
         written = os.write(self._fd, batch)
         while written < len(batch):  # a full disk or a limit shows as a short write first, as an error next
             written += os.write(self._fd, batch[written:])
-        _sync(self._fd)
+        if self.write_ahead is None or not self.write_ahead.append(batch):
+            self.sync()
         self.size += written
         self.is_clean = True
 
     def roll_back(self) -> None:
-        """Cut off what a failed batch left.
+        """Cut off what a failed batch left, and sync the file.
 
         Raises:
             JournalLostError: if the file is not the one that was written, or shorter than it was.
@@ -78,12 +78,47 @@ class Journal:
         if self._size_under_name() < self.size:
             raise JournalLostError(errno.ESTALE, "is shorter than it was", str(self.path))
         os.ftruncate(self._fd, self.size)
-        _sync(self._fd)
+        self.sync()
         self.is_clean = True
 
+    def sync(self) -> None:
+        """Have everything in the file on disk, and begin a new round of the write-ahead.
+
+        Raises:
+            OSError: if that fails; the round then stays as it is.
+        """
+        if self._is_doubtful and self.write_ahead is not None:
+            self._write_again(self.write_ahead.read())
+        self._is_doubtful = True
+        sync_data(self._fd)
+        self._is_doubtful = False
+        if self.write_ahead is not None:
+            self.write_ahead.reset()
+
+    def settle(self) -> None:
+        """Leave the file synced, and without what a failed batch left.
+
+        Raises:
+            OSError: if that fails.
+        """
+        if self.is_clean:
+            self.sync()
+        else:
+            self.roll_back()
+
     def close(self) -> None:
-        """Close the file; everything in it is on disk already."""
+        """Close the file; what is not on disk here is in the write-ahead's round."""
         os.close(self._fd)
+
+    def _write_again(self, content: bytes) -> None:
+        """Write the end of the file again: after a sync that failed, the next may succeed without having tried."""
+        descriptor = os.open(self.path, os.O_WRONLY | SAFE_FLAGS)
+        try:
+            if identity_of(os.fstat(descriptor)) != self._identity:
+                raise JournalLostError(errno.ESTALE, "was exchanged for another file", str(self.path))
+            write_at(descriptor, content, self.size - len(content))
+        finally:
+            os.close(descriptor)
 
     def _size_under_name(self) -> int:
         """The size of what the file's name stands for now: one call finds removal, exchange and truncation."""
@@ -91,30 +126,6 @@ class Journal:
             status = os.stat(self.path)  # noqa: PTH116  # once a batch: half the cost of Path.stat
         except FileNotFoundError:
             raise JournalLostError(errno.ESTALE, "was removed", str(self.path)) from None
-        if (status.st_dev, status.st_ino) != self._identity:
+        if identity_of(status) != self._identity:
             raise JournalLostError(errno.ESTALE, "was exchanged for another file", str(self.path))
         return status.st_size
-
-
-def _plain_file_status(descriptor: int, path: Path) -> os.stat_result:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "is not a plain file", str(path))
-    return status
-
-
-def _sync(descriptor: int) -> None:
-    """Have the disk itself take what was written."""
-    if sys.platform == "darwin":
-        import fcntl  # noqa: PLC0415  # not on Windows
-
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # on macOS fsync stops at the drive's cache
-        except OSError as error:
-            if error.errno not in {errno.ENOTSUP, errno.EINVAL}:
-                raise
-            os.fsync(descriptor)
-    elif hasattr(os, "fdatasync"):
-        os.fdatasync(descriptor)
-    else:
-        os.fsync(descriptor)

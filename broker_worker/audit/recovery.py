@@ -1,16 +1,21 @@
 """Where a worker's audit ends, found when it is opened: after a clean stop, after a crash, after someone changed it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent_sdk.wire.audit import GENESIS, AuditEvent, decode_line, line_hash
 from agent_sdk.wire.audit_chain import Anchor, ChainVerifier, Finding
 from agent_sdk.wire.errors import WireError
-from broker_worker.audit.chain_files import HEAD_SUFFIX, ChainFile, Position, iterate_lines, list_files
+from broker_worker.audit.chain_files import HEAD_SUFFIX, ChainFile, Position, list_files
 from broker_worker.audit.head import read_head
+from broker_worker.audit.line_search import (
+    find_backward,
+    hash_of_last_line,
+    line_at,
+    lines_between,
+    size_of_whole_lines,
+)
 
-_BLOCK = 256 * 1024
 _CHECKPOINT = b'\n{"v":1,"event":"checkpoint"'
 _Head = tuple[AuditEvent, bytes]
 
@@ -23,16 +28,20 @@ class Recovery:
         torn_bytes: bytes of a line that a crash left unfinished; they are cut off.
         unsigned_lines: whole lines without a checkpoint; the next one covers them.
         broken: why the chain is not continued but followed by a new one; empty if it is continued.
+        restored_lines: lines that a crash left in the write-ahead file only.
     """
 
     torn_bytes: int = 0
     unsigned_lines: int = 0
     broken: str = ""
+    restored_lines: int = 0
 
     def __str__(self) -> str:
         parts = []
         if self.broken:
             parts.append(f"new chain: {self.broken}")
+        if self.restored_lines:
+            parts.append(f"restored {self.restored_lines} lines from the write-ahead file")
         if self.torn_bytes:
             parts.append(f"recovered {self.torn_bytes} torn bytes")
         if self.unsigned_lines:
@@ -67,7 +76,7 @@ def find_tail(folder: Path, worker: str, identity_public_key: bytes) -> Tail:
     """
     files = list_files(folder, worker)
     torn = 0
-    while files and not _size_of_whole_lines(files[-1].path):
+    while files and not size_of_whole_lines(files[-1].path):
         torn += files[-1].path.stat().st_size
         files.pop().path.unlink()
     head = read_head(folder / f"{worker}{HEAD_SUFFIX}", identity_public_key)
@@ -87,7 +96,7 @@ def _check_tail(files: list[ChainFile], identity_public_key: bytes, head: _Head 
     anchors = []
     if head is not None and head[0].chain == active.chain:
         anchors.append(Anchor(head[0].sequence, line_hash(head[1]), "the head"))
-    size = _size_of_whole_lines(active.path)
+    size = size_of_whole_lines(active.path)
     torn += active.path.stat().st_size - size
     offset, sequence, prev = _window(files, size)
     verifier = ChainVerifier(
@@ -95,7 +104,7 @@ def _check_tail(files: list[ChainFile], identity_public_key: bytes, head: _Head 
     )
     findings: list[Finding] = []
     last = b""
-    for last in _lines(active.path, offset, size):
+    for last in lines_between(active.path, offset, size):
         findings += verifier.feed(last, active.path.name, 0)
     findings += verifier.finish()
     broken = next((finding.detail for finding in findings if not finding.is_warning), "")
@@ -109,45 +118,11 @@ def _check_tail(files: list[ChainFile], identity_public_key: bytes, head: _Head 
 def _window(files: list[ChainFile], size: int) -> tuple[int, int, str | None]:
     """Where to begin reading the newest file: offset, sequence, and the `prev` of the line there if it is known."""
     active = files[-1]
-    offset = _find_backward(active.path, _CHECKPOINT, size) + 1
+    offset = find_backward(active.path, _CHECKPOINT, size) + 1
     if offset:
         try:
-            return offset, decode_line(_line_at(active.path, offset, size)).sequence, None
+            return offset, decode_line(line_at(active.path, offset, size)).sequence, None
         except WireError:
             pass  # the verifier will say so, from the beginning on
     before = files[-2] if len(files) > 1 and files[-2].chain == active.chain else None
-    return 0, active.first, None if before is None else _hash_of_last_line(before.path)
-
-
-def _hash_of_last_line(path: Path) -> str | None:
-    size = _size_of_whole_lines(path)
-    return line_hash(_line_at(path, _find_backward(path, b"\n", size - 1) + 1, size)) if size else None
-
-
-def _size_of_whole_lines(path: Path) -> int:
-    return _find_backward(path, b"\n", path.stat().st_size) + 1
-
-
-def _find_backward(path: Path, needle: bytes, size: int) -> int:
-    """The offset of the last occurrence within the first `size` bytes, or -1."""
-    with path.open("rb") as file:
-        end = size
-        while end > 0:
-            start = max(0, end - _BLOCK)
-            file.seek(start)
-            found = file.read(min(size, end + len(needle) - 1) - start).rfind(needle)
-            if found >= 0:
-                return start + found
-            end = start
-    return -1
-
-
-def _line_at(path: Path, offset: int, size: int) -> bytes:
-    return next(_lines(path, offset, size))
-
-
-def _lines(path: Path, offset: int, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(offset)
-        for line, _ in iterate_lines(file, size - offset):
-            yield line
+    return 0, active.first, None if before is None else hash_of_last_line(before.path)

@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -15,10 +15,19 @@ from msgspec import structs
 from agent_sdk.wire.audit import MAX_LINE, AuditRecord, encode_checkpoint, encode_line, format_time, line_hash
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import check_worker_name
-from broker_worker.audit.chain_files import HEAD_SUFFIX, LOCK_SUFFIX, Position, chain_file, new_chain_id
+from broker_worker.audit.chain_files import (
+    HEAD_SUFFIX,
+    LOCK_SUFFIX,
+    WRITE_AHEAD_SUFFIX,
+    Position,
+    chain_file,
+    new_chain_id,
+)
 from broker_worker.audit.head import HeadKeeper
 from broker_worker.audit.journal import Journal, JournalLostError
 from broker_worker.audit.recovery import Recovery, find_tail
+from broker_worker.audit.restoration import restore_lines
+from broker_worker.audit.write_ahead import PAYS, WRITE_AHEAD_BYTES, WriteAhead, tell_slower
 from broker_worker.core.errors import AuditError, SetupError
 from broker_worker.ports import Clock
 from broker_worker.private_files import make_private_folder
@@ -57,19 +66,29 @@ class JsonlSink:
         identity_seed: the 32-byte seed of the broker's Ed25519 identity, which signs the checkpoints.
         clock: the time.
         max_file_bytes: when to begin the next file.
+        write_ahead_bytes: the size of the write-ahead file, where batches are synced; 0 for none.
 
     Raises:
         SetupError: if another process writes this worker's chain, or the folder cannot be used.
     """
 
     def __init__(
-        self, folder: Path, worker: str, identity_seed: bytes, clock: Clock, *, max_file_bytes: int = MAX_FILE_BYTES
+        self,
+        folder: Path,
+        worker: str,
+        identity_seed: bytes,
+        clock: Clock,
+        *,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        write_ahead_bytes: int = WRITE_AHEAD_BYTES if PAYS else 0,
     ) -> None:
         self._folder = folder
         self._worker = _checked(worker)
         public, self._secret = sodium.crypto_sign_seed_keypair(identity_seed)
         self._clock = clock
         self._max_file_bytes = max_file_bytes
+        self._write_ahead_bytes = write_ahead_bytes
+        self._write_ahead: WriteAhead | None = None
         self._mutex = Lock()
         self._listeners: list[Callable[[], None]] = []
         self._journal: Journal | None = None
@@ -147,15 +166,28 @@ class JsonlSink:
             listener()
 
     def close(self) -> None:
-        """Write the head, close the file and let another process write the chain."""
+        """Write the head, sync and close the file, and let another process write the chain."""
         with self._mutex:
             if not self._writer.is_locked:
                 return
             self._head.close()
-            if self._journal is not None:
-                self._journal.close()
-                self._journal = None
+            self._close_files()
             self._writer.release()
+
+    def _close_files(self) -> None:
+        journal, self._journal = self._journal, None
+        ahead, self._write_ahead = self._write_ahead, None
+        try:
+            if journal is not None:
+                journal.settle()
+        except OSError:  # the next start finds in the write-ahead what is not on disk
+            if ahead is not None:
+                ahead.close()
+        else:
+            if ahead is not None:
+                ahead.remove()
+        if journal is not None:
+            journal.close()
 
     def _acquire(self) -> None:
         try:
@@ -173,21 +205,44 @@ class JsonlSink:
             leftover.unlink(missing_ok=True)  # a head that a killed process was about to write
 
     def _open(self, identity_public_key: bytes) -> None:
+        restored = restore_lines(self._folder, self._worker, identity_public_key)
         tail = find_tail(self._folder, self._worker, identity_public_key)
-        self._recovery = tail.recovery
+        self._recovery = replace(tail.recovery, restored_lines=restored)
         self._prev = tail.prev
         if tail.end is None:
             self._begin_file(new_chain_id(tail.chain), 0)
         else:
             self._journal = Journal(tail.end.file.path, tail.end.offset)
+            self._journal.write_ahead = self._ready_write_ahead()
             self._end = tail.end
 
     def _begin_file(self, chain: str, first: int) -> Journal:
         file = chain_file(self._folder, self._worker, chain, first)
         journal = Journal(file.path)
-        self._abandon()
+        journal.write_ahead = self._ready_write_ahead()
+        if self._journal is not None:
+            self._journal.close()
         self._journal, self._end = journal, Position(file, 0, first)
         return journal
+
+    def _ready_write_ahead(self) -> WriteAhead | None:
+        """A write-ahead with no round begun, if there can be one; everything in the files so far is on disk."""
+        ahead, self._write_ahead = self._write_ahead, None
+        if ahead is not None and ahead.is_in_place:
+            ahead.reset()
+            self._write_ahead = ahead
+            return ahead
+        path = self._folder / f"{self._worker}{WRITE_AHEAD_SUFFIX}"
+        try:
+            if ahead is not None:
+                ahead.close()
+            if self._write_ahead_bytes:
+                self._write_ahead = WriteAhead(path, self._write_ahead_bytes)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            tell_slower(path, error)
+        return self._write_ahead
 
     def _ready_journal(self) -> Journal:
         """The file that the next batch goes to, clean and with room."""
@@ -196,11 +251,15 @@ class JsonlSink:
         if self._journal is not None and not self._journal.is_clean:
             try:
                 self._journal.roll_back()
+            except JournalLostError:
+                self._abandon()
             except OSError:
+                self._journal.sync()  # else there may be lines that only the write-ahead holds
                 self._abandon()
         if self._journal is None:
             return self._begin_file(new_chain_id(self._end.file.chain), 0)
         if self._journal.size >= self._max_file_bytes:
+            self._journal.sync()
             return self._begin_file(self._end.file.chain, self._end.sequence)
         return self._journal
 
@@ -220,7 +279,9 @@ class JsonlSink:
     def _abandon(self) -> None:
         """Never write the file again; the next batch begins a new chain."""
         if self._journal is not None:
-            with suppress(OSError):  # everything in it that counts was synced
+            with suppress(OSError):  # a file that was removed or exchanged may have gone with its disk
+                self._journal.sync()
+            with suppress(OSError):
                 self._journal.close()
             self._journal = None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent_sdk.wire.audit_chain import Fault, Finding
 from broker_worker.audit.anchors import Anchors, StreamEntry
-from broker_worker.audit.chain_files import HEAD_SUFFIX, LOCK_SUFFIX, list_files, parse_name
+from broker_worker.audit.chain_files import HEAD_SUFFIX, LOCK_SUFFIX, WRITE_AHEAD_SUFFIX, list_files, parse_name
 from broker_worker.audit.report import Report
 from broker_worker.audit.worker_check import WorkerCheck
 from broker_worker.core.errors import AuditError, SetupError
@@ -71,7 +71,7 @@ def _check_folder(folder: Path, report: Report) -> None:
     """Check modes, and that there is nothing in the folder that does not belong there."""
     _check_mode(folder, ".", report)
     for path in sorted(folder.iterdir()):
-        if path.name.endswith((HEAD_SUFFIX, LOCK_SUFFIX)) or path.name.startswith("."):
+        if path.name.endswith((HEAD_SUFFIX, LOCK_SUFFIX, WRITE_AHEAD_SUFFIX)) or path.name.startswith("."):
             continue
         if parse_name(path) is None:
             report.add(Finding(Fault.UNKNOWN_FILE, path.name, 0, None, "is no part of an audit"))

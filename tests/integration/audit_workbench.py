@@ -47,9 +47,13 @@ def access(number: int = 0, *, at: int = START, purpose: str = "call the model")
     )
 
 
-def open_sink(folder: Path, worker: str = "worker-1", *, max_file_bytes: int = MAX_FILE_BYTES) -> JsonlSink:
-    """The audit of one worker."""
-    return JsonlSink(folder, worker, SEED, TurnedClock(), max_file_bytes=max_file_bytes)
+def open_sink(
+    folder: Path, worker: str = "worker-1", *, max_file_bytes: int = MAX_FILE_BYTES, write_ahead_bytes: int = 256 * 1024
+) -> JsonlSink:
+    """The audit of one worker, with a small write-ahead file unless told otherwise."""
+    return JsonlSink(
+        folder, worker, SEED, TurnedClock(), max_file_bytes=max_file_bytes, write_ahead_bytes=write_ahead_bytes
+    )
 
 
 def write_log(folder: Path, batches: int, size: int = 2, worker: str = "worker-1", max_file_bytes: int = 10**9) -> Path:

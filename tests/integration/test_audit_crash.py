@@ -1,5 +1,6 @@
 """The audit of processes that die or meet real limits: what was acknowledged is on disk, whole and verifiable."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,19 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from audit_workbench import access, open_sink
 sink = open_sink(Path(sys.argv[2]), max_file_bytes=200_000)
+number = 0
+while True:
+    sink.append([access(number + i) for i in range(20)])
+    number += 20
+    print(number, flush=True)
+"""
+
+_AHEAD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from audit_workbench import access, open_sink
+sink = open_sink(Path(sys.argv[2]), write_ahead_bytes=8 * 1024 * 1024)
 number = 0
 while True:
     sink.append([access(number + i) for i in range(20)])
@@ -83,6 +97,25 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path, batc
     report = verified(folder)
     assert report.warnings == []
     assert report.chains == 1
+
+
+@pytest.mark.parametrize("batches", [1, 40])
+def test_a_killed_writer_whose_pages_are_lost_too_loses_nothing(tmp_path: Path, batches: int) -> None:
+    """kill -9, and nothing of the chain's file reached the disk: the write-ahead has every acknowledged record."""
+    folder = tmp_path / "audit"
+    with running(_AHEAD, folder) as process:
+        assert process.stdout is not None
+        for _ in range(batches):
+            acknowledged = int(process.stdout.readline())
+        process.kill()
+        rest = process.stdout.read().split()
+    acknowledged = int(rest[-1]) if rest else acknowledged
+    os.truncate(list_files(folder)[-1].path, 0)
+    sink = open_sink(folder)
+    sink.close()
+    assert sink.recovery.restored_lines >= acknowledged
+    assert runs_in(folder)[:acknowledged] == [f"run-{number}" for number in range(acknowledged)]
+    assert verified(folder).warnings == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")

@@ -51,16 +51,17 @@ def failing(error: int, after: int = 0) -> Callable[..., int]:
 
 
 def test_a_batch_is_one_write_and_one_sync(sink: JsonlSink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many records: one write, one sync, one checkpoint at the end."""
+    """However many records: one write, one to the write-ahead and its sync, one checkpoint at the end."""
     calls: list[str] = []
 
     def noted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments: (calls.append(name), call(*arguments))[1]  # type: ignore[func-returns-value]  # notes
 
     monkeypatch.setattr(os, "write", noted("write", os.write))
+    monkeypatch.setattr(os, "pwrite", noted("write ahead", os.pwrite))
     monkeypatch.setattr(os, "fdatasync", noted("sync", os.fdatasync))
     sink.append([access(i) for i in range(64)])
-    assert calls == ["write", "sync"]
+    assert calls == ["write", "write ahead", "sync"]
     events = [decode_line(line).event for line in read_log(sink.position.file.path)]
     assert events == ["access", "checkpoint", *["access"] * 64, "checkpoint"]
 
@@ -363,7 +364,7 @@ def test_a_full_disk_for_the_head_does_not_stop_the_audit(
 def test_an_audit_that_cannot_be_opened_is_a_setup_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker does not start without an audit, and leaves no lock behind."""
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "_plain_file_status", failing(errno.EIO))
+        patch.setattr(journal, "plain_file_status", failing(errno.EIO))
         with pytest.raises(SetupError, match="cannot open the audit"):
             open_sink(folder)
     open_sink(folder).close()
