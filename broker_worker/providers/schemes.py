@@ -153,6 +153,29 @@ _TYPES: Final = MappingProxyType(
 )
 
 
+def check_sections(settings: Iterable[ProviderSettings]) -> None:
+    """Check what the operator's sections name, as far as that does not depend on this host.
+
+    Args:
+        settings: the sections, in order.
+
+    Raises:
+        ConfigError: for an unknown type or option, or two sections of one type.
+    """
+    seen: set[str] = set()
+    for section in settings:
+        options = _Options(section)
+        found = _TYPES.get(section.type)
+        if found is None:
+            near = difflib.get_close_matches(section.type, _TYPES, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known types are {', '.join(_TYPES)}"
+            raise options.refuse("there is no such type", hint)
+        if section.type in seen:
+            raise options.refuse("there is a section of this type already", "keep one section a type")
+        seen.add(section.type)
+        options.check_keys(found.options)
+
+
 def make_providers(settings: Iterable[ProviderSettings], around: Surroundings) -> Mapping[str, Provider]:
     """Make the providers of the operator's sections. None of them is contacted yet.
 
@@ -166,16 +189,8 @@ def make_providers(settings: Iterable[ProviderSettings], around: Surroundings) -
     Raises:
         ConfigError: for an unknown type or option, a wrong value, or two sections of one type.
     """
-    providers: dict[str, Provider] = {}
-    for section in settings:
-        options = _Options(section)
-        found = _TYPES.get(section.type)
-        if found is None:
-            near = difflib.get_close_matches(section.type, _TYPES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known types are {', '.join(_TYPES)}"
-            raise options.refuse("there is no such type", hint)
-        if found.scheme in providers:
-            raise options.refuse("there is a section of this type already", "keep one section a type")
-        options.check_keys(found.options)
-        providers[found.scheme] = found.make(options, around)
-    return MappingProxyType(providers)
+    sections = tuple(settings)
+    check_sections(sections)
+    types = [_TYPES[section.type] for section in sections]
+    made = {known.scheme: known.make(_Options(section), around) for known, section in zip(types, sections, strict=True)}
+    return MappingProxyType(made)

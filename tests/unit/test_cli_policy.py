@@ -69,6 +69,16 @@ def test_check_as_json_names_an_error(home: Path) -> None:
     assert "c4nary" not in result.output
 
 
+def test_check_knows_the_options_of_a_vault_by_name(home: Path) -> None:
+    """A token written into the file is refused before a running broker refuses it, and is not repeated."""
+    (home / "config" / "broker.yaml").write_text("provider:\n  type: local\n  key_fil: /k\n  token: ops_canary\n")
+    result = run("check")
+    assert result.exit_code == 3
+    assert "unknown option 'key_fil'" in result.stderr
+    assert "did you mean 'key_file'?" in result.stderr
+    assert "canary" not in result.output
+
+
 def test_check_shows_warnings_and_goes_on(home: Path) -> None:
     """Warnings alone are no failure."""
     add(home / "config" / "secrets.yaml", "  lost: local://lost\n")
