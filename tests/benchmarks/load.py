@@ -12,6 +12,7 @@ import pickle
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import uvloop
 from redis.asyncio.connection import UnixDomainSocketConnection, parse_url
@@ -30,14 +31,14 @@ class Job:
     """Messages that are sent all at once, by somebody else, when half of the requests were answered."""
 
 
-def connection(url: str) -> UnixDomainSocketConnection:
-    """A raw connection."""
-    options = dict(parse_url(url))
+def connection(url: str) -> Any:
+    """A raw connection; redis-py's types for it are not complete."""
+    options: dict[str, Any] = {**parse_url(url)}
     options.pop("connection_class")
     return UnixDomainSocketConnection(**options, protocol=2, socket_timeout=None)
 
 
-async def newest(reader: UnixDomainSocketConnection, streams: list[str]) -> dict[bytes, bytes]:
+async def newest(reader: Any, streams: list[str]) -> dict[bytes, bytes]:
     """Where each reply stream ends now."""
     last = {}
     for stream in streams:

@@ -9,6 +9,7 @@ used directly, with the next read in the same write.
 
 import os
 import sys
+from typing import Any
 
 import uvloop
 from redis.asyncio import Redis
@@ -29,7 +30,7 @@ def reply_stream(agent: str) -> str:
 
 async def with_pipeline(url: str, agents: list[str]) -> None:
     """Objects for every command, as most code would have it."""
-    client = Redis.from_url(url, socket_timeout=None)
+    client: Any = Redis.from_url(url, socket_timeout=None)  # its types leave open what a reply is
     streams = dict.fromkeys((request_stream(agent) for agent in agents), ">")
     replies = {request_stream(agent).encode(): reply_stream(agent) for agent in agents}
     while True:
@@ -45,9 +46,9 @@ async def with_pipeline(url: str, agents: list[str]) -> None:
 
 async def with_connection(url: str, agents: list[str]) -> None:
     """Packed commands and raw replies."""
-    options = dict(parse_url(url))
+    options: dict[str, Any] = {**parse_url(url)}
     options.pop("connection_class")
-    connection = UnixDomainSocketConnection(**options, protocol=2, socket_timeout=None)
+    connection: Any = UnixDomainSocketConnection(**options, protocol=2, socket_timeout=None)
     await connection.connect()
     keys = [request_stream(agent) for agent in agents]
     replies = {request_stream(agent).encode(): reply_stream(agent) for agent in agents}
