@@ -9,7 +9,7 @@ from broker_home import Home
 
 from agent_sdk.errors import Unavailable
 from agent_sdk.wire.errors import Code
-from broker_worker.audit import journal
+from broker_worker.audit import journal, write_ahead
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
@@ -24,7 +24,8 @@ async def test_a_disk_that_refuses_releases_nothing_and_heals(
     async with home.working(), home.client() as claude:
         await claude.get("openai.api_key")
         with monkeypatch.context() as broken:
-            broken.setattr(journal, "_sync", refuse)
+            for place in (journal, write_ahead):
+                broken.setattr(place, "sync_data", refuse)
             for names in (["openai.api_key"], ["anthropic.api_key"], ["openai.api_key", "anthropic.api_key"]):
                 with pytest.raises(Unavailable) as caught:
                     await claude.get_many(names)
@@ -59,7 +60,8 @@ async def test_junk_while_the_disk_is_full_does_not_end_the_worker(home: Home, m
 
     async with home.working() as process, home.client() as claude:
         with monkeypatch.context() as broken:
-            broken.setattr(journal, "_sync", refuse)
+            for place in (journal, write_ahead):
+                broken.setattr(place, "sync_data", refuse)
             with run.connect() as redis:
                 run.write(redis, *[b"junk"] * 30)
             with pytest.raises(Unavailable):
