@@ -31,7 +31,7 @@ from broker_worker.providers.onepassword_session import OnePasswordSession
 from broker_worker.providers.service_account_token import MAX_TOKEN
 
 TOKEN_VARIABLE: Final = "OP_SERVICE_ACCOUNT_TOKEN"  # noqa: S105  # a variable's name
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}", re.ASCII)  # a token or a passphrase would hardly pass for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class _Options:
         value = self._settings.options.get(key, default)
         if not isinstance(value, str) or _VARIABLE.fullmatch(value) is None:
             raise self.refuse(  # the value is not repeated: somebody may have put the secret itself there
-                f"{key} is not the name of an environment variable", f"write the name, such as {default}, not the value"
+                f"{key} is not the name of an environment variable",
+                f"write the name in upper case, such as {default}, not the value",
             )
         return value
 

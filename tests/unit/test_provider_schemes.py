@@ -67,6 +67,7 @@ def test_two_sections_of_a_type_are_refused() -> None:
         ("onepassword", {"unsafe_check_address_for_tests": "x"}, "unknown option", "it takes token_env"),
         ("onepassword", {"token_env": "A", "token_file": "/b"}, "both token_env and token_file", "keep one"),
         ("onepassword", {"token_env": "ops_eyJ!"}, "token_env is not the name", "not the value"),
+        ("onepassword", {"token_env": "ops_eyJzaWduSW5BZGRyZXNz"}, "token_env is not the name", "in upper case"),
         ("onepassword", {"token_env": 5}, "token_env is not the name", "OP_SERVICE_ACCOUNT_TOKEN"),
         ("onepassword", {"token_file": "relative/token"}, "token_file is not an absolute path", "from / on"),
         ("onepassword", {"token_file": ""}, "token_file is not an absolute path", "from / on"),
