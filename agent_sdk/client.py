@@ -93,7 +93,10 @@ class AsyncSecretBroker:
         Raises:
             NotGranted: one of its subclasses says why there is no value.
         """
-        return (await self.get_many([name], purpose=purpose, ttl=ttl, timeout=timeout))[name]
+        body = _checked((name,), purpose, ttl)
+        answer = await self._exchange.ask(body, body.names, self._seconds(timeout))
+        answer.raise_if_refused()
+        return answer.secrets[name]
 
     @overload
     async def get_many(
@@ -168,14 +171,18 @@ class AsyncSecretBroker:
 
 
 def _resolve(names: Iterable[str], purpose: str, ttl: timedelta | int | None) -> Resolve:
+    """Check the arguments of a request for several names; one that is named twice is asked for once."""
+    if isinstance(names, str):
+        raise InvalidRequest("get_many takes several names; for one name use get")
+    return _checked(tuple(dict.fromkeys(names)), purpose, ttl)
+
+
+def _checked(wanted: tuple[str, ...], purpose: str, ttl: timedelta | int | None) -> Resolve:
     """Check a request's arguments before anything is sent.
 
     Raises:
         InvalidRequest: names the argument, what was found and what is expected.
     """
-    if isinstance(names, str):
-        raise InvalidRequest("get_many takes several names; for one name use get")
-    wanted = tuple(dict.fromkeys(names))
     if not 1 <= len(wanted) <= MAX_NAMES:
         raise InvalidRequest(f"a request has 1 to {MAX_NAMES} names; got {len(wanted)}")
     try:

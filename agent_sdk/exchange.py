@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from agent_sdk.channel import RunChannel
@@ -24,21 +25,29 @@ _NO_ANSWER = (
 )
 
 
-@dataclass(slots=True)
 class _Pending:
-    """A request in flight.
+    """A request that waits for its answer.
 
     Args:
         answer: what its caller waits for.
-        names: the names that it asked for.
-        untrusted: how many answers of strangers had been seen when it was sent.
-        out_of_date: how many answers under certificates out of date had been seen when it was sent.
+        body: what it asks.
+        names: the names that it asks for.
+        deadline: the loop's time at which its caller ceases to wait.
     """
 
-    answer: asyncio.Future[Answer]
-    names: tuple[str, ...]
-    untrusted: int
-    out_of_date: int
+    __slots__ = ("answer", "body", "deadline", "names", "out_of_date", "untrusted")
+
+    def __init__(
+        self, answer: asyncio.Future[Answer], body: Operation, names: tuple[str, ...], deadline: float
+    ) -> None:
+        self.answer = answer
+        self.body = body
+        self.names = names
+        self.deadline = deadline
+        self.untrusted = 0
+        """How many answers of strangers had been seen when it was sent."""
+        self.out_of_date = 0
+        """How many answers under certificates out of date had been seen when it was sent."""
 
     def fail(self, error: Exception) -> None:
         """End the wait, unless it has ended."""
@@ -72,7 +81,9 @@ class Exchange:
         self._on_notice = on_notice
         self._clock = clock
         self._pending: dict[bytes, _Pending] = {}
-        self._room = asyncio.Semaphore(WINDOW)
+        self._waiting: OrderedDict[bytes, _Pending] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self._state: Literal["new", "open", "closed"] = "new"
 
     def start(self) -> None:
@@ -91,8 +102,11 @@ class Exchange:
         """End the requests in flight with `ClientClosed` and close the transport."""
         was_open = self._state == "open"
         self._state = "closed"
-        for pending in self._pending.values():
+        for pending in (*self._pending.values(), *self._waiting.values()):
             pending.fail(ClientClosed("the client was closed while the request was in flight"))
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         if was_open:
             await self._transport.close()
 
@@ -103,47 +117,79 @@ class Exchange:
             NotGranted: if there is no answer.
             ClientClosed: if the client is closed, or is closed meanwhile.
         """
-        self.start()
-        deadline = asyncio.get_running_loop().time() + seconds
-        try:
-            if self._room.locked():
-                async with asyncio.timeout_at(deadline):
-                    await self._room.acquire()
-            else:
-                await self._room.acquire()
-        except TimeoutError:
-            raise Unavailable(f"{WINDOW} requests were in flight until the deadline: nothing was sent") from None
-        try:
+        if self._state != "open":
             self.start()
-            return await self._exchange(body, names, deadline)
-        finally:
-            self._room.release()
-
-    async def _exchange(self, body: Operation, names: tuple[str, ...], deadline: float) -> Answer:
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        pending = _Pending(loop.create_future(), body, names, deadline)
         request_id = os.urandom(16)
-        envelope = self._seal(request_id, body, deadline - loop.time())
-        ignored = self._channel.ignored
-        pending = _Pending(loop.create_future(), names, ignored.untrusted, ignored.out_of_date)
-        self._pending[request_id] = pending
-        timer = loop.call_at(deadline, self._expire, pending)
-        self._transport.send(request_id, envelope)
+        if len(self._pending) < WINDOW:
+            self._send(request_id, pending, seconds)
+        else:
+            self._waiting[request_id] = pending
+        if deadline < self._timer_at:
+            self._wake_at(deadline)
         try:
             return await pending.answer
         finally:
-            timer.cancel()
             if self._pending.pop(request_id, None) is not None:
                 self._transport.forget(request_id)
+                self._send_waiting()
+            elif self._waiting:
+                self._waiting.pop(request_id, None)
 
-    def _seal(self, request_id: bytes, body: Operation, seconds: float) -> bytes:
+    def _send(self, request_id: bytes, pending: _Pending, seconds: float) -> None:
         now = self._clock()
         if now >= self._expires_at:
             raise Expired("this run's token is over: start the run again with a new credential")
+        problem = None
         try:
-            return self._channel.seal(Request(request_id, now, now + max(1, int(seconds * 1000)), self._token, body))
+            request = Request(request_id, now, now + max(1, int(seconds * 1000)), self._token, pending.body)
+            envelope = self._channel.seal(request)
         except WireError as error:
             problem, code = str(error), error.code
-        raise InvalidRequest(problem, code=code)  # out here, away from the frames that held the plaintext
+        if problem is not None:  # out here, away from the frames that held the plaintext
+            raise InvalidRequest(problem, code=code)
+        ignored = self._channel.ignored
+        pending.untrusted, pending.out_of_date = ignored.untrusted, ignored.out_of_date
+        self._pending[request_id] = pending
+        self._transport.send(request_id, envelope)
+
+    def _send_waiting(self) -> None:
+        """Send what waited for room, as far as there is room."""
+        while self._waiting and len(self._pending) < WINDOW:
+            request_id, pending = self._waiting.popitem(last=False)
+            if pending.answer.done():
+                continue
+            try:
+                left = pending.deadline - asyncio.get_running_loop().time()
+                self._send(request_id, pending, left)
+            except (Expired, InvalidRequest) as error:
+                pending.fail(error)
+
+    def _wake_at(self, deadline: float) -> None:
+        """Keep one timer for all requests: a timer each costs more than looking through them when it fires."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._timer, self._timer_at = None, math.inf
+        for pending in self._waiting.values():
+            if pending.deadline <= now:
+                pending.fail(Unavailable(f"{WINDOW} requests were in flight until the deadline: nothing was sent"))
+        for pending in self._pending.values():
+            if pending.deadline <= now:
+                self._expire(pending)
+        unanswered = [
+            pending.deadline
+            for pending in (*self._pending.values(), *self._waiting.values())
+            if not pending.answer.done()
+        ]
+        if unanswered:
+            self._wake_at(min(unanswered))
 
     def _expire(self, pending: _Pending) -> None:
         """End a wait at its deadline, with the likeliest reason."""
@@ -174,6 +220,8 @@ class Exchange:
             pending = self._pending.pop(message.request_id, None)
             if pending is not None and not pending.answer.done():
                 pending.answer.set_result(settle(message, pending.names, self._clock))
+        if self._waiting:
+            self._send_waiting()
 
     def refuse(self, request_ids: Sequence[bytes], problem: str) -> None:
         """Learn that requests will not reach the broker."""

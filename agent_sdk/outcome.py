@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from agent_sdk.errors import Refusal, refused_as_a_whole, refused_names
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
@@ -22,8 +24,7 @@ class Resolution:
     refusals: tuple[Refusal, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """One reply, settled against what was asked.
 
     Args:

@@ -1,8 +1,8 @@
 """The transport over Redis or Valkey: one connection that writes, one that waits for replies.
 
-Everything that was handed over since the last write goes out as one pipelined write; everything that lies on the
-reply stream comes in as one read. redis-py's `Connection` is used directly: its command objects would cost more than
-the cryptography (docs/performance.md).
+Everything that was handed over in one turn of the event loop goes out as one write, with the next read right behind
+it; everything that lies on the reply stream comes in as one read. No task runs for it: what a request costs here is
+its share of a few callbacks.
 
 When a connection breaks, envelopes whose XADD was not confirmed are written again after the next connect. That is
 safe because it is the very same sealed request: should both writes have reached the stream, the broker answers one
@@ -11,11 +11,9 @@ and refuses the other as a replay, silently. A confirmed request is not written 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
 from typing import Any
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import (
     AuthenticationError,
@@ -29,13 +27,11 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from agent_sdk.errors import CredentialInvalid
+from agent_sdk.queue_connection import QueueConnection, connector, pack
+from agent_sdk.reply_cursor import ReplyCursor
 from agent_sdk.transport import Receiver
 from agent_sdk.wire import keynames
 
-READ_COUNT = 512
-BLOCK_MILLISECONDS = 5000
-"""How long one read waits on the server; the position is checked again after it."""
 ANSWER_SECONDS = 10.0
 """A server that is silent for longer than this, beyond a read's own wait, counts as gone."""
 RING_SECONDS = 5.0
@@ -44,7 +40,6 @@ MAX_BATCH = 256
 
 _PASSING = (ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
 _LASTING = (AuthenticationError, NoPermissionError)
-_START = b"0-0"
 
 
 class RedisTransport:
@@ -62,28 +57,36 @@ class RedisTransport:
 
     def __init__(self, queue_url: str, shown_url: str, agent_id: str, replies: str) -> None:
         self.problem: str | None = "there was no connection to the queue yet"
-        self._connect = _connector(queue_url, shown_url)
+        self._connect = connector(queue_url, shown_url)
         self._shown_url = shown_url
         self._requests = keynames.requests(agent_id).encode()
-        self._ring = _pack(b"PUBLISH", keynames.doorbell(agent_id).encode(), b"1")
-        self._replies = replies.encode()
-        self._position: bytes | None = None
+        self._ring = pack(b"PUBLISH", keynames.doorbell(agent_id).encode(), b"1")
+        self._cursor = ReplyCursor(replies.encode())
         self._outbox: dict[bytes, bytes] = {}
         self._unconfirmed: dict[bytes, bytes] = {}
-        self._waiting = asyncio.Event()
+        self._due: deque[bytes | None] = deque()
+        self._rung = -RING_SECONDS
+        self._writer: QueueConnection | None = None
+        self._reader: QueueConnection | None = None
+        self._must_read = False
+        self._scheduled = False
+        self._broken = asyncio.Event()
+        self._failure: Exception | None = None
         self._backoff = ExponentialWithJitterBackoff(cap=2.0, base=0.05)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._receiver: Receiver | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, receiver: Receiver) -> None:
         """Begin to connect, in the background of the running event loop."""
         self._receiver = receiver
-        self._task = asyncio.get_running_loop().create_task(self._run(receiver), name="secret-broker transport")
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._run(receiver), name="secret-broker transport")
 
     def send(self, request_id: bytes, envelope: bytes) -> None:
         """Take an envelope; it goes out with the next write."""
         self._outbox[request_id] = envelope
-        self._waiting.set()
+        self._write_soon()
 
     def forget(self, request_id: bytes) -> None:
         """Do not write an envelope, or not again."""
@@ -102,9 +105,10 @@ class RedisTransport:
         failures = 0
         while True:
             try:
-                await self._session(receiver)
-            except* (RedisError, OSError) as group:
-                error = _first(group)
+                await self._session()
+            except (RedisError, OSError) as failure:
+                # redis-py wraps what the server says while it connects
+                error = failure.__cause__ if isinstance(failure.__cause__, RedisError) else failure
                 failures = failures + 1 if self.problem else 1
                 self.problem = f"the queue at {self._shown_url} cannot be used ({_words(error)})"
                 self._outbox = {**self._unconfirmed, **self._outbox}
@@ -113,144 +117,112 @@ class RedisTransport:
                     receiver.refuse(list(self._outbox), self.problem)
             await asyncio.sleep(self._backoff.compute(failures))
 
-    async def _session(self, receiver: Receiver) -> None:
+    async def _session(self) -> None:
         """Use a pair of connections until one of them breaks."""
-        writer, reader = self._connect(), self._connect()
+        writer = QueueConnection(self._confirm, self._break, self._write_soon)
+        reader = QueueConnection(self._read, self._break, self._write_soon)
+        self._due.clear()
+        self._rung = -RING_SECONDS
+        self._cursor.found = False
+        self._must_read = True
+        self._failure = None
+        self._broken.clear()
         try:
-            for connection in (writer, reader):
-                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            await self._find_position(reader)
-            self.problem = None
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(writer, receiver))
-                group.create_task(self._read(reader, receiver))
+            await writer.open(self._connect())
+            await reader.open(self._connect())
+            self._writer, self._reader = writer, reader
+            self._write_soon()
+            await self._until_broken(writer, reader)
         finally:
-            await writer.disconnect(nowait=True)
-            await reader.disconnect(nowait=True)
+            self._writer = self._reader = None
+            await writer.close()
+            await reader.close()
 
-    async def _write(self, connection: AbstractConnection, receiver: Receiver) -> None:
-        clock = asyncio.get_running_loop().time
-        rung = -RING_SECONDS
-        self._waiting.set()
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            while self._outbox:
-                ringing = clock() - rung >= RING_SECONDS
-                if ringing:
-                    rung = clock()
-                await self._write_batch(connection, receiver, ringing=ringing)
+    async def _until_broken(self, writer: QueueConnection, reader: QueueConnection) -> None:
+        """Wait for the end of the session, and bring it about when a reply is due for too long."""
+        while self._failure is None:
+            limits = ((writer, ANSWER_SECONDS), (reader, ANSWER_SECONDS + self._cursor.block_seconds))
+            now = asyncio.get_running_loop().time()
+            left = min(limit if c.silent_since is None else c.silent_since + limit - now for c, limit in limits)
+            if left <= 0:
+                raise TimeoutError("the server did not answer")
+            try:
+                async with asyncio.timeout(left):
+                    await self._broken.wait()
+            except TimeoutError:
+                continue
+        raise self._failure
 
-    async def _write_batch(self, connection: AbstractConnection, receiver: Receiver, *, ringing: bool) -> None:
+    def _break(self, failure: Exception) -> None:
+        if self._failure is None:
+            self._failure = failure
+            self._broken.set()
+
+    def _write_soon(self) -> None:
+        """Write at the end of this turn of the event loop, so that callers who were woken together share a write."""
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._scheduled = False
+        if self._writer is None or self._reader is None:
+            return
+        if self._cursor.found or self.problem is None:  # an answer before the stream's end is known would be missed
+            while self._outbox and not self._writer.full:
+                self._write_batch(self._writer)
+        if self._must_read:
+            self._must_read = False
+            self._reader.send(self._cursor.command(), 1)
+
+    def _write_batch(self, writer: QueueConnection) -> None:
         if len(self._outbox) <= MAX_BATCH:
             batch, self._outbox = self._outbox, {}
         else:
             batch = {request_id: self._outbox.pop(request_id) for request_id in list(self._outbox)[:MAX_BATCH]}
-        self._unconfirmed = batch
-        packed = [_pack(b"XADD", self._requests, b"*", keynames.MESSAGE_FIELD, envelope) for envelope in batch.values()]
-        request_ids = list(batch)
-        if ringing:
+        self._unconfirmed.update(batch)
+        self._due.extend(batch)
+        head = (b"XADD", self._requests, b"*", keynames.MESSAGE_FIELD)
+        packed = [pack(*head, envelope) for envelope in batch.values()]
+        now = asyncio.get_running_loop().time()
+        if now - self._rung >= RING_SECONDS:
+            self._rung = now
             packed.append(self._ring)
-        async with asyncio.timeout(ANSWER_SECONDS):
-            await connection.send_packed_command([b"".join(packed)], check_health=False)
-            for request_id in request_ids:
-                try:
-                    await connection.read_response()
-                except _PASSING:
-                    raise
-                except ResponseError as error:
-                    receiver.refuse([request_id], f"the queue refused the request ({_words(error)})")
-                batch.pop(request_id, None)
-            if ringing:
-                await connection.read_response()
+            self._due.append(None)
+        writer.send(b"".join(packed), len(packed))
 
-    async def _read(self, connection: AbstractConnection, receiver: Receiver) -> None:
-        block = str(BLOCK_MILLISECONDS).encode()
-        seconds = BLOCK_MILLISECONDS / 1000 + ANSWER_SECONDS
-        head = (b"XREAD", b"COUNT", str(READ_COUNT).encode(), b"BLOCK", block, b"STREAMS", self._replies)
-        while True:
-            response = await _ask(connection, (*head, self._position or _START), seconds)
-            if response is None:
-                await self._find_position(connection)
-                continue
-            entries = _entries(response)
-            self._position = entries[-1][0]
-            receiver.deliver([envelope for _, envelope in entries if envelope is not None])
+    def _confirm(self, replies: list[Any]) -> None:
+        """Take the replies to what was written, in order; None stands for the doorbell's."""
+        for reply in replies:
+            if not self._due:
+                raise InvalidResponse("the server answers what was not asked")
+            request_id = self._due[0]
+            if isinstance(reply, Exception):
+                self._refused(request_id, reply)
+            self._due.popleft()
+            if request_id is not None:
+                self._unconfirmed.pop(request_id, None)
 
-    async def _find_position(self, connection: AbstractConnection) -> None:
-        """Begin after the newest entry, or go on where reading stopped.
+    def _refused(self, request_id: bytes | None, error: Exception) -> None:
+        if request_id is None or not isinstance(error, ResponseError) or isinstance(error, _PASSING):
+            raise error
+        if self._receiver is not None:
+            self._receiver.refuse([request_id], f"the queue refused the request ({_words(error)})")
 
-        A stream that ends before that position was recreated in between: all that is on it is new.
-        """
-        response = await _ask(connection, (b"XREVRANGE", self._replies, b"+", b"-", b"COUNT", b"1"), ANSWER_SECONDS)
-        newest = _entries([[self._replies, response]])[0][0] if response else _START
-        if self._position is None:
-            self._position = newest
-        elif _order(newest) < _order(self._position):
-            self._position = _START
-
-
-def _connector(queue_url: str, shown_url: str) -> Callable[[], AbstractConnection]:
-    try:
-        options: dict[str, Any] = dict(parse_url(queue_url))
-    except ValueError:
-        raise CredentialInvalid(f"run credential: queue_url {shown_url} cannot be understood") from None
-    kind: Callable[..., AbstractConnection] = options.pop("connection_class", Connection)
-    for ours in ("max_connections", "timeout", "decode_responses", "retry_on_timeout"):
-        options.pop(ours, None)
-    # A socket timeout would break the blocking read; the waits here have deadlines of their own.
-    options |= {"socket_timeout": None, "socket_connect_timeout": 5.0, "protocol": 2, "driver_info": None}
-    try:
-        kind(**options)
-    except (TypeError, ValueError, RedisError):
-        raise CredentialInvalid(f"run credential: queue_url {shown_url} has options that are not known") from None
-    return lambda: kind(**options)
-
-
-def _pack(*arguments: bytes) -> bytes:
-    packed: bytes = hiredis.pack_command(arguments)  # type: ignore[arg-type]  # its stub forgets the "..."
-    return packed
-
-
-async def _ask(connection: AbstractConnection, command: Sequence[bytes], seconds: float) -> Any:
-    async with asyncio.timeout(seconds):
-        await connection.send_packed_command([_pack(*command)], check_health=False)
-        return await connection.read_response()
-
-
-def _entries(response: Any) -> list[tuple[bytes, bytes | None]]:
-    """Take the ids and envelopes out of one stream's entries; None where an entry is no message."""
-    try:
-        ((_, entries),) = response
-        found = [(bytes(entry_id), _envelope(fields)) for entry_id, fields in entries]
-        for entry_id, _ in found:
-            _order(entry_id)
-    except (TypeError, ValueError):
-        found = []
-    if not found:
-        raise InvalidResponse("the server's answer is not that of a stream")
-    return found
-
-
-def _envelope(fields: object) -> bytes | None:
-    match fields:
-        case [keynames.MESSAGE_FIELD, bytes(envelope)]:
-            return envelope
-        case _:
-            return None
-
-
-def _order(entry_id: bytes) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition(b"-")
-    return int(milliseconds), int(sequence)
-
-
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    """The error that ended a session; redis-py wraps what the server says while it connects."""
-    error = group.exceptions[0]
-    if isinstance(error, BaseExceptionGroup):
-        return _first(error)
-    return error.__cause__ if isinstance(error.__cause__, RedisError) else error
+    def _read(self, replies: list[Any]) -> None:
+        """Take what lies on the reply stream; the next read follows what the callers write who are woken by it."""
+        for reply in replies:
+            if self._must_read:
+                raise InvalidResponse("the server answers what was not asked")
+            if isinstance(reply, Exception):
+                raise reply
+            self._must_read = True
+            envelopes = self._cursor.take(reply)
+            if self._cursor.found:
+                self.problem = None
+            if envelopes and self._receiver is not None:
+                self._receiver.deliver(envelopes)
+        self._write_soon()
 
 
 def _words(error: Exception) -> str:

@@ -331,7 +331,7 @@ class TestOverValkey:
         self, run: RunCredential, responder: Responder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After a queue forgot everything its ids may begin below where reading stopped."""
-        monkeypatch.setattr("agent_sdk.redis_transport.BLOCK_MILLISECONDS", 50)
+        monkeypatch.setattr("agent_sdk.reply_cursor.BLOCK_MILLISECONDS", 50)
         stream = stream_of(run.run_public_key)
         await responder.redis.xadd(stream, {"m": "x"}, id="9999999999999-0")
         async with AsyncSecretBroker(run) as client:
@@ -351,7 +351,6 @@ class TestOverValkey:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert client._exchange._pending == {}
-            assert client._exchange._room._value == WINDOW
 
     async def test_the_window_bounds_what_is_in_flight(self, run: RunCredential, desk: FakeDesk) -> None:
         """What has no room waits, no longer than its deadline or the client's end, and is not sent."""
@@ -367,6 +366,33 @@ class TestOverValkey:
             await client.close()
             assert all(isinstance(e, ClientClosed) for e in await asyncio.gather(*tasks, return_exceptions=True))
             assert await redis.xlen(REQUESTS) <= WINDOW
+
+    async def test_each_request_ends_at_its_own_deadline(self, run: RunCredential) -> None:
+        """One timer serves all of them, whatever order they come in."""
+        async with AsyncSecretBroker(run) as client:
+            order: list[float] = []
+
+            async def ask(seconds: float) -> None:
+                with pytest.raises(Unavailable, match="no answer in time"):
+                    await client.get("a.key", timeout=seconds)
+                order.append(seconds)
+
+            await asyncio.gather(*(ask(seconds) for seconds in (0.3, 0.1, 0.4, 0.2)))
+            assert order == [0.1, 0.2, 0.3, 0.4]
+            await ask(0.05)
+
+    async def test_what_waited_for_room_is_sent_when_another_gave_up(self, run: RunCredential) -> None:
+        """Room that a cancelled request leaves is used at once, also where the next one in line gave up as well."""
+        async with AsyncSecretBroker(run) as client:
+            tasks = [asyncio.create_task(client.get("a.key", timeout=LONG)) for _ in range(WINDOW + 2)]
+            await until(lambda: len(client._exchange._pending) == WINDOW)
+            last = list(client._exchange._waiting)[-1]
+            tasks[WINDOW].cancel()
+            tasks[0].cancel()
+            await until(lambda: last in client._exchange._pending)
+            assert not client._exchange._waiting
+            await client.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def test_the_blocking_client_works_over_the_queue(self, run: RunCredential, responder: Responder) -> None:
         """From a thread of its own, with real connections."""

@@ -1,14 +1,23 @@
 """Connections that break under a client: what is written again, what is not, and what the caller sees."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
 
 import hiredis
 import pytest
+import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from redis.asyncio import Redis
 
 from agent_sdk import AsyncSecretBroker, RunCredential, Unavailable
@@ -225,6 +234,57 @@ async def _connected(proxy: Proxy, times: int) -> bool:
     return proxy.connections >= times
 
 
+def _self_signed(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "queue")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (path := folder / "tls.pem").write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    return path
+
+
+@pytest.mark.parametrize("policy", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_queue_behind_tls_is_used(
+    policy: Callable[[], asyncio.AbstractEventLoop],
+    valkey_url: str,
+    valkey_socket: Path,
+    desk: FakeDesk,
+    tmp_path: Path,
+) -> None:
+    """The connection that redis-py made is taken over together with its TLS, large messages included."""
+    pem = _self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    desk.values["a.key"] = value = "v" * 100_000
+
+    async def use() -> list[str]:
+        proxy = Proxy(tmp_path / "proxy.sock", valkey_socket)
+        server = await asyncio.start_server(proxy._accept, "127.0.0.1", 0, ssl=context)
+        run = desk.credential(
+            "claude", queue_url=f"rediss://127.0.0.1:{server.sockets[0].getsockname()[1]}?ssl_ca_certs={pem}"
+        )
+        async with AsyncSecretBroker(run) as client, Redis.from_url(valkey_url, socket_timeout=None) as redis:
+            waiting = [asyncio.create_task(client.get("a.key", timeout=LONG)) for _ in range(5)]
+            await until(lambda: _has(redis, 5))
+            await _answer(redis, desk, run)
+            values = [secret.reveal() for secret in await asyncio.gather(*waiting)]
+        server.close()
+        await proxy.close()
+        return values
+
+    with asyncio.Runner(loop_factory=policy) as runner:
+        assert runner.run(use()) == [value] * 5
+
+
 class ScriptedServer:
     """Speaks just enough of the protocol to answer each command with what the script says."""
 
@@ -295,8 +355,11 @@ async def _written(written: list[bytes], count: int) -> bool:
         b":1\r\n",
         b"*1\r\n$1\r\nx\r\n",
         b"*1\r\n*2\r\n$3\r\nbad\r\n*0\r\n",
+        b"*1\r\n*2\r\n:1\r\n*0\r\n",
+        b"*0\r\n*0\r\n",
+        b"-ERR no\r\n",
     ],
-    ids=["http", "text", "number", "string", "bad id"],
+    ids=["http", "text", "number", "string", "bad id", "number for an id", "twice", "error"],
 )
 async def test_a_server_that_talks_nonsense_is_unavailable(run: RunCredential, tmp_path: Path, answer: bytes) -> None:
     """Whatever stands at the address, the caller sees one clear error and the client can be closed."""
