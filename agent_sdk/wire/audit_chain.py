@@ -227,7 +227,9 @@ class ChainVerifier:
         if ahead > self._damaged:
             first, last = self._next + self._damaged, event.sequence - 1
             self._note_gap(event.sequence)
-            detail = f"{last - first + 1} lines are missing before this one: {first} to {last}"
+            missing = last - first + 1
+            lines = "1 line is missing" if missing == 1 else f"{missing} lines are missing"
+            detail = f"{lines} before this one: {first} to {last}"
             return [Finding(Fault.REMOVED, file, number, event.sequence, detail)]
         if ahead or self._prev is None or event.prev == self._prev:
             return []

@@ -32,8 +32,11 @@ def check_secret_name(text: str) -> str:
     """Return `text` if it is a canonical secret name such as `openai.api_key`.
 
     Raises:
-        WireError: if it is longer than 128 characters or not canonical.
+        WireError: if it is longer than 128 characters or not canonical. It does not repeat the text: what stands by
+            mistake where a name belongs may be a value.
     """
+    if len(text) <= MAX_SECRET_NAME and _DOTTED.fullmatch(text) is None:
+        raise WireError(f"this secret name is not in canonical form: expected {_FORM}", reason="bad_name")
     return _check(text, "secret name", MAX_SECRET_NAME)
 
 
@@ -94,7 +97,7 @@ class NamePattern:
     def __post_init__(self) -> None:
         if len(self.text) > MAX_SECRET_NAME or _PATTERN.fullmatch(self.text) is None:
             raise WireError(
-                f"secret-name pattern {self.text[:MAX_SECRET_NAME]!r} is not valid: expected {_FORM}, "
+                f"this secret-name pattern is not valid: expected {_FORM}, "
                 "where a whole part may be '*' and the last may be '**'",
                 reason="bad_name",
             )

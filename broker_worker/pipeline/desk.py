@@ -142,8 +142,13 @@ class Desk:
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         admitting = asyncio.ensure_future(admission.admit(marks))
-        await asyncio.sleep(0)  # the question is on its way
-        prepared = self._settle_all(asks, noted, now)
+        try:
+            await asyncio.sleep(0)  # the question is on its way
+            prepared = self._settle_all(asks, noted, now)
+        except BaseException:
+            admitting.cancel()  # nobody may be left reading the lane's connection
+            await asyncio.gather(admitting, return_exceptions=True)
+            raise
         undisturbed, distrust = True, list[AuditRecord]()
         for ask, cases, mark, verdict in zip(asks, open_before, marks, await admitting, strict=True):
             undisturbed &= self._apply(ask, cases, mark, verdict, distrust, now)

@@ -114,7 +114,7 @@ class Worker:
                     group.create_task(self._fetches.run()),
                     group.create_task(self._repeat(self._listen)),
                     group.create_task(self._repeat(self._side_lane)),
-                    group.create_task(self._tick()),
+                    group.create_task(self._repeat(self._tick)),
                     group.create_task(self._wake_at_stop()),
                 ]
                 async with asyncio.TaskGroup() as lanes:

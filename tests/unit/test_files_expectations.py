@@ -46,7 +46,7 @@ def test_a_short_case_asks_now_in_some_run_without_a_purpose(tmp_path: Path) -> 
         ),
         (
             "cases: [{agent: codex, secret: One, expect: deny}]",
-            "1: `secret`: secret name 'One' is not in canonical form: expected lower-case ASCII letters and digits in "
+            "1: `secret`: this secret name is not in canonical form: expected lower-case ASCII letters and digits in "
             "parts joined by '.', '_' or '-'",
         ),
         ("cases: [{agnet: codex}]", "1: entry of `cases`: unknown key `agnet`"),

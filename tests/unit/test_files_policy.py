@@ -201,7 +201,7 @@ WRONG = [
     (
         "agents:\n  codex:\n    allow: [OpenAI]\n",
         3,
-        "entry of `allow`: secret name 'OpenAI' is not in canonical form: expected lower-case ASCII letters and "
+        "entry of `allow`: this secret name is not in canonical form: expected lower-case ASCII letters and "
         "digits in parts joined by '.', '_' or '-'",
         "",
     ),
@@ -233,7 +233,7 @@ WRONG = [
     (
         "agents:\n  codex:\n    allow:\n      - {pattern: a*}\n",
         4,
-        "`pattern`: secret-name pattern 'a*' is not valid: expected lower-case ASCII letters and digits in parts "
+        "`pattern`: this secret-name pattern is not valid: expected lower-case ASCII letters and digits in parts "
         "joined by '.', '_' or '-', where a whole part may be '*' and the last may be '**'",
         "",
     ),
@@ -321,7 +321,7 @@ WRONG = [
     (
         "limits:\n  secrets: {X: 1/m}\nagents: {}\n",
         2,
-        "`secrets`: secret name 'X' is not in canonical form: expected lower-case ASCII letters and digits in parts "
+        "`secrets`: this secret name is not in canonical form: expected lower-case ASCII letters and digits in parts "
         "joined by '.', '_' or '-'",
         "",
     ),

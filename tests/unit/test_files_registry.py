@@ -78,5 +78,5 @@ def test_a_pasted_value_is_answered_with_what_to_do() -> None:
 
 def test_names_are_canonical() -> None:
     """Upper case is refused, never folded."""
-    with pytest.raises(ConfigError, match="secret name 'OpenAI' is not in canonical form"):
+    with pytest.raises(ConfigError, match="this secret name is not in canonical form"):
         read("secrets: {OpenAI: local://openai}")

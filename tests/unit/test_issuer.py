@@ -63,7 +63,7 @@ def test_an_empty_scope_covers_nothing(issuer: RunIssuer, verifier: TokenVerifie
         ({"task": ""}, "a task is a printable text of 1 to 128 characters"),
         ({"task": "x" * 129}, "a task is a printable text"),
         ({"task": "a\x1b[31m"}, "a task is a printable text"),
-        ({"scope": ["Open AI"]}, "secret-name pattern 'Open AI' is not valid"),
+        ({"scope": ["Open AI"]}, "this secret-name pattern is not valid"),
         ({"scope": ["a"] * 65}, "a scope has at most 64 patterns; got 65"),
     ],
 )
