@@ -20,7 +20,7 @@ class Backstop:
         generation: how many requests, and how many limits, are remembered at least.
     """
 
-    def __init__(self, generation: int = 65_536) -> None:
+    def __init__(self, generation: int = 32_768) -> None:
         self._generation = generation
         self._seen: dict[tuple[str, bytes], bytes] = {}
         self._seen_before: dict[tuple[str, bytes], bytes] = {}

@@ -30,7 +30,7 @@ from broker_worker.queue.acl import agent_url, broker_url
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
-REQUEST_LIFE_MS = 14 * 60 * 1000
+REQUEST_LIFE_MS = 60_000
 NULL_AGENTS = [f"null-{number}" for number in range(4)]
 
 
