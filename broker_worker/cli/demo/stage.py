@@ -8,6 +8,7 @@ import click
 from broker_worker.cli.root import printable
 
 WIDTH = 100
+_REST = 3 + 15 + 21 + 16
 _COLOURS = {"granted": "green", "denied": "red", "unauthenticated": "red", "rate_limited": "yellow"}
 
 
@@ -31,10 +32,12 @@ class Stage:
             self.say(click.style(f"   {line}", dim=True))
 
     def row(self, who: str, what: str, outcome: str, rest: str) -> None:
-        """One event in columns: who, what, what came of it, and the rest of the line as it is."""
+        """One event in columns: who, what, what came of it, and the rest, on more lines where it is long."""
         coloured = click.style(f"{outcome:<16}", fg=_COLOURS.get(outcome.rpartition(" ")[2], "yellow"))
-        line = f"   {printable(who):<15}{printable(what):<21}{coloured}{printable(rest)}"
-        self.say(line.rstrip())
+        first, *others = textwrap.wrap(printable(rest), WIDTH - _REST) or [""]
+        self.say(f"   {printable(who):<15}{printable(what):<21}{coloured}{first}".rstrip())
+        for more in others:
+            self.say(" " * _REST + more)
 
     def text(self, text: str) -> None:
         """A text that may be longer than a line."""
