@@ -31,7 +31,7 @@ from broker_worker.ports import (
     Verdict,
 )
 
-COLD_PER_TURN = 4
+COLD_PER_TURN = 1
 """How many messages of unknown peers are opened a turn: each costs about a quarter of a millisecond."""
 NOT_FOUND_MS = 10_000
 """How long a failure that is about the name is remembered, ms."""
