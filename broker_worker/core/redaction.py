@@ -1,12 +1,18 @@
 """The second net under "no value in the audit": texts that agents choose are searched for live values.
 
 The first net is that events have no field for a value. But an agent that was given a value can write it into
-`purpose`, or ask for it as if it were a name.
+`purpose`, or ask for it as if it were a name. A worker knows the values that it holds itself; for those that another
+worker handed out, or that have ended, there is a third net: what looks like a key is not recorded either.
 """
+
+import re
 
 MIN_LENGTH = 4
 """Shorter values are not looked for: they occur in ordinary words by chance."""
 NOTE = "[redacted: it contained a live secret value]"
+KEY_LIKE_NOTE = "[redacted: it contained what looks like a key]"
+_KEY_LIKE = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}", re.ASCII)
+"""16 letters and digits in a row, with both among them: keys, tokens and hashes; not words, numbers, dates or UUIDs."""
 _MEMO = 1024
 
 
@@ -39,14 +45,16 @@ class LiveValues:
                 del self._by_start[start]
 
     def redact(self, text: str) -> str:
-        """The text itself, or a note in its place if a live value is part of it."""
-        if not self._by_start or text in self._clean:
+        """The text itself, or a note in its place if a live value or what looks like a key is part of it."""
+        if text in self._clean:
             return text
         data = text.encode("utf-8", "surrogatepass")
         for at in range(len(data) - MIN_LENGTH + 1):
             values = self._by_start.get(data[at : at + MIN_LENGTH])
             if values is not None and any(data.startswith(value, at) for value in values):
                 return NOTE
+        if _KEY_LIKE.search(text) is not None:
+            return KEY_LIKE_NOTE
         if len(self._clean) >= _MEMO:
             self._clean.clear()
         self._clean.add(text)

@@ -32,7 +32,7 @@ from broker_worker.ports import (
 )
 
 COLD_PER_TURN = 1
-"""How many messages of unknown peers are opened a turn: each costs about a quarter of a millisecond."""
+"""How many runs are proved a turn: each costs a quarter of a millisecond or more, and everybody else waits for it."""
 NOT_FOUND_MS = 10_000
 """How long a failure that is about the name is remembered, ms."""
 UNAVAILABLE_MS = 1_000

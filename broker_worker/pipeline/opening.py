@@ -127,21 +127,25 @@ class Opener:
     def open_cold(self, limit: int, now: int) -> Opened:
         """Prove up to `limit` unknown peers, one an agent in turn; what they sent besides costs no part of it."""
         opened = Opened()
-        while self._cold and limit > 0:
-            agent_id, queue = self._cold.popitem(last=False)
-            entry, envelope = queue.popleft()
-            if queue:
-                self._cold[agent_id] = queue
+        while self._cold:
+            agent_id, queue = next(iter(self._cold.items()))
+            entry, envelope = queue[0]
             try:
                 peer = self._peers.get(agent_id, envelope.run_public_key, envelope.key_id)
                 ask = None if peer is None else self._open_known(entry, envelope, peer)
                 if ask is None:
+                    if limit <= 0:
+                        break
                     limit -= 1
                     ask = self._open_unknown(entry, envelope, now)
             except WireError as error:
                 opened.junk.append((entry, error.reason))
             else:
                 opened.asks.append(ask if ask.code else self._checked(ask, now))
+            queue.popleft()
+            self._cold.move_to_end(agent_id)
+            if not queue:
+                del self._cold[agent_id]
         return opened
 
     def _set_aside(self, entry: Entry, envelope: Envelope, opened: Opened) -> None:

@@ -100,7 +100,7 @@ def test_every_claim_holds(shown: Shown) -> None:
         r"   ok      13 requests, 6 granted: exactly what the policy allows, nothing to random-script",
         r"   codex          500 requests         \d+ granted +\d+ rate-limited: ask again in .*",
         r"   ok      claude and grok: all 80 requests granted, \d+ of them asked while the flood was on",
-        r"   worker-1 +killed          with \d+ requests? of (claude|grok).* in its hands",
+        r"   worker-1 +killed          holding \d+ requests? of (claude|grok).*",
         r"   ok      nothing is lost: 80 requests, 80 granted",
         r"   ok      claude's request, once more +recorded: invalid, reason replay",
         r"   ok      the same on grok's stream +recorded: unauthenticated, reason cannot_open",

@@ -196,7 +196,7 @@ class TestConformance:
             ([], {}, "a request has 1 to 64 names; got 0"),
             ([f"n{i}" for i in range(65)], {}, "a request has 1 to 64 names; got 65"),
             ("a.key", {}, "get_many takes several names; for one name use get"),
-            (["A.key"], {}, "secret name 'A.key' is not in canonical form"),
+            (["A.key"], {}, "this secret name is not in canonical form"),
             (["a..key"], {}, "not in canonical form"),
             (["ключ"], {}, "not in canonical form"),
             (["a.key"], {"purpose": "x" * 257}, "a purpose has at most 256 characters; got 257"),

@@ -1,9 +1,12 @@
 """Texts that agents choose are searched for values that are live."""
 
+import re
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_worker.core.redaction import MIN_LENGTH, NOTE, LiveValues
+from broker_worker.core.redaction import KEY_LIKE_NOTE, MIN_LENGTH, NOTE, LiveValues
 
 SECRETS = st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=8)
 
@@ -17,7 +20,7 @@ def test_no_text_with_a_live_value_in_it_passes(values: list[bytes], before: str
     assert live.redact(before + value + after) == NOTE
 
 
-@given(SECRETS, st.text(max_size=40))
+@given(SECRETS, st.text(max_size=40).filter(lambda text: not re.search("[A-Za-z0-9]{16}", text)))
 def test_a_text_without_a_live_value_is_left_alone(values: list[bytes], text: str) -> None:
     """Nothing is redacted for a resemblance."""
     live = LiveValues()
@@ -70,3 +73,33 @@ def test_values_are_not_shown() -> None:
     live = LiveValues()
     live.add(b"value-1")
     assert repr(live) == "LiveValues(1 values)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "use sk-proj-4f9A2kLmQ81xZr7T please",
+        "AKIAIOSFODNN7EXAMPLE",
+        "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+        "x.5f2a9c31d7e84b06.y",
+        "commit da39a3ee5e6b4b0d3255bfef95601890afd80709",
+    ],
+)
+def test_what_looks_like_a_key_is_not_recorded(text: str) -> None:
+    """Even if this worker does not hold such a value: another one may have handed it out."""
+    assert LiveValues().redact(text) == KEY_LIKE_NOTE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "summarise the ticket OPS-1234567",
+        "run 3f2504e0-4f89-11d3-9a0c-0305e82c3301 of 2026-11-21T19:04:19Z",
+        "internationalisation of misunderstandings",
+        "call 00441234567890123456",
+        "",
+    ],
+)
+def test_ordinary_words_numbers_dates_and_uuids_are_left_alone(text: str) -> None:
+    """An operator wants to read what a request was for."""
+    assert LiveValues().redact(text) == text

@@ -144,7 +144,7 @@ async def killed_worker(stage: Stage, house: House, agents: Mapping[str, Agent])
     load = asyncio.gather(*(agents[name].ask([(OPENAI, "work")] * _LOAD, pace=_LOAD_PACE) for name in names))
     try:
         taken = await _kill_holding_requests(house, WORKERS[0])
-        stage.row(WORKERS[0], "", "killed", f"with {_by_agent(taken)} in its hands")
+        stage.row(WORKERS[0], "", "killed", f"holding {_by_agent(taken)}")
         answers = dict(zip(names, await load, strict=True))
     finally:
         load.cancel()
