@@ -23,6 +23,12 @@ pytest.register_assert_rewrite("provider_conformance", "desk_workbench", "broker
 pytest_plugins = ["broker_home"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """From Python 3.13 on, asyncio also warns of a transport that was closed in the loop's very last turn."""
+    if sys.version_info >= (3, 13):
+        config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
+
+
 def wait_for_server(client: "redis.Redis", deadline_seconds: float = 10.0) -> None:
     """Poll until the server answers a PING, or fail at the deadline."""
     end = time.monotonic() + deadline_seconds
