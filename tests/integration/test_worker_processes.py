@@ -63,7 +63,7 @@ async def under_load(home: Home) -> AsyncIterator[Load]:
             envelope: bytes = seal(request)
             return envelope
 
-        client._exchange._channel.seal = noting  # type: ignore[method-assign]
+        client._exchange._channel.seal = noting  # type: ignore[method-assign]  # notes what is sealed
     tasks = [asyncio.create_task(load.ask(client)) for client in clients for _ in range(8)]
     try:
         await until(lambda: load.granted > 200)
