@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent_sdk.wire.audit import AuditRecord
@@ -102,12 +102,18 @@ class Desk:
         self.provider_of = provider_of
         self._backstop = Backstop()
 
-    async def serve(self, entries: Sequence[Entry], admission: Admission) -> Served:
+    async def serve(
+        self,
+        entries: Sequence[Entry],
+        admission: Admission,
+        before_release: Callable[[], Awaitable[None]] | None = None,
+    ) -> Served:
         """Take a batch as far as it goes without waiting for a vault.
 
         Args:
             entries: what was read from the request streams; it may be empty when unproven messages wait.
             admission: marks and counts the batch on the queue.
+            before_release: called when everything is settled and only has to be recorded and sent.
 
         Returns:
             What to send, and what waits.
@@ -129,6 +135,8 @@ class Desk:
         noted = self._releaser.note_junk(opened.junk, now)
         noted += self._releaser.note(refused, configuration.policy.digest)
         waiting, release = await self._admit(asks, admission, noted, now)
+        if before_release is not None:
+            await before_release()
         answers = self._releaser.carry_out(release, refused, self.session)
         return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting)
 

@@ -117,11 +117,12 @@ class QueueConnection:
         Raises:
             QueueError: if the connection broke.
         """
-        self._received += count
         try:
             if self._parser is None or not self._connection.is_connected:
                 raise RedisConnectionError("it is closed")
-            return await self._parser.read_many(count)
+            replies = await self._parser.read_many(count)
+            self._received += count
+            return replies
         except (RedisError, OSError) as error:
             raise QueueError(f"the connection to the queue broke: {error}") from error
 
@@ -152,7 +153,7 @@ class QueueConnection:
         """
         while True:
             before = self._received
-            waits = self._sent >= before > 0
+            waits = self._sent > before
             await asyncio.sleep(seconds)
             if waits and self._received == before:
                 await self.close()

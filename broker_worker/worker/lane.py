@@ -1,12 +1,12 @@
 """A lane: one connection over which entries come in, pass the desk and are answered.
 
-A worker has three. Two main lanes block on the streams of active agents; while one waits for the queue, the other
-computes. The side lane carries what must not wait for that: answers whose values were fetched, entries of agents that
+A worker has three. Two main lanes take turns at the streams of active agents: while the answers of one are synced and
+written, the other reads what came in meanwhile and computes. The side lane carries what must not wait for that: answers whose values were fetched, entries of agents that
 are not watched, and what a dead worker left.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker_worker.pipeline import Desk
 from broker_worker.ports import Answer, Clock, Entry
@@ -75,19 +75,25 @@ class Lane:
         self._admission = QueueAdmission(connection)
         self._writer = ReplyWriter()
 
-    async def serve(self, entries: Sequence[Entry], then: Callable[[], Command] | None = None) -> None:
+    async def serve(
+        self,
+        entries: Sequence[Entry],
+        then: Callable[[], Command] | None = None,
+        before_release: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Run entries through the desk and send what is settled.
 
         Args:
             entries: as read; they are in hand until they are answered.
             then: gives a command to send in the same write; its reply is left to be received.
+            before_release: called when everything is decided and computed, before it is synced and sent.
 
         Raises:
             QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
         """
         self._in_hand.take(entries)
         try:
-            served = await self._desk.serve(entries, self._admission)
+            served = await self._desk.serve(entries, self._admission, before_release)
             self._fetches.add(served.waiting)
             await self.answer(served.answers, then)
         except BaseException:

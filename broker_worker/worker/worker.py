@@ -36,7 +36,9 @@ from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
 
 MAIN_LANES = 2
-"""One computes while the other waits for the queue."""
+"""One reads and computes while the other's answers are written."""
+HAND_OVER = 8
+"""A batch of this size or more lets the other lane read before it is released; below, the way round costs more."""
 BLOCK_MS = 1_000
 SLICES = 10
 """The sweep looks at a tenth of the agents ten times a second, so that many agents never cost one long pause."""
@@ -61,8 +63,12 @@ class _Reader:
         """Whether all these agents are watched."""
         return agents.issubset(self.watched)
 
+    def need_not_wake(self, agents: set[str]) -> bool:
+        """Whether it reads these agents' streams, or will choose what to read before it reads at all."""
+        return self.is_idle() or self.covers(agents)
+
     def is_idle(self) -> bool:
-        """Whether nothing is read any more."""
+        """Whether it blocks on nothing."""
         return not self.watched
 
 
@@ -101,6 +107,7 @@ class Worker:
         self._in_hand = InHand()
         self._stopping = asyncio.Event()
         self._readers: list[_Reader] = []
+        self._desk_turn = asyncio.Lock()
         self._ended_streams: set[str] = set()
         self._taken_names: set[str] = set()
         self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
@@ -172,7 +179,7 @@ class Worker:
             await connection.close()
 
     async def _main_lane(self) -> None:
-        """Block on the active agents' streams; each write of answers carries the next read."""
+        """Block on the active agents' streams whenever it is this lane's turn."""
         async with self._lane("main") as lane:
             agents = self._hot_set.agents
             await self._ensure_groups(lane.connection, agents)
@@ -180,21 +187,51 @@ class Worker:
             self._ended_streams |= agents
             reader = _Reader(lane.connection.client_id)
             self._readers.append(reader)
-            next_read = functools.partial(self._next_read, reader)
             try:
-                await lane.connection.send([next_read()])
-                self.ready.set()
                 while not self._stopping.is_set():
-                    await self._turn(lane, next_read)
-                reader.watched = ()
-                await self._turn(lane, None)
+                    await self._take_turns(lane, reader)
                 while self._desk.opener.has_cold:
                     await lane.serve([])
             finally:
                 self._readers.remove(reader)
 
-    async def _turn(self, lane: Lane, then: Callable[[], Command] | None) -> None:
-        """One read, one batch, one write."""
+    async def _take_turns(self, lane: Lane, reader: _Reader) -> None:
+        """Read and serve until a batch is large enough to let the other lane read before this one is released.
+
+        So a batch is what came in while the one before it was computed: the more load, the fewer syncs a request.
+        """
+        await self._desk_turn.acquire()
+        has_turn = True
+
+        async def hand_over() -> None:
+            nonlocal has_turn
+            has_turn = False
+            reader.watched = ()
+            self._desk_turn.release()
+            await asyncio.sleep(0)  # the other lane's read is on its way before this batch is synced
+
+        next_read = functools.partial(self._next_read, reader)
+        try:
+            await lane.connection.send([next_read()])
+            self.ready.set()
+            while has_turn and not self._stopping.is_set():
+                entries = await self._read(lane)
+                if len(entries) >= HAND_OVER:
+                    await lane.serve(entries, before_release=hand_over)
+                elif entries or self._desk.opener.has_cold:
+                    await lane.serve(entries, next_read)
+                else:
+                    await lane.connection.send([next_read()])
+            if has_turn:
+                reader.watched = ()
+                await lane.serve(await self._read(lane))
+        finally:
+            reader.watched = ()
+            if has_turn:
+                self._desk_turn.release()
+
+    async def _read(self, lane: Lane) -> Sequence[Entry]:
+        """What the read that was sent brought."""
         try:
             entries = read_entries(await lane.connection.receive(), self._clock.monotonic_us())
         except MissingGroupError:
@@ -202,10 +239,7 @@ class Worker:
             await self._ensure_groups(lane.connection, self._hot_set.agents)
             entries = []
         self._note_activity(entries)
-        if entries or self._desk.opener.has_cold:
-            await lane.serve(entries, then)
-        elif then is not None:
-            await lane.connection.send([then()])
+        return entries
 
     def _next_read(self, reader: _Reader) -> Command:
         """Read the watched agents' streams; wait for something only if nothing else is to be done."""
@@ -319,7 +353,7 @@ class Worker:
     async def _watch(self, agents: set[str]) -> None:
         """Have agents that became active read by the main lanes from now on."""
         wanted = agents & self._hot_set.agents - self._taken_names
-        wakes = [self._wake(reader, functools.partial(reader.covers, wanted)) for reader in self._readers]
+        wakes = [self._wake(reader, functools.partial(reader.need_not_wake, wanted)) for reader in self._readers]
         await asyncio.gather(*wakes)
 
     async def _wake(self, reader: _Reader, is_awake: Callable[[], bool]) -> None:
