@@ -24,7 +24,7 @@ from broker_worker.audit.sink import JsonlSink
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-_LINGER_SECONDS = 0.02
+_LINGER_SECONDS = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _INLINE_BYTES = 64 * 1024 * 1024
 _log = structlog.get_logger()
