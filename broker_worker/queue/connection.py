@@ -121,10 +121,10 @@ class QueueConnection:
             if self._parser is None or not self._connection.is_connected:
                 raise RedisConnectionError("it is closed")
             replies = await self._parser.read_many(count)
-            self._received += count
-            return replies
         except (RedisError, OSError) as error:
             raise QueueError(f"the connection to the queue broke: {error}") from error
+        self._received += count
+        return replies
 
     async def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands and read their replies; error replies are returned in their place.

@@ -1,8 +1,8 @@
 """A lane: one connection over which entries come in, pass the desk and are answered.
 
 A worker has three. Two main lanes take turns at the streams of active agents: while the answers of one are synced and
-written, the other reads what came in meanwhile and computes. The side lane carries what must not wait for that: answers whose values were fetched, entries of agents that
-are not watched, and what a dead worker left.
+written, the other reads what came in meanwhile and computes. The side lane carries what must not wait for that: answers
+whose values were fetched, entries of agents that are not watched, and what a dead worker left.
 """
 
 import asyncio
