@@ -8,7 +8,7 @@ from msgspec import Struct
 from agent_sdk.errors import Refusal, refused_as_a_whole, refused_names
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Reply, Result
+from agent_sdk.wire.messages import Reply, Result, lease_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def _secret(result: Result, value: bytes, clock: Callable[[], int]) -> Secret:
         value,
         expires_at=result.expires_at,
         version=result.version,
-        lease_id=result.lease_id,
+        lease_id=None if result.lease is None else lease_id(result.lease),
         source=result.source,
         clock=clock,
     )

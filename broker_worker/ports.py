@@ -6,7 +6,7 @@ the contract written here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import ProviderError
@@ -32,10 +32,13 @@ class Fetched:
     Args:
         value: 1 byte to 128 KiB; never shown by `repr`.
         version: the vault's own version, if it has one.
+        upstream_lease: what the vault calls its lease, if it made the value for us and takes it back
+            (`DynamicProvider.revoke`).
     """
 
     value: bytes = field(repr=False)
     version: str | None = None
+    upstream_lease: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,32 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Forget the vault's credentials and close connections."""
+        ...
+
+
+@runtime_checkable
+class DynamicProvider(Provider, Protocol):
+    """A vault that makes credentials when asked, and takes them back."""
+
+    async def revoke(self, upstream_lease: str) -> None:
+        """Take a credential back; one that is gone already is no error.
+
+        Raises:
+            ProviderError: if the vault did not confirm it; it is then tried again.
+        """
+        ...
+
+
+class JobQueue(Protocol):
+    """Hands over work that may be late to another process."""
+
+    def enqueue(self, job: str, payload: Mapping[str, object]) -> None:
+        """Hand over a job; never waits, never raises. A job that could not be handed over is logged.
+
+        Args:
+            job: the name of a registered function.
+            payload: text, numbers, and lists and mappings of them; never a value. It is sealed before it is queued.
+        """
         ...
 
 
@@ -138,6 +167,30 @@ class Answer:
     entry: Entry
     reply_stream: str = ""
     envelope: bytes | None = None
+
+
+class OnceLog(Protocol):
+    """Which single-use approvals were used; it outlives restarts and a queue that forgets."""
+
+    def use(self, approval_id: str, request_id: str, ends_at: int) -> bool:
+        """Use an approval for a request, durably, before anything is released on it.
+
+        Args:
+            approval_id: the approval, 16 hexadecimal digits.
+            request_id: the request, 32 hexadecimal digits; the same one, processed again after a crash, may.
+            ends_at: until when the approval could be used, ms since the epoch; it is remembered for longer than that.
+
+        Returns:
+            Whether this request may use it: False if another one did.
+
+        Raises:
+            AuditError: if that could not be made durable; nothing may then be released.
+        """
+        ...
+
+    def used(self) -> frozenset[str]:
+        """The ids of all approvals that were used, also by other workers of this host, as of a moment ago."""
+        ...
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
         home: the folder with configuration, keys, vault, audit and state (`SECRET_BROKER_HOME`).
         redis_url: an external Redis or Valkey server (`REDIS_URL`); None for the embedded one. It may hold a
             password, so `repr` does not show it.
+        ledger_url: the run ledger's database (`LEDGER_URL`), as SQLAlchemy writes it; None for a SQLite file.
     """
 
     model_config = SettingsConfigDict(
@@ -33,6 +34,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(default_factory=lambda: user_data_path("secret-broker"))
     redis_url: str | None = Field(default=None, validation_alias="REDIS_URL", repr=False)
+    ledger_url: str | None = Field(default=None, validation_alias="LEDGER_URL", repr=False)
 
     @field_validator("home")
     @classmethod
@@ -81,6 +83,16 @@ class Settings(BaseSettings):
     def audit_dir(self) -> Path:
         """The audit chains."""
         return self.home / "audit"
+
+    @property
+    def state_dir(self) -> Path:
+        """What must outlive a queue that forgets: revocations, and approvals that were used."""
+        return self.home / "state"
+
+    @property
+    def ledger_address(self) -> str:
+        """The run ledger's database URL."""
+        return self.ledger_url or f"sqlite:///{self.home / 'ledger' / 'ledger.sqlite3'}"
 
     @property
     def vault_file(self) -> Path:

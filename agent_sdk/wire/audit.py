@@ -37,11 +37,24 @@ EventType = Literal[
     "config_loaded",
     "config_rejected",
     "queue_distrusted",
+    "approval_requested",
+    "approval_decided",
+    "approval_settled",
+    "decision_refused",
+    "revoked",
+    "reinstated",
+    "lease_ended",
+    "notified",
+    "job_refused",
     "checkpoint",
 ]
 """What a line records. `access`: one name of one verified request. `request_refused`: a verified request that was
 refused as a whole. `unauthenticated`: `count` messages that nobody could be held to. `queue_distrusted`: the queue
-forgot or contradicted what this worker knows."""
+forgot or contradicted what this worker knows. `approval_requested`, `approval_decided`, `approval_settled`: a person is
+asked, one person decided, and what came of it (`outcome`, or `reason` when it expired or was voided).
+`decision_refused`: a decision that does not count, and why. `revoked`, `reinstated`: from now on this worker refuses
+`subject`, or no longer. `lease_ended`: before its time, and why. `notified`: a notification was delivered, or given up.
+`job_refused`: a job that the broker did not write."""
 
 
 class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
@@ -64,6 +77,12 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     provider: str | None = None
     version: str | None = None
     expires_at: str | None = None
+    lease_id: Annotated[str | None, Meta(description="the lease that the release opened or used, hexadecimal")] = None
+    lease_ends: Annotated[str | None, Meta(description="until when the lease can be renewed at most")] = None
+    uses: Annotated[int | None, Meta(ge=1, description="how often the value was handed out under the lease")] = None
+    approval_id: Annotated[str | None, Meta(description="the approval asked for, decided or used")] = None
+    approver: Annotated[str | None, Meta(description="who decided, or who may; names separated by commas")] = None
+    subject: Annotated[str | None, Meta(description="what was revoked: `kind:id`")] = None
     request_id: str | None = None
     entry_id: Annotated[str | None, Meta(description="the stream entry that carried the request")] = None
     run_key: Annotated[str | None, Meta(description="fingerprint of the run's key")] = None

@@ -12,6 +12,12 @@ from agent_sdk.wire.names import MAX_AGENT_ID, is_agent_id
 
 PREFIX = "sb"
 AUDIT = "sb:audit"
+APPROVALS = "sb:approvals"
+"""The stream of signed approval requests."""
+CONTROL = "sb:control"
+"""The stream of signed decisions and revocations."""
+REPORTS = "sb:reports"
+"""The stream of what the job process tells: what it delivered, and which jobs it refused."""
 GROUP = "workers"
 MESSAGE_FIELD = b"m"
 """The one field of an entry on a request or reply stream; its value is an envelope."""
@@ -57,6 +63,11 @@ EVERY_DOORBELL = "sb:bell:{*}"
 def seen(agent_id: str, bucket: int) -> str:
     """The hash of an agent's replay marks, request id to entry id, of requests whose deadlines lie together."""
     return f"sb:seen:{{{agent_id}}}:{bucket}"
+
+
+def used(agent_id: str, approval_id: str) -> str:
+    """The hash that marks a single-use approval of an agent as used."""
+    return f"sb:used:{{{agent_id}}}:{approval_id}"
 
 
 def agent_limit(agent_id: str) -> str:

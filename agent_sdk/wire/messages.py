@@ -21,6 +21,9 @@ MAX_TTL_SECONDS = 30 * 24 * 3600
 
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LeaseId = Annotated[bytes, Meta(min_length=16, max_length=16)]
+LeaseToken = Annotated[bytes, Meta(min_length=17, max_length=512)]
+"""What a run shows to renew or to give back a lease. Only the broker reads more than its first 16 bytes, the id."""
+ApprovalId = Annotated[bytes, Meta(min_length=8, max_length=8)]
 Time = Annotated[int, Meta(ge=0, le=MAX_TIME)]
 Ttl = Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
@@ -69,13 +72,13 @@ class Generate(_Op, frozen=True, tag="generate"):
 class Renew(_Op, frozen=True, tag="renew"):
     """Prolong a lease that this run holds."""
 
-    lease_id: LeaseId
+    lease: LeaseToken
 
 
 class Release(_Op, frozen=True, tag="release"):
     """Give back a lease that this run holds."""
 
-    lease_id: LeaseId
+    lease: LeaseToken
 
 
 class ListNames(_Op, frozen=True, tag="list"):
@@ -104,9 +107,10 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The outcome for one name. `value` is there if and only if `outcome` is `granted`.
+    """The outcome for one name. `value` is there if and only if a `resolve` was `granted`.
 
-    `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch.
+    `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval` names the approval that
+    is waited for, or that was refused.
     """
 
     name: Name
@@ -114,10 +118,11 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     code: Code | None = None
     value: Value | None = None
     expires_at: Time | None = None
-    lease_id: LeaseId | None = None
+    lease: LeaseToken | None = None
     source: Literal["cache", "provider"] | None = None
     version: Version | None = None
     retry_after: Time | None = None
+    approval: ApprovalId | None = None
 
     def __repr__(self) -> str:
         """Everything but the value."""
@@ -144,18 +149,26 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
 
 
 class Notice(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Something that happened to what a run holds or waits for; sealed to the run's key like a reply."""
+    """Something that happened to what a run holds or waits for; sealed to the run's key like a reply.
 
-    event: Literal["lease_revoked", "secret_rotated", "run_revoked", "approval_pending"]
+    `approval_settled` says that asking again is worth it now, not what was decided.
+    """
+
+    event: Literal["lease_revoked", "secret_rotated", "run_revoked", "approval_settled"]
     at: Time
     name: Name | None = None
     lease_id: LeaseId | None = None
-    request_id: RequestId | None = None
+    approval: ApprovalId | None = None
 
 
 REPLY = Codec(Reply, "reply")
 NOTICE = Codec(Notice, "notice")
 _REQUEST = Codec(Request, "request")
+
+
+def lease_id(token: bytes) -> bytes:
+    """The id of a lease, 16 bytes, from its token."""
+    return token[:16]
 
 
 def encode_request(request: Request) -> bytes:

@@ -27,6 +27,7 @@ def _rate(rate: Rate | None) -> tuple[int, int, int] | None:
 
 
 def _grant(grant: Grant) -> tuple[Any, ...]:
+    rule = grant.approval
     return (
         grant.pattern.text,
         grant.max_ttl,
@@ -34,6 +35,7 @@ def _grant(grant: Grant) -> tuple[Any, ...]:
         grant.purpose_required,
         grant.runs,
         grant.not_after,
+        None if rule is None else (sorted(rule.approvers), rule.quorum, rule.ttl_ms, rule.grant),
     )
 
 

@@ -24,6 +24,23 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRule:
+    """That people must allow what a policy entry grants.
+
+    Args:
+        approvers: groups and names of people in `approvers.yaml` who may decide.
+        quorum: how many of them must approve.
+        ttl_ms: for how long they may be waited for, ms.
+        grant: what an approval is good for: `once`, `run`, or seconds as `900s`.
+    """
+
+    approvers: tuple[str, ...]
+    quorum: int = 1
+    ttl_ms: int = 600_000
+    grant: str = "once"
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """One entry of an allow list.
 
@@ -36,6 +53,7 @@ class Grant:
         purpose_required: whether a request must say what for.
         runs: patterns of run ids (`*` for any characters) that the entry is limited to; None for all.
         not_after: the entry's own end, ms since the epoch; None for no end.
+        approval: who must allow it each time; None if nobody need.
     """
 
     pattern: NamePattern
@@ -46,6 +64,7 @@ class Grant:
     purpose_required: bool = False
     runs: tuple[str, ...] | None = None
     not_after: int | None = None
+    approval: ApprovalRule | None = None
 
     def unmet(self, run_id: str, purpose: str, now: int) -> str | None:
         """The first condition that does not hold, as a reason slug; None if all do."""

@@ -20,6 +20,8 @@ from broker_worker.core.errors import SetupError
 from broker_worker.private_files import create_private, make_private_folder, read_private
 
 IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.key", "vault.key", "intake"
+CONTROL, JOBS = "control.key", "jobs.key"
+"""`control.key` signs revocations; `jobs.key` seals what background jobs are about."""
 
 _SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
 _INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")

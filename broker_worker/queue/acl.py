@@ -18,6 +18,9 @@ from broker_worker.core.errors import QueueError
 
 BROKER = "broker"
 OPERATOR = "operator"
+CONSOLE = "console"
+LEDGER = "ledger"
+JOBS = "jobs"
 _AGENT_PREFIX = "agent-"
 _PERSON = b"sb1 queue user"
 _NOTHING = ("resetpass", "resetkeys", "resetchannels", "-@all")
@@ -55,6 +58,52 @@ _OPERATOR_RULES = (
     "+lastsave",
     "+shutdown",
     *_CONNECT,
+)
+_CONSOLE_RULES = (
+    f"%R~{keynames.APPROVALS}",
+    f"%R~{keynames.AUDIT}",
+    f"~{keynames.CONTROL}",
+    f"%R~{keynames.requests('*')}",
+    "+xread",
+    "+xrange",
+    "+xrevrange",
+    "+xlen",
+    "+xadd",
+    "+xinfo|stream",
+    "+xinfo|groups",
+    "+info",
+    *_CONNECT,
+)
+"""People's side: reads what is asked and what happened, writes decisions and revocations, which count by signature."""
+_LEDGER_RULES = (
+    f"~{keynames.AUDIT}",
+    "+xread",
+    "+xrange",
+    "+xrevrange",
+    "+xreadgroup",
+    "+xack",
+    "+xautoclaim",
+    "+xpending",
+    "+xgroup|create",
+    "+xgroup|delconsumer",
+    "+xinfo|stream",
+    "+xinfo|groups",
+    *_CONNECT,
+)
+_JOBS_RULES = (
+    "~rq:*",
+    "&rq:*",
+    f"%W~{keynames.REPORTS}",
+    "+@read",
+    "+@write",
+    "+@pubsub",
+    "+@transaction",
+    "+@scripting",
+    "+@connection",
+    "-@dangerous",
+    "-@admin",
+    "+info",
+    "+time",
 )
 
 
@@ -179,6 +228,11 @@ def broker_url(address: str, queue_key: bytes) -> str:
     return _with_user(address, BROKER, broker_password(queue_key))
 
 
+def user_url(address: str, queue_key: bytes, user: str) -> str:
+    """The queue's URL for one of our own users: `console`, `ledger` or `jobs`."""
+    return _with_user(address, user, _password(queue_key, user))
+
+
 def operator_url(address: str, queue_key: bytes) -> str:
     """The queue's URL for the operator's user."""
     return _with_user(address, OPERATOR, operator_password(queue_key))
@@ -191,7 +245,13 @@ def _is_refusal(error: RedisError) -> bool:
 
 
 def _users(queue_key: bytes, agents: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    rules = {OPERATOR: _OPERATOR_RULES, BROKER: _BROKER_RULES}
+    rules = {
+        OPERATOR: _OPERATOR_RULES,
+        BROKER: _BROKER_RULES,
+        CONSOLE: _CONSOLE_RULES,
+        LEDGER: _LEDGER_RULES,
+        JOBS: _JOBS_RULES,
+    }
     rules |= {agent_user(agent): agent_rules(agent) for agent in sorted(set(agents))}
     return {
         user: (*_NOTHING, "#" + hashlib.sha256(_password(queue_key, user).encode()).hexdigest(), *granted)

@@ -1,0 +1,206 @@
+"""What people were asked and what they answered, as one worker knows it; every question about it is a pure function.
+
+The book is filled from two streams that nobody trusts: requests count only with the broker's signature, decisions only
+with an approver's. A queue that forgets costs people another question, never a release.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from broker_worker.core.approvals import ApprovalRequest, Decision
+from broker_worker.core.approvers import Approvers, WebAuthnCheck
+
+State = Literal["waiting", "approved", "denied", "expired", "void"]
+SKEW_MS = 60_000
+"""How far an approver's clock may be ahead, ms."""
+DAY_MS = 24 * 3600 * 1000
+KEPT_MS = 24 * 3600 * 1000
+"""How long a settled request is kept after its end, ms: what was denied or expired is answered so until then."""
+
+
+class ApprovalKey(NamedTuple):
+    """What an approval is for. Whatever differs in one of these needs another approval."""
+
+    agent_id: str
+    run_id: str
+    run_key: bytes
+    names: tuple[str, ...]
+    action: str
+    purpose: str
+    policy: str
+    rule: str
+
+
+def key_of(request: ApprovalRequest) -> ApprovalKey:
+    """What a request, once approved, is good for."""
+    return ApprovalKey(
+        request.agent_id,
+        request.run_id,
+        request.run_key,
+        request.names,
+        request.action,
+        request.purpose,
+        request.policy,
+        request.rule,
+    )
+
+
+@dataclass(slots=True)
+class Matter:
+    """One request with the decisions that count.
+
+    Args:
+        request: what was asked.
+        decisions: the valid ones, one a person, in order of arrival.
+        settled: whether its outcome was told and recorded.
+    """
+
+    request: ApprovalRequest
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    settled: bool = False
+
+    def state(self, approvers: Approvers, policy: str, now: int) -> State:
+        """What has come of it.
+
+        A decision counts as long as its approver may decide; one denial is enough. An approval ends with its grant.
+
+        Args:
+            approvers: who may decide now.
+            policy: digest of the policy in force.
+            now: the time, ms since the epoch.
+        """
+        request = self.request
+        if request.policy != policy:
+            return "void"
+        counting = [
+            decision
+            for decision in self.decisions.values()
+            if (person := approvers.people.get(decision.approver)) and person.is_one_of(request.approvers)
+        ]
+        if any(decision.verdict == "deny" for decision in counting):
+            return "denied"
+        approved_at = sorted(decision.decided_at for decision in counting)
+        if len(approved_at) >= request.quorum:
+            grant_ms = request.grant_ms
+            if request.grant == "run":
+                return "approved"
+            ends = approved_at[request.quorum - 1] + grant_ms if grant_ms is not None else request.expires_at
+            return "approved" if now < ends else "expired"
+        return "waiting" if now < request.expires_at else "expired"
+
+    def names_of(self, verdict: str) -> str:
+        """Who decided so, for the audit."""
+        return ",".join(name for name, decision in self.decisions.items() if decision.verdict == verdict)
+
+
+class ApprovalBook:
+    """All requests that are not over for long.
+
+    Args:
+        check: verifies WebAuthn assertions.
+        limit: how many requests are kept at most; the oldest go first.
+    """
+
+    def __init__(self, check: WebAuthnCheck, limit: int = 10_000) -> None:
+        self._check = check
+        self._limit = limit
+        self._matters: dict[bytes, Matter] = {}
+        self._by_key: dict[ApprovalKey, list[Matter]] = {}
+
+    def __iter__(self) -> Iterator[Matter]:
+        return iter(self._matters.values())
+
+    def add(self, request: ApprovalRequest) -> Matter:
+        """Note a request that the broker signed; one that is known already stays as it is."""
+        digest = request.digest()
+        known = self._matters.get(digest)
+        if known is not None:
+            return known
+        while len(self._matters) >= self._limit:
+            self._forget(next(iter(self._matters)))
+        matter = self._matters[digest] = Matter(request)
+        self._by_key.setdefault(key_of(request), []).append(matter)
+        return matter
+
+    def get(self, digest: bytes) -> Matter | None:
+        """The matter of a request's digest."""
+        return self._matters.get(digest)
+
+    def decide(self, decision: Decision, approvers: Approvers, now: int) -> str | None:
+        """Note a decision.
+
+        Args:
+            decision: as read from the queue.
+            approvers: who may decide now.
+            now: when it came, ms since the epoch.
+
+        Returns:
+            Why it does not count, as a slug; None if it does. A person's second decision on the same request does
+            not (`decided_already`), unless it denies what the person approved.
+        """
+        matter = self._matters.get(decision.request)
+        if matter is None:
+            return "unknown_request"
+        fault = approvers.fault_of(decision, matter.request, self._check)
+        if fault is not None:
+            return fault
+        if decision.decided_at >= matter.request.expires_at:
+            return "too_late"
+        if decision.decided_at > now + SKEW_MS:
+            return "from_the_future"
+        known = matter.decisions.get(decision.approver)
+        if known is not None and (known.verdict == "deny" or decision.verdict == "approve"):
+            return "decided_already"
+        matter.decisions[decision.approver] = decision
+        return None
+
+    def matter_for(self, key: ApprovalKey, approvers: Approvers, now: int, used: frozenset[str]) -> Matter | None:
+        """The newest request for exactly this that still has something to say: approved first, waiting, then refused.
+
+        Args:
+            key: what is asked.
+            approvers: who may decide now.
+            now: the time, ms since the epoch.
+            used: ids of single-use approvals that were used.
+        """
+        best: Matter | None = None
+        order = {"approved": 0, "waiting": 1, "denied": 2, "expired": 3}
+        for matter in reversed(self._by_key.get(key, ())):
+            state = matter.state(approvers, key.policy, now)
+            if matter.request.grant == "once" and matter.request.approval_id in used:
+                continue
+            if best is None or order[state] < order[best.state(approvers, key.policy, now)]:
+                best = matter
+        return best
+
+    def open_of_run(self, agent_id: str, run_id: str, approvers: Approvers, policy: str, now: int) -> int:
+        """How many requests of a run wait for a decision."""
+        return sum(
+            matter.request.agent_id == agent_id
+            and matter.request.run_id == run_id
+            and matter.state(approvers, policy, now) == "waiting"
+            for matter in self._matters.values()
+        )
+
+    def asked_today(self, agent_id: str, now: int) -> int:
+        """How often an agent asked in the last 24 hours."""
+        return sum(
+            matter.request.agent_id == agent_id and matter.request.asked_at > now - DAY_MS
+            for matter in self._matters.values()
+        )
+
+    def purge(self, now: int) -> None:
+        """Forget requests whose end lies a day back; `run` grants are kept as long as there is room."""
+        for digest, matter in list(self._matters.items()):
+            request = matter.request
+            ends = request.expires_at + (request.grant_ms or 0)
+            if request.grant != "run" and now >= ends + KEPT_MS:
+                self._forget(digest)
+
+    def _forget(self, digest: bytes) -> None:
+        matter = self._matters.pop(digest)
+        key = key_of(matter.request)
+        self._by_key[key].remove(matter)
+        if not self._by_key[key]:
+            del self._by_key[key]

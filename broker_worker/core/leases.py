@@ -1,0 +1,166 @@
+"""Leases: what a run holds, until when, and how it proves that it does.
+
+A lease's token is authenticated with a key of the broker's and bound to the run's key, so that any worker, also after
+a restart, can tell a true one without having stored it. Its first 16 bytes are the lease's id.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hmac import compare_digest
+from typing import Final
+
+from msgspec import Struct
+
+from agent_sdk.wire.codec import Codec
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import Name, Time, Version, lease_id
+from agent_sdk.wire.names import is_secret_name
+
+MAX_LEASE_MS: Final = 3600 * 1000
+"""How long a lease can be renewed at most, unless the policy entry's `max_ttl` says otherwise."""
+_PERSON_KEY = b"sb1 lease key"
+_PERSON = b"sb1 lease"
+
+
+class _Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    name: Name
+    version: Version | None
+    issued_at: Time
+    ends_at: Time
+
+
+_BODY = Codec(_Body, "lease", 496)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One holding of one version of one secret by one run. Times are ms since the epoch.
+
+    Args:
+        token: what the run shows.
+        name: the secret.
+        version: the vault's own version, if it has one.
+        issued_at: when it began.
+        ends_at: its hard end: renewing leads no further.
+        uses: how often the value was handed out under it.
+    """
+
+    token: bytes
+    name: str
+    version: str | None
+    issued_at: int
+    ends_at: int
+    uses: int = 1
+
+    @property
+    def lease_id(self) -> str:
+        """32 hexadecimal digits: what people and the audit call it."""
+        return lease_id(self.token).hex()
+
+
+def lease_key(identity_seed: bytes) -> bytes:
+    """The key that authenticates leases: keyed BLAKE2b-256 (RFC 7693) of nothing but its purpose."""
+    return hashlib.blake2b(b"", digest_size=32, key=identity_seed, person=_PERSON_KEY).digest()
+
+
+class LeaseMint:
+    """Makes leases and tells true ones.
+
+    Args:
+        key: 32 bytes, from `lease_key`.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def issue(self, agent_id: str, run_key: bytes, name: str, version: str | None, now: int, ends_at: int) -> Lease:
+        """Begin a lease.
+
+        Args:
+            agent_id: of the verified token.
+            run_key: the run's Ed25519 public key; only it can renew or give back the lease.
+            name: the secret.
+            version: the vault's own version, if it has one.
+            now: the time, ms since the epoch.
+            ends_at: its hard end, ms since the epoch.
+        """
+        body = _BODY.encode(_Body(name, version, now, ends_at))
+        return Lease(self._mac(agent_id, run_key, body) + body, name, version, now, ends_at)
+
+    def read(self, token: bytes, agent_id: str, run_key: bytes) -> Lease:
+        """The lease that a run shows.
+
+        Raises:
+            WireError: reason `unknown_lease` if the broker did not issue it to this run.
+        """
+        if not compare_digest(self._mac(agent_id, run_key, token[16:]), token[:16]):
+            raise WireError("no lease of this run", reason="unknown_lease")
+        body = _BODY.decode(token[16:])
+        if not is_secret_name(body.name):
+            raise WireError("no lease of this run", reason="unknown_lease")
+        return Lease(token, body.name, body.version, body.issued_at, body.ends_at)
+
+    def _mac(self, agent_id: str, run_key: bytes, body: bytes) -> bytes:
+        data = run_key + agent_id.encode() + b"\x00" + body
+        return hashlib.blake2b(data, digest_size=16, key=self._key, person=_PERSON).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An open lease as this worker knows it: who holds it, until when."""
+
+    agent_id: str
+    run_id: str
+    token_id: str
+    run_key: bytes
+    lease: Lease
+    expires_at: int
+
+
+class LeaseBook:
+    """The open leases that this worker issued: to count their uses, and to tell whoever holds them when one ends.
+
+    Args:
+        limit: how many are remembered; the least recently used are forgotten first, and end by themselves.
+    """
+
+    def __init__(self, limit: int = 32_768) -> None:
+        self._limit = limit
+        self._open: OrderedDict[tuple[bytes, str, str | None], Holding] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Holding]:
+        return iter(list(self._open.values()))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def held(self, run_key: bytes, name: str, version: str | None, now: int) -> Holding | None:
+        """The lease under which a run has this version already."""
+        holding = self._open.get((run_key, name, version))
+        return holding if holding is not None and now < holding.expires_at else None
+
+    def note(self, holding: Holding) -> None:
+        """Remember a lease that was issued, used or renewed."""
+        place = (holding.run_key, holding.lease.name, holding.lease.version)
+        self._open[place] = holding
+        self._open.move_to_end(place)
+        if len(self._open) > self._limit:
+            self._open.popitem(last=False)
+
+    def use(self, holding: Holding, expires_at: int) -> Holding:
+        """Count one more use of a lease."""
+        lease = replace(holding.lease, uses=holding.lease.uses + 1)
+        used = replace(holding, lease=lease, expires_at=expires_at)
+        self.note(used)
+        return used
+
+    def end(self, holding: Holding) -> None:
+        """Forget a lease that is over."""
+        self._open.pop((holding.run_key, holding.lease.name, holding.lease.version), None)
+
+    def purge(self, now: int) -> None:
+        """Forget what has expired."""
+        for place in [place for place, holding in self._open.items() if now >= holding.expires_at]:
+            del self._open[place]

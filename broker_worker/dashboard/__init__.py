@@ -1,0 +1,1 @@
+"""The pages in a browser: what happens, who waits, who holds what; never a value."""

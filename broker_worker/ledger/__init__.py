@@ -1,0 +1,1 @@
+"""The run ledger: the audit as a database that can be asked."""
