@@ -79,7 +79,7 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     expires_at: str | None = None
     lease_id: Annotated[str | None, Meta(description="the lease that the release opened or used, hexadecimal")] = None
     lease_ends: Annotated[str | None, Meta(description="until when the lease can be renewed at most")] = None
-    uses: Annotated[int | None, Meta(ge=1, description="how often the value was handed out under the lease")] = None
+    uses: Annotated[int, Meta(ge=1, description="how often the value was handed out under the lease")] | None = None
     approval_id: Annotated[str | None, Meta(description="the approval asked for, decided or used")] = None
     approver: Annotated[str | None, Meta(description="who decided, or who may; names separated by commas")] = None
     subject: Annotated[str | None, Meta(description="what was revoked: `kind:id`")] = None
