@@ -1,6 +1,7 @@
 """Properties of names, messages, padding and audit lines: one encoding for each value, and it survives."""
 
 import string
+from typing import get_args
 
 import msgspec
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ secret_name = st.lists(joined, min_size=1, max_size=4).map(".".join).filter(lamb
 identifier = secret_name.filter(lambda text: len(text) <= 64)
 time = st.integers(0, messages.MAX_TIME)
 sixteen = st.binary(min_size=16, max_size=16)
+lease = st.binary(min_size=17, max_size=512)
+approval = st.binary(min_size=8, max_size=8)
 purpose = st.text(max_size=messages.MAX_PURPOSE)
 value = st.binary(max_size=600)
 operation = st.one_of(
@@ -28,8 +31,8 @@ operation = st.one_of(
     ),
     st.builds(messages.Put, secret_name, value, purpose),
     st.builds(messages.Generate, secret_name, st.text(min_size=1, max_size=64), purpose),
-    st.builds(messages.Renew, sixteen),
-    st.builds(messages.Release, sixteen),
+    st.builds(messages.Renew, lease),
+    st.builds(messages.Release, lease),
     st.builds(messages.ListNames),
 )
 request = st.builds(
@@ -48,10 +51,11 @@ result = st.builds(
     code=code,
     value=st.none() | value,
     expires_at=st.none() | time,
-    lease_id=st.none() | sixteen,
+    lease=st.none() | lease,
     source=st.sampled_from([None, "cache", "provider"]),
     version=st.none() | st.text(max_size=128),
     retry_after=st.none() | time,
+    approval=st.none() | approval,
 )
 reply = st.builds(
     messages.Reply,
@@ -64,11 +68,11 @@ reply = st.builds(
 )
 notice = st.builds(
     messages.Notice,
-    event=st.sampled_from(["lease_revoked", "secret_rotated", "run_revoked", "approval_pending"]),
+    event=st.sampled_from(["lease_revoked", "secret_rotated", "run_revoked", "approval_settled"]),
     at=time,
     name=st.none() | secret_name,
     lease_id=st.none() | sixteen,
-    request_id=st.none() | sixteen,
+    approval=st.none() | approval,
 )
 
 
@@ -132,7 +136,7 @@ optional_text = st.none() | st.text(max_size=80)
 record = st.builds(
     audit.AuditRecord,
     v=st.just(1),
-    event=st.sampled_from(["access", "request_refused", "unauthenticated", "worker_started", "queue_distrusted"]),
+    event=st.sampled_from(get_args(audit.EventType)),
     timestamp=st.integers(0, 2**47).map(audit.format_time),
     agent_id=st.none() | identifier,
     purpose=optional_text,
@@ -140,6 +144,9 @@ record = st.builds(
     task=optional_text,
     code=code,
     outcome=st.sampled_from([None, "granted", "refused"]),
+    uses=st.none() | st.integers(1, 2**53),
+    approver=optional_text,
+    subject=optional_text,
     latency_us=st.none() | st.integers(0, 2**53),
     count=st.none() | st.integers(1, 2**53),
 )

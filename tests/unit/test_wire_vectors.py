@@ -18,12 +18,12 @@ from agent_sdk.wire.tokens import RunIdentity, TokenVerifier, TrustAnchor
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 COUNTS = {
-    "audit.json": 73,
+    "audit.json": 85,
     "certificates.json": 25,
     "envelopes.json": 51,
-    "keynames.json": 17,
+    "keynames.json": 18,
     "keys.json": 34,
-    "messages.json": 132,
+    "messages.json": 150,
     "names.json": 49,
     "padding.json": 12,
     "patterns.json": 22,

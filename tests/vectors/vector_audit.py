@@ -26,6 +26,11 @@ _ACCESS = {
     "provider": "local",
     "version": "7",
     "expires_at": "2027-01-15T08:05:00.000Z",
+    "lease_id": "101112131415161718191a1b1c1d1e1f",
+    "lease_ends": "2027-01-15T09:00:00.000Z",
+    "uses": 2,
+    "approval_id": "2021222324252627",
+    "approver": "maria,tom",
     "request_id": "000102030405060708090a0b0c0d0e0f",
     "entry_id": "1800000000000-0",
     "run_key": "a" * 26,
@@ -46,6 +51,45 @@ _REFUSED: dict[str, object] = {
     "reason": "no_grant",
     "purpose": 'say "\u00fc", \\ and\n\u0001 \U0001f511',
 }
+_ASKED: dict[str, object] = {
+    "agent_id": "claude",
+    "run_id": "run-1",
+    "secret_name": "db.root,db.replica",
+}
+_PEOPLE: dict[str, dict[str, object]] = {
+    "approval_requested": {
+        **_ASKED,
+        "action": "resolve",
+        "purpose": "restore the backup",
+        "rule": "policy.yaml:9",
+        "policy": "ab" * 32,
+        "expires_at": "2027-01-15T08:10:00.000Z",
+        "approval_id": "2021222324252627",
+        "approver": "ops,maria",
+        "request_id": "000102030405060708090a0b0c0d0e0f",
+        "task": "Ticket 42",
+    },
+    "approval_decided": {
+        **_ASKED,
+        "outcome": "refused",
+        "reason": "not on a Friday",
+        "approval_id": "2021222324252627",
+        "approver": "maria",
+    },
+    "approval_settled": {**_ASKED, "outcome": "refused", "reason": "denied", "approval_id": "2021222324252627"},
+    "decision_refused": {"reason": "bad_signature", "approval_id": "2021222324252627", "approver": "mallory"},
+    "revoked": {"reason": "laptop lost", "approver": "maria", "subject": "secret:db.root@7"},
+    "reinstated": {"reason": "laptop found", "approver": "maria", "subject": "run:claude/run-1"},
+    "lease_ended": {
+        **_ASKED,
+        "reason": "revoked",
+        "version": "7",
+        "lease_id": "101112131415161718191a1b1c1d1e1f",
+        "subject": "run:claude/run-1",
+    },
+    "notified": {"outcome": "granted", "reason": "webhook", "approval_id": "2021222324252627"},
+    "job_refused": {"reason": "not_sealed", "count": 3},
+}
 
 
 def _place(sequence: int, prev: str, **more: object) -> dict[str, object]:
@@ -61,6 +105,10 @@ def _place(sequence: int, prev: str, **more: object) -> dict[str, object]:
 
 def _line(record: dict[str, Any], sequence: int = 0, prev: str = _GENESIS, **more: object) -> bytes:
     return compact({**record, **_place(sequence, prev, **more)})
+
+
+def _event(event: str, fields: dict[str, object]) -> dict[str, object]:
+    return {"v": 1, "event": event, "timestamp": "2027-01-15T08:00:00.000Z", **fields}
 
 
 def _hash(line: bytes) -> str:
@@ -115,6 +163,12 @@ def _line_cases() -> list[Case]:
         "escape that is not needed": (_NOT_CANONICAL, good.replace(b"worker-1", b"worker\\u002d1")),
         "time without milliseconds": (_MALFORMED, _line({**_SHORT, "timestamp": "2027-01-15T08:00:00Z"})),
         "time with an offset": (_MALFORMED, _line({**_SHORT, "timestamp": "2027-01-15T09:00:00.000+01:00"})),
+        "uses of zero": (_MALFORMED, _line({**_ACCESS, "uses": 0})),
+        "uses as text": (_MALFORMED, _line({**_ACCESS, "uses": "2"})),
+        "field of a lease behind those of the request": (
+            _NOT_CANONICAL,
+            _line({**{key: value for key, value in _ACCESS.items() if key != "uses"}, "uses": 2}),
+        ),
         "count of zero": (_MALFORMED, _line({**_SHORT, "count": 0})),
         "negative latency": (_MALFORMED, _line({**_SHORT, "latency_us": -1})),
         "count as a float": (_MALFORMED, good.replace(b'"count":12', b'"count":12.0')),
@@ -133,6 +187,7 @@ def _line_cases() -> list[Case]:
         _look("access, all fields", "ok", _line(_ACCESS)),
         _look("refused, with text that must be escaped", "ok", _line(_REFUSED)),
         _look("counted junk", "ok", good),
+        *(_look(event, "ok", _line(_event(event, fields))) for event, fields in _PEOPLE.items()),
         _look("late in a chain", "ok", _line(_SHORT, 2**53 - 1, "f" * 64)),
         _look("checkpoint", "ok", _checkpoint(1, _hash(good))),
         *(_look(name, expect, line) for name, (expect, line) in faults.items()),

@@ -8,7 +8,9 @@ _MALFORMED, _NOT_CANONICAL, _BAD_NAME = "invalid/malformed", "invalid/not_canoni
 _TOO_LARGE = "too_large/too_large"
 _MAX_PLAINTEXT = 258_048
 _ID = bytes(range(16))
-_LEASE = bytes(range(16, 32))
+_LEASE_ID = bytes(range(16, 32))
+_LEASE = _LEASE_ID + b"what only the broker reads"
+_APPROVAL = bytes(range(32, 40))
 _BODY = {"op": "resolve", "names": ["openai.api_key"]}
 
 
@@ -40,8 +42,10 @@ _REQUESTS_OK = {
     "put": _request({"op": "put", "name": "github.token", "value": b"made-up value", "purpose": "rotation"}),
     "put the largest value": _request({"op": "put", "name": "github.token", "value": bytes(131_072)}),
     "generate": _request({"op": "generate", "name": "db.password", "recipe": "password-32"}),
-    "renew": _request({"op": "renew", "lease_id": _LEASE}),
-    "release": _request({"op": "release", "lease_id": _LEASE}),
+    "renew": _request({"op": "renew", "lease": _LEASE}),
+    "renew with the shortest lease": _request({"op": "renew", "lease": _LEASE[:17]}),
+    "renew with the longest lease": _request({"op": "renew", "lease": _LEASE_ID + bytes(496)}),
+    "release": _request({"op": "release", "lease": _LEASE}),
     "list what there is": _request({"op": "list"}),
     "shortest deadline": _request(deadline=NOW + 1),
     "latest time": _request(deadline=2**53 - 1),
@@ -92,7 +96,11 @@ def _field_faults() -> dict[str, tuple[str, dict[str, Any]]]:
         "purpose of 257 characters": (_MALFORMED, _resolve(purpose="p" * 257)),
         "ttl of zero": (_MALFORMED, _resolve(ttl=0)),
         "ttl beyond 30 days": (_MALFORMED, _resolve(ttl=2_592_001)),
-        "lease id of 15 bytes": (_MALFORMED, _request({"op": "renew", "lease_id": _LEASE[:15]})),
+        "lease of nothing but its id": (_MALFORMED, _request({"op": "renew", "lease": _LEASE_ID})),
+        "lease of 513 bytes": (_MALFORMED, _request({"op": "renew", "lease": bytes(513)})),
+        "lease as text": (_MALFORMED, _request({"op": "release", "lease": "0123456789abcdef0"})),
+        "release without a lease": (_MALFORMED, _request({"op": "release"})),
+        "lease id in place of a lease": (_MALFORMED, _request({"op": "renew", "lease_id": _LEASE_ID})),
         "default spelled out": (_NOT_CANONICAL, _resolve(purpose="")),
         "absent value spelled out": (_NOT_CANONICAL, _resolve(ttl=None)),
         "whole number as a float": (_MALFORMED, _request(issued_at=float(NOW))),
@@ -164,7 +172,7 @@ _GRANTED = {
     "outcome": "granted",
     "value": b"made-up value",
     "expires_at": NOW + 300_000,
-    "lease_id": _LEASE,
+    "lease": _LEASE,
     "source": "cache",
     "version": "7",
 }
@@ -181,12 +189,15 @@ def _result(**more: object) -> dict[str, Any]:
 def _reply_cases() -> list[Case]:
     denied = {"name": "github.token", "outcome": "refused", "code": "denied"}
     limited = {"name": "github.token", "outcome": "refused", "code": "rate_limited", "retry_after": 1500}
+    waiting = {"name": "db.root", "outcome": "refused", "code": "approval_pending", "approval": _APPROVAL}
     good: dict[str, dict[str, Any]] = {
         "granted, all fields": _result(),
+        "granted under the longest lease": _result(lease=_LEASE_ID + bytes(496)),
         "granted, fewest fields": _reply(results=[{"name": "a", "outcome": "granted", "value": b""}]),
         "granted from the provider": _result(source="provider"),
         "partial": _reply(status="partial", results=[_GRANTED, denied]),
         "refused name with a time to come back": _reply(status="refused", results=[limited]),
+        "refused name that waits for a person": _reply(status="refused", results=[waiting]),
         "refused as a whole with a time to come back": _reply(status="refused", code="rate_limited", retry_after=250),
         "list": _reply(names=["github.token", "openai.api_key"]),
         "list of nothing": _reply(),
@@ -204,6 +215,12 @@ def _reply_cases() -> list[Case]:
         "1025 names": (_MALFORMED, _reply(names=["n"] * 1025)),
         "value of 128 KiB and a byte": (_MALFORMED, _result(value=bytes(131_073))),
         "version of 129 characters": (_MALFORMED, _result(version="v" * 129)),
+        "lease of nothing but its id in a result": (_MALFORMED, _result(lease=_LEASE_ID)),
+        "lease of 513 bytes in a result": (_MALFORMED, _result(lease=bytes(513))),
+        "lease id in a result": (_MALFORMED, _result(lease_id=_LEASE_ID)),
+        "approval of 7 bytes": (_MALFORMED, _reply(results=[{**waiting, "approval": _APPROVAL[:7]}])),
+        "approval of 9 bytes": (_MALFORMED, _reply(results=[{**waiting, "approval": _APPROVAL + b"x"}])),
+        "approval as text": (_MALFORMED, _reply(results=[{**waiting, "approval": "01234567"}])),
         "results spelled out though empty": (_NOT_CANONICAL, _reply(results=[])),
         "results nil": (_MALFORMED, _reply(results=None)),
         "result in another order": (_NOT_CANONICAL, _reply(results=[dict(reversed(_GRANTED.items()))])),
@@ -214,16 +231,20 @@ def _reply_cases() -> list[Case]:
 
 def _notice_cases() -> list[Case]:
     good: dict[str, dict[str, Any]] = {
-        "lease revoked": {"event": "lease_revoked", "at": NOW, "name": "github.token", "lease_id": _LEASE},
+        "lease revoked": {"event": "lease_revoked", "at": NOW, "name": "github.token", "lease_id": _LEASE_ID},
         "secret rotated": {"event": "secret_rotated", "at": NOW, "name": "github.token"},
         "run revoked": {"event": "run_revoked", "at": NOW},
-        "approval pending": {"event": "approval_pending", "at": NOW, "name": "db.root", "request_id": _ID},
+        "approval settled": {"event": "approval_settled", "at": NOW, "approval": _APPROVAL},
     }
     bad: dict[str, dict[str, Any]] = {
         "unknown event": {"event": "all_is_well", "at": NOW},
         "notice without a time": {"event": "run_revoked"},
         "notice with a value": {"event": "secret_rotated", "at": NOW, "value": b"v"},
-        "notice with a lease id of 17 bytes": {"event": "lease_revoked", "at": NOW, "lease_id": _LEASE + b"x"},
+        "notice with a lease id of 17 bytes": {"event": "lease_revoked", "at": NOW, "lease_id": _LEASE_ID + b"x"},
+        "notice with a whole lease": {"event": "lease_revoked", "at": NOW, "lease": _LEASE},
+        "notice with an approval of 7 bytes": {"event": "approval_settled", "at": NOW, "approval": _APPROVAL[:7]},
+        "notice with the request that waited": {"event": "approval_settled", "at": NOW, "request_id": _ID},
+        "notice of an approval that still waits": {"event": "approval_pending", "at": NOW, "approval": _APPROVAL},
     }
     cases = [_ok("notice", name, fields) for name, fields in good.items()]
     return cases + [_bad("notice", name, _MALFORMED, fields) for name, fields in bad.items()]

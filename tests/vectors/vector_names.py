@@ -117,6 +117,13 @@ def keyname_cases() -> list[Case]:
             arguments=["claude", 119720000],
             value="sb:seen:{claude}:119720000",
         ),
+        case(
+            "mark of a single-use approval",
+            "ok",
+            function="used",
+            arguments=["claude", "0123456789abcdef"],
+            value="sb:used:{claude}:0123456789abcdef",
+        ),
         case("limit of an agent", "ok", function="agent_limit", arguments=["codex"], value="sb:lim:{codex}:agent"),
         case(
             "limit of a run",
