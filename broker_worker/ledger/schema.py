@@ -11,7 +11,8 @@ METADATA = MetaData()
 EVENTS = Table(
     "events",
     METADATA,
-    Column("event_id", String(64), primary_key=True),
+    Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("event_id", String(64), nullable=False, unique=True),
     Column("at", BigInteger, nullable=False),
     Column("event", String(32), nullable=False),
     Column("agent_id", String(64)),
@@ -44,7 +45,11 @@ EVENTS = Table(
     Index("events_by_secret", "secret_name", "at"),
     Index("events_by_outcome", "outcome", "at"),
 )
-"""One row an audit line but checkpoints; `line` is the line as it was written."""
+"""One row an audit line but checkpoints; `line` is the line as it was written.
+
+`position` grows in the order in which rows are committed (one projection writes at a time), so that a reader who
+remembers the last one that it saw continues with nothing lost or twice, whichever chain comes late.
+"""
 
 RUNS = Table(
     "runs",
