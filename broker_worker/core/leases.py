@@ -7,7 +7,7 @@ a restart, can tell a true one without having stored it. Its first 16 bytes are 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Final
 
@@ -44,7 +44,6 @@ class Lease:
         version: the vault's own version, if it has one.
         issued_at: when it began.
         ends_at: its hard end: renewing leads no further.
-        uses: how often the value was handed out under it.
     """
 
     token: bytes
@@ -52,7 +51,6 @@ class Lease:
     version: str | None
     issued_at: int
     ends_at: int
-    uses: int = 1
 
     @property
     def lease_id(self) -> str:
@@ -107,9 +105,20 @@ class LeaseMint:
         return hashlib.blake2b(data, digest_size=16, key=self._key, person=_PERSON).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Holding:
-    """An open lease as this worker knows it: who holds it, until when."""
+    """An open lease as this worker knows it: who holds it, until when.
+
+    Args:
+        agent_id: the agent.
+        run_id: its run.
+        token_id: the token that it was opened with.
+        run_key: the run's Ed25519 public key.
+        lease: the lease.
+        expires_at: until when the value may be used, ms since the epoch; renewing moves it.
+        uses: how often the value was handed out under it.
+        upstream: what the vault calls its own lease, if it made the value for us and takes it back.
+    """
 
     agent_id: str
     run_id: str
@@ -117,6 +126,8 @@ class Holding:
     run_key: bytes
     lease: Lease
     expires_at: int
+    uses: int = 1
+    upstream: str | None = None
 
 
 class LeaseBook:
@@ -149,18 +160,23 @@ class LeaseBook:
         if len(self._open) > self._limit:
             self._open.popitem(last=False)
 
-    def use(self, holding: Holding, expires_at: int) -> Holding:
+    def use(self, holding: Holding, expires_at: int) -> None:
         """Count one more use of a lease."""
-        lease = replace(holding.lease, uses=holding.lease.uses + 1)
-        used = replace(holding, lease=lease, expires_at=expires_at)
-        self.note(used)
-        return used
+        holding.uses += 1
+        self.renew(holding, expires_at)
+
+    def renew(self, holding: Holding, expires_at: int) -> None:
+        """Move the end of a lease."""
+        holding.expires_at = expires_at
+        self.note(holding)
 
     def end(self, holding: Holding) -> None:
         """Forget a lease that is over."""
         self._open.pop((holding.run_key, holding.lease.name, holding.lease.version), None)
 
-    def purge(self, now: int) -> None:
-        """Forget what has expired."""
-        for place in [place for place, holding in self._open.items() if now >= holding.expires_at]:
-            del self._open[place]
+    def purge(self, now: int) -> list[Holding]:
+        """Forget what has expired, and return it."""
+        over = [holding for holding in self._open.values() if now >= holding.expires_at]
+        for holding in over:
+            self.end(holding)
+        return over
