@@ -8,30 +8,24 @@ if find_spec("click") is None:  # pip makes the command also where only what an 
     print("hint: install secret-broker with its extra `broker`, or `all`", file=sys.stderr)
     sys.exit(7)
 
-from broker_worker.cli.acl import acl
-from broker_worker.cli.audit import audit
-from broker_worker.cli.completion import completion
-from broker_worker.cli.demo import demo
-from broker_worker.cli.doctor import doctor
-from broker_worker.cli.init import init
-from broker_worker.cli.keys import keys
-from broker_worker.cli.launch import launch
-from broker_worker.cli.policy import policy
+from broker_worker.cli.command_table import CommandTable
 from broker_worker.cli.root import main
-from broker_worker.cli.vault import vault
-from broker_worker.cli.worker import up, worker
 
-main.add_command(acl)
-main.add_command(audit)
-main.add_command(completion)
-main.add_command(demo)
-main.add_command(doctor)
-main.add_command(init)
-main.add_command(keys)
-main.add_command(launch)
-main.add_command(policy)
-main.add_command(up)
-main.add_command(vault)
-main.add_command(worker)
+main.commands = CommandTable(
+    {
+        "acl": "broker_worker.cli.acl:acl",
+        "audit": "broker_worker.cli.audit:audit",
+        "completion": "broker_worker.cli.completion:completion",
+        "demo": "broker_worker.cli.demo:demo",
+        "doctor": "broker_worker.cli.doctor:doctor",
+        "init": "broker_worker.cli.init:init",
+        "keys": "broker_worker.cli.keys:keys",
+        "launch": "broker_worker.cli.launch:launch",
+        "policy": "broker_worker.cli.policy:policy",
+        "up": "broker_worker.cli.worker:up",
+        "vault": "broker_worker.cli.vault:vault",
+        "worker": "broker_worker.cli.worker:worker",
+    }
+)
 
 __all__ = ["main"]

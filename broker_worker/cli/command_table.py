@@ -1,0 +1,45 @@
+"""The subcommands by name, each imported when it is run: a command loads no more of the broker than it needs.
+
+That is what keeps vault providers out of the process that sends notifications, and a start-up short.
+"""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from importlib import import_module
+
+import click
+
+
+class CommandTable(MutableMapping[str, click.Command]):
+    """Commands that are imported when they are asked for.
+
+    Args:
+        places: for each name the module that holds the command, and its name there, as `module:attribute`.
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = dict(places)
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module, _, attribute = self._places[name].partition(":")
+            command: click.Command = getattr(import_module(module), attribute)
+            self._loaded[name] = command
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._loaded[name] = command
+        self._places.setdefault(name, "")
+
+    def __delitem__(self, name: str) -> None:
+        del self._places[name]
+        self._loaded.pop(name, None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
