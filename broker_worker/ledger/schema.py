@@ -4,9 +4,15 @@ Times are milliseconds since the Unix epoch, so that they compare and index alik
 audit and can be made again from it; nothing here is a source of truth.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text, text
 
 METADATA = MetaData()
+
+
+def _index_where(name: str, *columns: str, condition: str) -> Index:
+    """An index of the rows that a condition holds for: small where few rows are asked for."""
+    return Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
 
 EVENTS = Table(
     "events",
@@ -44,6 +50,13 @@ EVENTS = Table(
     Index("events_by_run", "agent_id", "run_id", "at"),
     Index("events_by_secret", "secret_name", "at"),
     Index("events_by_outcome", "outcome", "at"),
+    Index("events_by_agent", "agent_id", "at"),
+    Index("events_by_kind", "event", "at"),
+    _index_where("events_by_source", "source", "at", condition="source IS NOT NULL"),
+    _index_where("events_by_code", "code", "at", condition="code IS NOT NULL"),
+    _index_where("events_by_subject", "subject", "at", condition="subject IS NOT NULL"),
+    _index_where("refusals_by_secret", "secret_name", "at", condition="outcome = 'refused'"),
+    _index_where("refusals_by_agent", "agent_id", "at", condition="outcome = 'refused'"),
 )
 """One row an audit line but checkpoints; `line` is the line as it was written.
 
@@ -64,6 +77,8 @@ RUNS = Table(
     Column("refused", Integer, nullable=False, default=0),
     Column("revoked_at", BigInteger),
     Index("runs_by_time", "last_at"),
+    Index("runs_by_agent", "agent_id", "last_at"),
+    _index_where("runs_revoked", "last_at", condition="revoked_at IS NOT NULL"),
 )
 
 LEASES = Table(
@@ -85,6 +100,8 @@ LEASES = Table(
     Index("leases_by_secret", "secret_name", "issued_at"),
     Index("leases_by_run", "agent_id", "run_id"),
     Index("leases_by_end", "expires_at"),
+    Index("leases_by_time", "issued_at"),
+    Index("leases_by_agent", "agent_id", "issued_at"),
 )
 """`expires_at` moves with renewals, `ends_at` is the hard end; `ended_at` is set when it ended before its time."""
 
@@ -105,6 +122,7 @@ APPROVALS = Table(
     Column("reason", String(256)),
     Column("used", Integer, nullable=False, default=0),
     Index("approvals_by_time", "asked_at"),
+    Index("approvals_by_run", "agent_id", "run_id", "asked_at"),
 )
 """`state`: `waiting`, `approved`, `denied`, `expired` or `void`; `secret_names` are separated by commas."""
 
@@ -117,6 +135,7 @@ USAGE = Table(
     Column("granted", Integer, nullable=False, default=0),
     Column("refused", Integer, nullable=False, default=0),
     Index("usage_by_secret", "secret_name", "hour"),
+    Index("usage_by_hour", "hour"),
 )
 """Per agent, secret and hour (ms since the epoch at its start): how often it was given and refused."""
 

@@ -1,0 +1,1 @@
+"""What the pages read of the run ledger: each function one page's part, every query led by an index."""

@@ -1,0 +1,96 @@
+"""Runs: the list of them, and the story of one."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, literal, select, tuple_
+
+from broker_worker.dashboard.reads.keyset import PAGE, Cursor, Page, cut
+from broker_worker.ledger.schema import APPROVALS, EVENTS, LEASES, RUNS
+
+LEASES_OF_A_RUN = 200
+APPROVALS_OF_A_RUN = 50
+_SHOWN = tuple(column for column in EVENTS.columns if column.name != "line")
+
+
+def list_runs(
+    connection: Connection,
+    *,
+    agent: str | None = None,
+    is_revoked: bool = False,
+    after: Cursor | None = None,
+    limit: int = PAGE,
+) -> Page[RowMapping]:
+    """Runs, the most recently active first.
+
+    Args:
+        connection: to the ledger.
+        agent: only this agent's.
+        is_revoked: only revoked ones.
+        after: the last row of the page before.
+        limit: how many.
+    """
+    query = select(RUNS).order_by(RUNS.c.last_at.desc(), RUNS.c.agent_id.desc(), RUNS.c.run_id.desc())
+    if agent is not None:
+        query = query.where(RUNS.c.agent_id == agent)
+    if is_revoked:
+        query = query.where(RUNS.c.revoked_at.is_not(None))
+    if after is not None:
+        agent_id, _, run_id = after.key.partition("/")
+        place = tuple_(literal(after.number), literal(agent_id), literal(run_id))
+        query = query.where(tuple_(RUNS.c.last_at, RUNS.c.agent_id, RUNS.c.run_id) < place)
+    rows = connection.execute(query.limit(limit + 1)).mappings().all()
+    return cut(rows, limit, lambda row: Cursor(row["last_at"], f"{row['agent_id']}/{row['run_id']}"))
+
+
+def find_run(connection: Connection, agent: str, run: str) -> RowMapping | None:
+    """One run; None if the ledger knows none of that name."""
+    query = select(RUNS).where(RUNS.c.agent_id == agent, RUNS.c.run_id == run)
+    return connection.execute(query).mappings().one_or_none()
+
+
+def story_of(
+    connection: Connection, agent: str, run: str, *, after: Cursor | None = None, limit: int = PAGE
+) -> Page[RowMapping]:
+    """What happened in a run, in order: its own events, and revocations of it or of its agent.
+
+    Args:
+        connection: to the ledger.
+        agent: the run's agent.
+        run: its id.
+        after: the last row of the page before.
+        limit: how many.
+    """
+    own = select(*_SHOWN).where(EVENTS.c.agent_id == agent, EVENTS.c.run_id == run)
+    orders = select(*_SHOWN).where(EVENTS.c.subject.in_((f"run:{agent}/{run}", f"agent:{agent}")), ~_is_of(agent, run))
+    found = [
+        *connection.execute(_page_of(own, after, limit)).mappings(),
+        *connection.execute(_page_of(orders, after, limit)).mappings(),
+    ]
+    found.sort(key=lambda row: (row["at"], row["position"]))
+    return cut(found[: limit + 1], limit, lambda row: Cursor(row["at"], str(row["position"])))
+
+
+def _is_of(agent: str, run: str) -> ColumnElement[bool]:
+    """Whether an event says itself that it is of this run, so that it is told once only."""
+    return and_(EVENTS.c.agent_id.is_not_distinct_from(agent), EVENTS.c.run_id.is_not_distinct_from(run))
+
+
+def _page_of(query: Select[Any], after: Cursor | None, limit: int) -> Select[Any]:
+    if after is not None and after.key.isdigit():
+        place = tuple_(literal(after.number), literal(int(after.key)))
+        query = query.where(tuple_(EVENTS.c.at, EVENTS.c.position) > place)
+    return query.order_by(EVENTS.c.at, EVENTS.c.position).limit(limit + 1)
+
+
+def leases_of(connection: Connection, agent: str, run: str) -> list[RowMapping]:
+    """The newest leases of a run, newest first."""
+    query = select(LEASES).where(LEASES.c.agent_id == agent, LEASES.c.run_id == run)
+    query = query.order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id).limit(LEASES_OF_A_RUN)
+    return list(connection.execute(query).mappings())
+
+
+def approvals_of(connection: Connection, agent: str, run: str) -> list[RowMapping]:
+    """The newest approvals that a run asked for, newest first."""
+    query = select(APPROVALS).where(APPROVALS.c.agent_id == agent, APPROVALS.c.run_id == run)
+    query = query.order_by(APPROVALS.c.asked_at.desc(), APPROVALS.c.approval_id).limit(APPROVALS_OF_A_RUN)
+    return list(connection.execute(query).mappings())

@@ -1,0 +1,161 @@
+"""Use over time, per secret and per agent: how often each was given and refused, and when last."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_column, select
+
+from broker_worker.ledger.schema import EVENTS, RUNS, USAGE
+
+HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * HOUR_MS
+Side = Literal["agent_id", "secret_name"]
+"""By which of its two names usage is counted."""
+MOST_NAMES: Final = 10_000
+"""How many names a list is made of at most."""
+_REFUSED: Final[ColumnElement[str]] = literal_column("'refused'")
+"""Written out, not bound: an index of refusals alone serves only queries that say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time that charts show, in equal steps of whole hours.
+
+    Args:
+        label: what links call it: `24h`, `7d`, …
+        step_ms: length of a step, ms.
+        start: where the first step begins, ms since the epoch.
+        steps: how many there are; the last one holds the present.
+    """
+
+    label: str
+    step_ms: int
+    start: int
+    steps: int
+
+    @property
+    def end(self) -> int:
+        """Where the last step ends, ms since the epoch."""
+        return self.start + self.steps * self.step_ms
+
+
+_SPANS: Final = {"24h": (HOUR_MS, 24), "7d": (6 * HOUR_MS, 28), "30d": (_DAY_MS, 30), "90d": (3 * _DAY_MS, 30)}
+SPAN_LABELS: Final = tuple(_SPANS)
+
+
+def span_of(label: str | None, now: int) -> Span:
+    """The span of that label that ends now; seven days for a label that there is not."""
+    label = label if label in _SPANS else "7d"
+    step, steps = _SPANS[label]
+    return Span(label, step, now - now % step - (steps - 1) * step, steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often something was given and refused."""
+
+    granted: int = 0
+    refused: int = 0
+
+    @property
+    def total(self) -> int:
+        """How often it was asked for."""
+        return self.granted + self.refused
+
+    def __add__(self, other: "Count") -> "Count":
+        return Count(self.granted + other.granted, self.refused + other.refused)
+
+
+_NOTHING: Final = Count()
+Series = tuple[Count, ...]
+"""One count a step of a span."""
+
+
+def _step(span: Span) -> ColumnElement[int]:
+    return ((USAGE.c.hour - span.start) // span.step_ms).label("step")
+
+
+def _within(span: Span) -> ColumnElement[bool]:
+    return USAGE.c.hour.between(span.start, span.end - 1)
+
+
+_SUMS = (func.sum(USAGE.c.granted), func.sum(USAGE.c.refused))
+
+
+def totals(connection: Connection, by: Side, span: Span) -> dict[str, Count]:
+    """How often each agent or secret was given and refused in a span; whoever was not used is not there."""
+    column = USAGE.c[by]
+    query = select(column, *_SUMS).where(_within(span)).group_by(column)
+    return {name: Count(granted, refused) for name, granted, refused in connection.execute(query)}
+
+
+def series(connection: Connection, by: Side, names: Iterable[str], span: Span) -> dict[str, Series]:
+    """How often each of these agents or secrets was given and refused in each step of a span."""
+    wanted = list(names)
+    column, step = USAGE.c[by], _step(span)
+    query = select(column, step, *_SUMS).where(column.in_(wanted), _within(span)).group_by(column, step)
+    counts = {name: [_NOTHING] * span.steps for name in wanted}
+    for name, index, granted, refused in connection.execute(query):
+        counts[name][index] = Count(granted, refused)
+    return {name: tuple(row) for name, row in counts.items()}
+
+
+def partners(connection: Connection, of: Side, name: str, span: Span) -> dict[str, Count]:
+    """For a secret the agents that asked for it in a span, for an agent the secrets, the busiest first.
+
+    Args:
+        connection: to the ledger.
+        of: which of the two `name` is.
+        name: the secret or the agent.
+        span: when.
+    """
+    other = USAGE.c.agent_id if of == "secret_name" else USAGE.c.secret_name
+    query = select(other, *_SUMS).where(USAGE.c[of] == name, _within(span)).group_by(other)
+    found = {each: Count(granted, refused) for each, granted, refused in connection.execute(query)}
+    return dict(sorted(found.items(), key=lambda item: (-item[1].total, item[0])))
+
+
+def ever_used(connection: Connection, by: Side) -> list[str]:
+    """Every agent or secret that was ever asked for or asked, in order; at most `MOST_NAMES`.
+
+    One look into an index a name: the database is not made to read what was used often as often.
+    """
+    column = USAGE.c[by]
+    names = select(func.min(column).label("name")).cte("names", recursive=True)
+    later = select(func.min(column)).where(column > names.c.name).scalar_subquery()
+    names = names.union_all(select(later).where(names.c.name.is_not(None)))
+    query = select(names.c.name).where(names.c.name.is_not(None)).limit(MOST_NAMES)
+    return [name for (name,) in connection.execute(query)]
+
+
+def last_granted(connection: Connection, by: Side, names: Iterable[str]) -> dict[str, int]:
+    """When each of these agents or secrets was last given anything, ms since the epoch; a name never used is missing.
+
+    The last hour comes from `usage`, so that only this hour's events are looked at.
+    """
+    found: dict[str, int] = {}
+    usage_column, column = USAGE.c[by], EVENTS.c[by]
+    for name in names:
+        hours = select(USAGE.c.hour).where(usage_column == name, USAGE.c.granted > 0)
+        hour = connection.execute(hours.order_by(USAGE.c.hour.desc()).limit(1)).scalar()
+        if hour is None:
+            continue
+        query = select(func.max(EVENTS.c.at)).where(
+            column == name, EVENTS.c.at.between(hour, hour + HOUR_MS - 1), EVENTS.c.outcome == "granted"
+        )
+        found[name] = connection.execute(query).scalar() or hour
+    return found
+
+
+def recent_refusals(connection: Connection, by: Side, name: str, limit: int) -> list[RowMapping]:
+    """The latest refusals of a secret or an agent, newest first."""
+    shown = [column for column in EVENTS.columns if column.name != "line"]
+    query = select(*shown).where(EVENTS.c[by] == name, EVENTS.c.outcome == _REFUSED)
+    return list(connection.execute(query.order_by(EVENTS.c.at.desc()).limit(limit)).mappings())
+
+
+def runs_since(connection: Connection, since: int) -> Mapping[str, int]:
+    """How many runs of each agent were active since a time, ms since the epoch."""
+    query = select(RUNS.c.agent_id, func.count()).where(RUNS.c.last_at >= since).group_by(RUNS.c.agent_id)
+    return {str(row[0]): int(row[1]) for row in connection.execute(query)}
