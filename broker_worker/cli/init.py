@@ -132,7 +132,7 @@ def _move(pairs: list[tuple[Path, Path]]) -> None:
 
 def _next_steps(settings: Settings, provider: str) -> Iterator[str]:
     yield f"made {settings.home}:"
-    yield "  config/  policy, registry, provider and issuers: plain YAML, yours to edit"
+    yield "  config/  policy, registry, provider, issuers and approvers: plain YAML, yours to edit"
     yield "  keys/    of the broker, this installation's issuer and the queue: back them up, show them to nobody"
     if provider == "local":
         yield "  vault/   an empty encrypted vault; keys/vault.key opens it"

@@ -10,7 +10,14 @@ import click
 from agent_sdk.wire.sealing import run_public_key
 from broker_worker.core.errors import ConfigError
 from broker_worker.files.configuration import load_configuration
-from broker_worker.files.keys import ISSUER, BrokerKeys, load_broker_keys, load_seed, rotate_intake
+from broker_worker.files.keys import (
+    ISSUER,
+    BrokerKeys,
+    load_broker_keys,
+    load_seed,
+    rotate_intake,
+    write_public_identity,
+)
 from broker_worker.files.quantities import parse_duration
 from broker_worker.settings import Settings
 
@@ -31,8 +38,12 @@ def keys() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
 def show(settings: Settings, as_json: bool) -> None:
-    """Show the public halves: what an orchestrator needs to mint runs. Never a private one."""
+    """Show the public halves: what an orchestrator needs to mint runs. Never a private one.
+
+    Also writes keys/identity.pub if it is missing: what checks the broker's signatures needs no more than that.
+    """
     broker = load_broker_keys(settings.keys_dir)
+    write_public_identity(settings.keys_dir)
     shown = {
         "broker": _b64(broker.identity_public),
         "intake": _b64(broker.intake[0].public),

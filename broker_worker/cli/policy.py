@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.explanation import Explanation, explain
 from broker_worker.core.lint import Finding, lint
+from broker_worker.core.policy import ApprovalRule
 from broker_worker.core.references import scheme_of
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.expectations import DEFAULT_RUN, Expectation, read_expectations
@@ -140,7 +142,7 @@ def explain_command(
     if as_json:
         _print_json({"agent": agent, "secret": secret, "run": run, **_explained(explanation)})
         return
-    click.echo(f"{'allow' if explanation.allowed else 'deny'}: {agent} asks for {secret} in {run}")
+    click.echo(f"{explanation.verdict}: {agent} asks for {secret} in {run}")
     for label, text in _details(explanation, configuration):
         click.echo(f"  {label:<8} {text}")
 
@@ -167,10 +169,25 @@ def _details(explanation: Explanation, configuration: Configuration) -> list[tup
         lines.append(("secret", f"{entry.origin}, from {scheme_of(entry.ref)}://…"))
     elif configuration.policy_only:
         lines.append(("secret", "only a policy was read, so the registry is not known"))
+    if explanation.approval is not None:
+        lines.append(("approval", _approval(explanation.approval, configuration)))
     if explanation.ttl_seconds is not None:
         lines.append(("ttl", f"{explanation.ttl_seconds} s at most"))
     lines.extend(("limit", f"{limit.scope}: {limit.rate}") for limit in explanation.limits)
     return lines
+
+
+_GRANTS = {"once": "good for one use", "run": "good until the run ends"}
+
+
+def _approval(rule: ApprovalRule, configuration: Configuration) -> str:
+    """Who must allow it, within which time, and what for."""
+    good = _GRANTS.get(rule.grant) or f"good for {timedelta(seconds=int(rule.grant[:-1]))}"
+    text = f"{rule.quorum} of {', '.join(rule.approvers)} within {timedelta(milliseconds=rule.ttl_ms)}; {good}"
+    if configuration.policy_only:
+        return text
+    people = ", ".join(person.name for person in configuration.approvers.who_may(rule.approvers))
+    return f"{text}; now: {people or 'nobody'}"
 
 
 def _rule(explanation: Explanation) -> str:
@@ -180,14 +197,15 @@ def _rule(explanation: Explanation) -> str:
 
 
 def _explained(explanation: Explanation) -> dict[str, Any]:
-    decision, entry = explanation.decision, explanation.entry
+    decision, entry, rule = explanation.decision, explanation.entry, explanation.approval
     return {
-        "decision": "allow" if explanation.allowed else "deny",
+        "decision": explanation.verdict,
         "reason": explanation.reason,
         "rule": None if decision.origin is None else str(decision.origin),
         "role": decision.grant.role if decision.grant is not None else None,
         "scheme": None if entry is None else scheme_of(entry.ref),
         "ttl_seconds": explanation.ttl_seconds,
+        "approval": None if rule is None else {**asdict(rule), "approvers": list(rule.approvers)},
         "limits": [
             {"scope": limit.scope, "count": rate.count, "period_ms": rate.period, "burst": rate.burst}
             for limit, rate in ((limit, limit.rate) for limit in explanation.limits)
@@ -202,8 +220,8 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
 def test_command(settings: Settings, file: Path, as_json: bool) -> None:
     """Test the policy against a table of expectations; exit code 1 if one does not hold.
 
-    FILE has a list `cases` of `{agent: A, secret: S, expect: allow|deny}`, each with `run`, `purpose`, `at`, `rule`
-    and `reason` where wanted, and `policy: PATH` if another than the broker's own is meant.
+    FILE has a list `cases` of `{agent: A, secret: S, expect: allow|approval|deny}`, each with `run`, `purpose`, `at`,
+    `rule` and `reason` where wanted, and `policy: PATH` if another than the broker's own is meant.
     """
     table = read_expectations(file)
     configuration = load_configuration(table.policy or settings.config_dir)
@@ -225,12 +243,12 @@ def _failure(case: Expectation, configuration: Configuration, now: int) -> str |
     at = now if case.at is None else case.at
     found = explain(configuration, case.agent, case.run, case.secret, purpose=case.purpose, now=at)
     rule = "no line" if found.decision.origin is None else str(found.decision.origin)
-    verdict = f"{'allow' if found.allowed else 'deny'} ({found.reason}, {rule})"
+    verdict = f"{found.verdict} ({found.reason}, {rule})"
     if case.at is not None:
         verdict += f" at {datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
     subject = f"{case.agent} asks for {case.secret}"
-    if found.allowed != case.allowed:
-        return f"{subject}: expected {'allow' if case.allowed else 'deny'}, found {verdict}"
+    if found.verdict != case.expect:
+        return f"{subject}: expected {case.expect}, found {verdict}"
     if case.reason is not None and case.reason != found.reason:
         return f"{subject}: expected the reason {case.reason}, found {verdict}"
     if case.rule is not None and case.rule != rule:

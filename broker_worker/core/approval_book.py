@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from broker_worker.core.approvals import ApprovalRequest, Decision
-from broker_worker.core.approvers import Approvers, WebAuthnCheck
+from broker_worker.core.approvers import Approvers, Key, WebAuthnCheck
 
 State = Literal["waiting", "approved", "denied", "expired", "void"]
 SKEW_MS = 60_000
@@ -53,17 +53,20 @@ class Matter:
     Args:
         request: what was asked.
         decisions: the valid ones, one a person, in order of arrival.
+        keys: with which key each person decided.
         settled: whether its outcome was told and recorded.
     """
 
     request: ApprovalRequest
     decisions: dict[str, Decision] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
     settled: bool = False
 
     def state(self, approvers: Approvers, policy: str, now: int) -> State:
         """What has come of it.
 
-        A decision counts as long as its approver may decide; one denial is enough. An approval ends with its grant.
+        A decision counts as long as its approver may decide and still has the key that made it; one denial is enough.
+        An approval ends with its grant.
 
         Args:
             approvers: who may decide now.
@@ -73,14 +76,11 @@ class Matter:
         request = self.request
         if request.policy != policy:
             return "void"
-        counting = [
-            decision
-            for decision in self.decisions.values()
-            if (person := approvers.people.get(decision.approver)) and person.is_one_of(request.approvers)
-        ]
+        counting = self.counting(approvers)
         if any(decision.verdict == "deny" for decision in counting):
             return "denied"
-        approved_at = sorted(decision.decided_at for decision in counting)
+        # Nobody decides before it is asked: an approver's clock that is behind must not shorten the grant.
+        approved_at = sorted(max(decision.decided_at, request.asked_at) for decision in counting)
         if len(approved_at) >= request.quorum:
             grant_ms = request.grant_ms
             if request.grant == "run":
@@ -88,6 +88,15 @@ class Matter:
             ends = approved_at[request.quorum - 1] + grant_ms if grant_ms is not None else request.expires_at
             return "approved" if now < ends else "expired"
         return "waiting" if now < request.expires_at else "expired"
+
+    def counting(self, approvers: Approvers) -> tuple[Decision, ...]:
+        """The decisions of people who may decide now, with the keys that they have now."""
+        wanted = self.request.approvers
+        return tuple(
+            decision
+            for name, decision in self.decisions.items()
+            if (person := approvers.people.get(name)) and person.is_one_of(wanted) and self.keys[name] in person.keys
+        )
 
     def names_of(self, verdict: str) -> str:
         """Who decided so, for the audit."""
@@ -123,6 +132,12 @@ class ApprovalBook:
         self._by_key.setdefault(key_of(request), []).append(matter)
         return matter
 
+    def withdraw(self, request: ApprovalRequest) -> None:
+        """Forget a request, as if it had never been asked."""
+        digest = request.digest()
+        if digest in self._matters:
+            self._forget(digest)
+
     def get(self, digest: bytes) -> Matter | None:
         """The matter of a request's digest."""
         return self._matters.get(digest)
@@ -142,17 +157,18 @@ class ApprovalBook:
         matter = self._matters.get(decision.request)
         if matter is None:
             return "unknown_request"
-        fault = approvers.fault_of(decision, matter.request, self._check)
-        if fault is not None:
-            return fault
+        key = approvers.key_behind(decision, matter.request, self._check)
+        if isinstance(key, str):
+            return key
         if decision.decided_at >= matter.request.expires_at:
             return "too_late"
         if decision.decided_at > now + SKEW_MS:
             return "from_the_future"
-        known = matter.decisions.get(decision.approver)
+        known = next((each for each in matter.counting(approvers) if each.approver == decision.approver), None)
         if known is not None and (known.verdict == "deny" or decision.verdict == "approve"):
             return "decided_already"
         matter.decisions[decision.approver] = decision
+        matter.keys[decision.approver] = key
         return None
 
     def matter_for(self, key: ApprovalKey, approvers: Approvers, now: int, used: frozenset[str]) -> Matter | None:

@@ -35,6 +35,9 @@ class WebAuthnKey:
     rp_id: str
 
 
+Key = Ed25519Key | WebAuthnKey
+
+
 @dataclass(frozen=True, slots=True)
 class Approver:
     """A person.
@@ -48,7 +51,7 @@ class Approver:
 
     name: str
     groups: tuple[str, ...]
-    keys: tuple[Ed25519Key | WebAuthnKey, ...]
+    keys: tuple[Key, ...]
     origin: Origin
 
     def is_one_of(self, wanted: tuple[str, ...]) -> bool:
@@ -74,8 +77,16 @@ class Approvers:
     origins: tuple[str, ...] = ()
     max_open_per_run: int = MAX_OPEN_PER_RUN
 
-    def fault_of(self, decision: Decision, request: ApprovalRequest, check: WebAuthnCheck) -> str | None:
-        """Why a decision does not count, as a slug; None if it does.
+    def holder_of(self, public: bytes) -> Approver | None:
+        """The person whose terminal key has that public half."""
+        return next((person for person in self.people.values() if Ed25519Key(public) in person.keys), None)
+
+    def who_may(self, wanted: tuple[str, ...]) -> tuple[Approver, ...]:
+        """The people that groups and names of a policy entry include."""
+        return tuple(person for person in self.people.values() if person.is_one_of(wanted))
+
+    def key_behind(self, decision: Decision, request: ApprovalRequest, check: WebAuthnCheck) -> Key | str:
+        """The key of the approver's that made a decision, or why it does not count, as a slug.
 
         Args:
             decision: as read from the queue.
@@ -89,9 +100,14 @@ class Approvers:
             return "unknown_approver"
         if not person.is_one_of(request.approvers):
             return "not_an_approver_of_this"
-        return None if any(self._signed(decision, key, check) for key in person.keys) else "bad_signature"
+        return next((key for key in person.keys if self._signed(decision, key, check)), "bad_signature")
 
-    def _signed(self, decision: Decision, key: Ed25519Key | WebAuthnKey, check: WebAuthnCheck) -> bool:
+    def fault_of(self, decision: Decision, request: ApprovalRequest, check: WebAuthnCheck) -> str | None:
+        """Why a decision does not count, as a slug; None if it does. See `key_behind`."""
+        found = self.key_behind(decision, request, check)
+        return found if isinstance(found, str) else None
+
+    def _signed(self, decision: Decision, key: Key, check: WebAuthnCheck) -> bool:
         challenge, proof = decision.challenge(), decision.proof
         if isinstance(proof, Ed25519Proof):
             return isinstance(key, Ed25519Key) and _verifies(proof.signature, challenge, key.public)
@@ -101,6 +117,8 @@ class Approvers:
 
 
 def _verifies(signature: bytes, message: bytes, public: bytes) -> bool:
+    if len(public) != sodium.crypto_sign_PUBLICKEYBYTES:
+        return False  # a key that the binding would read past
     try:
         sodium.crypto_sign_open(signature + message, public)
     except (BadSignatureError, ValueError, TypeError):

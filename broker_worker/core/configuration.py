@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent_sdk.wire.tokens import TrustAnchor
+from broker_worker.core.approvers import Approvers
 from broker_worker.core.policy import Origin, Policy
 
 
@@ -56,6 +57,29 @@ class ServerSettings:
     port: int = 7700
 
 
+DASHBOARD_PORT = 7710
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """Where people look: it listens on 127.0.0.1, and is visited at an origin whose host is a name.
+
+    A WebAuthn credential belongs to a host name, so the address to visit is `localhost`, not an IP address.
+
+    Args:
+        port: the port on 127.0.0.1.
+        origin: what a browser shows as its address, without a path.
+    """
+
+    port: int = DASHBOARD_PORT
+    origin: str = f"http://localhost:{DASHBOARD_PORT}"
+
+    @property
+    def rp_id(self) -> str:
+        """The host name that people's credentials belong to (WebAuthn Level 3, section 4, "RP ID")."""
+        return self.origin.partition("://")[2].partition(":")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """The operator's files, valid as a whole.
@@ -69,6 +93,8 @@ class Configuration:
         digest: SHA-256 over all of it, hexadecimal.
         server: the HTTP gateway's address; None if the files name none.
         policy_only: whether a policy was read by itself, to check or test it; nothing can be released with that.
+        approvers: the people who may decide; nobody if the files name nobody.
+        dashboard: where people look.
     """
 
     policy: Policy
@@ -79,6 +105,8 @@ class Configuration:
     digest: str
     server: ServerSettings | None = None
     policy_only: bool = False
+    approvers: Approvers = Approvers()  # noqa: RUF009  # a frozen value
+    dashboard: Dashboard = Dashboard()
 
     def ttl_of(self, entry: SecretEntry) -> int:
         """Seconds that a value of `entry` may be used after it was fetched."""

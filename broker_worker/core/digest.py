@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from broker_worker.core.approvers import Approver, Ed25519Key, Key
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, Grant, Policy
@@ -44,6 +45,16 @@ def _agent(agent: AgentPolicy) -> tuple[Any, ...]:
     return [_grant(grant) for grant in agent.grants], denied, _rate(agent.limit), _rate(agent.run_limit)
 
 
+def _key(key: Key) -> tuple[str, ...]:
+    if isinstance(key, Ed25519Key):
+        return "ed25519", key.public.hex()
+    return "webauthn", key.credential_id.hex(), key.public.hex(), key.rp_id
+
+
+def _person(person: Approver) -> tuple[Any, ...]:
+    return sorted(person.groups), sorted(_key(key) for key in person.keys)
+
+
 def policy_digest(policy: Policy, registry: Mapping[str, SecretEntry]) -> str:
     """The digest that audit events carry: who may have what, within which limits, and what each name refers to.
 
@@ -62,13 +73,15 @@ def policy_digest(policy: Policy, registry: Mapping[str, SecretEntry]) -> str:
 def configuration_digest(configuration: Configuration) -> str:
     """The digest over everything that the files say.
 
+    Who may approve belongs here and not into the policy's digest: a new approver voids nothing that waits.
+
     Args:
         configuration: its policy must have its own digest already; its own digest is not looked at.
 
     Returns:
         SHA-256, hexadecimal.
     """
-    cache, server = configuration.cache, configuration.server
+    cache, server, approvers = configuration.cache, configuration.server, configuration.approvers
     anchors = [
         (anchor.issuer, anchor.public_key.hex(), sorted(anchor.agents), anchor.max_lifetime, anchor.trust_domain)
         for anchor in configuration.anchors
@@ -81,4 +94,7 @@ def configuration_digest(configuration: Configuration) -> str:
         sorted(anchors),
         sorted((provider.type, _ENCODE(provider.options).decode()) for provider in configuration.providers),
         None if server is None else (server.host, server.port),
+        {name: _person(person) for name, person in approvers.people.items()},
+        (sorted(approvers.origins), approvers.max_open_per_run),
+        (configuration.dashboard.port, configuration.dashboard.origin),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import AgentPolicy, Decision, decide
+from broker_worker.core.policy import AgentPolicy, ApprovalRule, Decision, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Explanation:
     """The answer to "what if".
 
     Args:
-        allowed: whether the name would be released, limits and vault permitting.
+        allowed: whether the name would be released, limits, vault and approvers permitting.
         reason: the slug that the audit would record.
         decision: what the policy says by itself.
         entry: the registry's entry, if there is one.
@@ -34,6 +34,18 @@ class Explanation:
     entry: SecretEntry | None
     ttl_seconds: int | None
     limits: tuple[AppliedLimit, ...]
+
+    @property
+    def approval(self) -> ApprovalRule | None:
+        """Who must allow it first, if it is allowed at all."""
+        return self.decision.grant.approval if self.allowed and self.decision.grant is not None else None
+
+    @property
+    def verdict(self) -> str:
+        """`allow`, `approval` (allowed once people allow it) or `deny`."""
+        if not self.allowed:
+            return "deny"
+        return "allow" if self.approval is None else "approval"
 
 
 def explain(

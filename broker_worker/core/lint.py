@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent_sdk.wire.names import NamePattern
+from broker_worker.core.approvers import WebAuthnKey
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.policy import AgentPolicy, Denial, Grant, Origin
+from broker_worker.core.policy import AgentPolicy, ApprovalRule, Denial, Grant, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class _Linter:
         if self._whole:
             yield from self._secrets()
             yield from self._issuers()
+            yield from self._dashboard()
 
     def _agent(self, agent: AgentPolicy) -> Iterator[Finding]:
         effective = False
@@ -77,6 +79,8 @@ class _Linter:
                 effective = True
             else:
                 yield problem
+            if self._whole and grant.approval is not None:
+                yield from self._approval(grant, grant.approval)
         yield from self._unreachable(agent)
         if self._whole:
             yield from (found for denial in agent.denials for found in self._denial(denial))
@@ -104,6 +108,19 @@ class _Linter:
             message = f"everything that `{name}` covers is denied to agent `{agent.agent_id}`"
             return Finding("grant_shadowed", message, grant.origin, "a deny always wins: remove one of the two")
         return None
+
+    def _approval(self, grant: Grant, rule: ApprovalRule) -> Iterator[Finding]:
+        """Approvals that nobody could ever give."""
+        name, approvers = grant.pattern.text, self._configuration.approvers
+        people = approvers.who_may(rule.approvers)
+        hint = "`secret-broker approvers enrol NAME --group GROUP` adds people to approvers.yaml"
+        for wanted in rule.approvers:
+            if not approvers.who_may((wanted,)):
+                message = f"`{wanted}`, who may approve `{name}`, is no person or group of approvers.yaml"
+                yield Finding("unknown_approver", message, grant.origin, hint)
+        if len(people) < rule.quorum:
+            message = f"`{name}` needs {rule.quorum} to approve it, and only {len(people)} may"
+            yield Finding("quorum_out_of_reach", message, grant.origin, hint)
 
     def _fits_nothing(self, entry: Grant | Denial) -> Finding:
         name = entry.pattern.text
@@ -175,3 +192,17 @@ class _Linter:
         for agent_id in sorted(spoken_for - set(self._policy.agents)):
             message = f"an issuer may speak for agent `{agent_id}`, which the policy does not have"
             yield Finding("unknown_agent", message, None, "correct the name, or add the agent to the policy")
+
+    def _dashboard(self) -> Iterator[Finding]:
+        """What is signed where nobody's signature counts."""
+        dashboard, approvers = self._configuration.dashboard, self._configuration.approvers
+        if not approvers.people:
+            return
+        if dashboard.origin not in approvers.origins:
+            message = f"`origins` of approvers.yaml leaves out {dashboard.origin}, where the dashboard is visited"
+            yield Finding("dashboard_not_an_origin", message, None, "add it, or leave `origins` out")
+        for person in approvers.people.values():
+            for key in person.keys:
+                if isinstance(key, WebAuthnKey) and key.rp_id != dashboard.rp_id:
+                    message = f"a key of `{person.name}` belongs to {key.rp_id}; the dashboard is at {dashboard.origin}"
+                    yield Finding("key_of_another_host", message, person.origin, "enrol the person again, or remove it")

@@ -1,13 +1,14 @@
-"""`broker.yaml`: how the broker itself runs: its cache, its vaults, and the address of the HTTP gateway."""
+"""`broker.yaml`: how the broker itself runs: its cache, its vaults, and where gateway and dashboard listen."""
 
 from ipaddress import ip_address
 
-from broker_worker.core.configuration import CacheSettings, ProviderSettings, ServerSettings
+from broker_worker.core.configuration import CacheSettings, Dashboard, ProviderSettings, ServerSettings
 from broker_worker.core.references import SCHEMES
+from broker_worker.files.approvers import read_origin
 from broker_worker.files.quantities import LONGEST_SECONDS
 from broker_worker.files.sections import Section, Value
 
-KEYS = ("server", "provider", "providers", "cache")
+KEYS = ("server", "dashboard", "provider", "providers", "cache")
 _MAX_ENTRIES = 1_000_000
 
 
@@ -59,6 +60,20 @@ def read_server(value: Value | None) -> ServerSettings | None:
         host=default.host if host is None else _loopback(host),
         port=default.port if port is None else port.integer(1, 65_535),
     )
+
+
+def read_dashboard(value: Value | None) -> Dashboard:
+    """Read the `dashboard` section.
+
+    Raises:
+        ConfigError: with file and line.
+    """
+    if value is None:
+        return Dashboard()
+    section = value.section("port", "origin")
+    written, origin = section.get("port"), section.get("origin")
+    port = Dashboard().port if written is None else written.integer(1024, 65_535)
+    return Dashboard(port, f"http://localhost:{port}" if origin is None else read_origin(origin))
 
 
 def _loopback(value: Value) -> str:

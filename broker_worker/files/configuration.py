@@ -1,19 +1,22 @@
-"""The operator's files, read and checked as one: a folder of four files, or a single file with all sections.
+"""The operator's files, read and checked as one: a folder of four or five files, or a single file with all sections.
 
 In the folder form each of `policies`, `secrets` and `issuers` stands either in its own file (`policy.yaml`,
-`secrets.yaml`, `issuers.yaml`) or in `broker.yaml`, never in both. A missing or an empty file is an error, not an
-empty answer. A file that holds a policy and nothing else loads too, to be checked and tested by itself.
+`secrets.yaml`, `issuers.yaml`) or in `broker.yaml`, never in both; `approvers.yaml` is only ever a file of its own,
+and only needed where the policy asks for approvals. Any other file that is missing, or one that is empty, is an error,
+not an empty answer. A file that holds a policy and nothing else loads too, to be checked and tested by itself.
 """
 
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from broker_worker.core.configuration import CacheSettings, Configuration
+from broker_worker.core.approvers import Approvers
+from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
 from broker_worker.core.digest import configuration_digest, policy_digest
 from broker_worker.core.references import SCHEMES, scheme_of
-from broker_worker.files import broker, policy
-from broker_worker.files.broker import read_cache, read_providers, read_server
+from broker_worker.files import approvers, broker, policy
+from broker_worker.files.approvers import read_approvers
+from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
 from broker_worker.files.issuers import read_issuers
 from broker_worker.files.policy import read_policy
 from broker_worker.files.registry import read_registry
@@ -21,6 +24,7 @@ from broker_worker.files.sections import Section, Value
 from broker_worker.files.yaml_reader import read_yaml
 
 BROKER_FILE, POLICY_FILE, SECRETS_FILE, ISSUERS_FILE = "broker.yaml", "policy.yaml", "secrets.yaml", "issuers.yaml"
+APPROVERS_FILE = "approvers.yaml"
 
 _ALL_KEYS = (*broker.KEYS, "secrets", *policy.KEYS, "issuers")
 
@@ -54,7 +58,7 @@ def _load_file(path: Path) -> Configuration:
         alone = Configuration(read_policy(document), {}, CacheSettings(), (), (), digest="", policy_only=True)
         return _with_digests(alone)
     secrets = document.require("secrets", why="write `secrets:` with names and references")
-    return _read(document, document, secrets, document.get("issuers"), without_maximum=None)
+    return _with_digests(_read(document, document, secrets, document.get("issuers"), without_maximum=None))
 
 
 def _load_folder(folder: Path) -> Configuration:
@@ -63,7 +67,24 @@ def _load_folder(folder: Path) -> Configuration:
     secrets = _owner(document, folder / SECRETS_FILE, ("secrets",), ("secrets",)).require("secrets")
     issuers = _owner(document, folder / ISSUERS_FILE, ("issuers",), ("issuers",)).require("issuers")
     without_maximum = None if rules is document else CacheSettings().max_ttl_seconds
-    return _read(document, rules, secrets, issuers, without_maximum=without_maximum)
+    read = _read(document, rules, secrets, issuers, without_maximum=without_maximum)
+    return _with_digests(replace(read, approvers=load_approvers(folder, read.dashboard)))
+
+
+def load_approvers(folder: Path, dashboard: Dashboard) -> Approvers:
+    """Read the people who may decide, from `approvers.yaml`; nobody if there is no such file.
+
+    Args:
+        folder: where the operator's files are.
+        dashboard: its origin is the one that counts where the file names no others.
+
+    Raises:
+        ConfigError: with file and line.
+    """
+    path = folder / APPROVERS_FILE
+    if not path.exists():
+        return Approvers(origins=(dashboard.origin,))
+    return read_approvers(_document(path, *approvers.KEYS), dashboard)
 
 
 def _read(
@@ -79,9 +100,10 @@ def _read(
         providers=read_providers(document),
         digest="",
         server=read_server(document.get("server")),
+        dashboard=read_dashboard(document.get("dashboard")),
     )
     _check_providers(configuration, document)
-    return _with_digests(configuration)
+    return configuration
 
 
 def _owner(document: Section, own_file: Path, keys: Iterable[str], required: tuple[str, ...]) -> Section:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
 from broker_worker.core.policy import Origin
@@ -11,6 +12,7 @@ from broker_worker.files.yaml_reader import read_yaml
 
 DEFAULT_RUN = "run-0"
 """The run of a case that names none."""
+_VERDICTS: Final = ("allow", "approval", "deny")
 _KEYS = ("agent", "secret", "run", "purpose", "at", "expect", "rule", "reason")
 
 
@@ -25,7 +27,7 @@ class Expectation:
         run: in which run.
         purpose: what it would say that it is for.
         at: when, ms since the epoch; None for now.
-        allowed: whether it must be allowed.
+        expect: `allow`, `approval` (allowed once people allow it) or `deny`.
         rule: the line that must decide, such as `policy.yaml:12`; None for any.
         reason: the reason that must be given, such as `no_grant`; None for any.
     """
@@ -36,7 +38,7 @@ class Expectation:
     run: str
     purpose: str
     at: int | None
-    allowed: bool
+    expect: str
     rule: str | None
     reason: str | None
 
@@ -78,8 +80,9 @@ def _read_case(section: Section) -> Expectation:
         run=DEFAULT_RUN if run is None else run.name(check_run_id),
         purpose="" if purpose is None else purpose.text(),
         at=None if at is None else at.parsed(parse_moment),
-        allowed=section.require("expect", why="write `expect: allow` or `expect: deny`").choice("allow", "deny")
-        == "allow",
+        expect=section.require("expect", why="write `expect: allow`, `expect: approval` or `expect: deny`").choice(
+            *_VERDICTS
+        ),
         rule=None if rule is None else rule.text("a line such as policy.yaml:12"),
         reason=None if reason is None else reason.text("a reason such as no_grant"),
     )

@@ -14,18 +14,23 @@ from itertools import pairwise
 from pathlib import Path
 
 import nacl.bindings as sodium
+from filelock import FileLock
 
 from agent_sdk.wire.sealing import KEY_BYTES, key_id, run_public_key
 from broker_worker.core.errors import SetupError
-from broker_worker.private_files import create_private, make_private_folder, read_private
+from broker_worker.private_files import create_private, make_private_folder, read_private, write_private
 
 IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.key", "vault.key", "intake"
 CONTROL, JOBS = "control.key", "jobs.key"
 """`control.key` signs revocations; `jobs.key` seals what background jobs are about."""
+PUBLIC_IDENTITY = "identity.pub"
+"""The public half of the identity, for programs that check what the broker signed and hold none of its keys."""
 
 _SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
 _INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")
+_PUBLIC = re.compile(rb"SECRET-BROKER-PUBLIC-1:([A-Za-z0-9_-]{43})\n?")
 _MAX_FILE = 256
+_LOCK_SECONDS = 10.0
 _MISSING = "restore it from a backup, or name the right home with --home; `secret-broker init` makes a new installation"
 
 
@@ -74,7 +79,7 @@ def create_seed(path: Path) -> bytes:
         SetupError: if the file exists or cannot be written.
     """
     seed = secrets.token_bytes(KEY_BYTES)
-    create_private(path, b"SECRET-BROKER-KEY-1:" + base64.urlsafe_b64encode(seed).rstrip(b"=") + b"\n")
+    create_private(path, b"SECRET-BROKER-KEY-1:" + _base64url(seed) + b"\n")
     return seed
 
 
@@ -90,8 +95,48 @@ def load_seed(path: Path) -> bytes:
     return base64.urlsafe_b64decode(found[1] + b"=")
 
 
+def ensure_seed(path: Path) -> bytes:
+    """Read a 32-byte seed; make it first where an older installation has none. Safe for several processes at once.
+
+    Args:
+        path: the file, in a folder that exists.
+
+    Raises:
+        SetupError: if the file cannot be used, or there is none and it cannot be made.
+    """
+    if path.exists():
+        return load_seed(path)
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS, mode=0o600):
+            return load_seed(path) if path.exists() else create_seed(path)
+    except OSError as error:
+        raise SetupError(
+            f"{path} does not exist and cannot be made: {error.strerror or 'another process holds its lock'}",
+            hint="check the folder's owner and mode",
+        ) from error
+
+
+def ensure_control_seed(keys_dir: Path, orders: Path) -> bytes:
+    """Read the key that signs revocations; make it first where nothing was ever signed with one.
+
+    Args:
+        keys_dir: the folder with the keys.
+        orders: the file of signed revocations. If it has any and the key is gone, a new key would undo all of them.
+
+    Raises:
+        SetupError: if the key is missing though there are orders, or it cannot be used or made.
+    """
+    path = keys_dir / CONTROL
+    if not path.exists() and orders.exists() and orders.stat().st_size:
+        raise SetupError(
+            f"{path} does not exist, but {orders} holds orders that were signed with it",
+            hint="restore the key from a backup; or move the orders away, give every one again, and see the audit",
+        )
+    return ensure_seed(path)
+
+
 def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
-    """Make the identity key, the first intake key, and the keys of issuer and queue.
+    """Make the identity key, the first intake key, and the keys of issuer, queue, revocations and jobs.
 
     Args:
         keys_dir: the folder; made with mode 0700 if it is missing.
@@ -102,10 +147,41 @@ def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
     """
     make_private_folder(keys_dir)
     make_private_folder(keys_dir / INTAKE)
-    for name in (IDENTITY, ISSUER, QUEUE):
+    for name in (IDENTITY, ISSUER, QUEUE, CONTROL, JOBS):
         create_seed(keys_dir / name)
+    write_public_identity(keys_dir)
     _create_intake(keys_dir / INTAKE, now)
     return load_broker_keys(keys_dir)
+
+
+def write_public_identity(keys_dir: Path) -> bytes:
+    """Write the public half of the identity beside it, if it does not stand there already.
+
+    Returns:
+        The public half, 32 bytes.
+
+    Raises:
+        SetupError: if the identity cannot be read, or the file cannot be written.
+    """
+    public = run_public_key(load_seed(keys_dir / IDENTITY))
+    path, content = keys_dir / PUBLIC_IDENTITY, b"SECRET-BROKER-PUBLIC-1:" + _base64url(public) + b"\n"
+    if not path.exists() or read_private(path, "the key", _MAX_FILE, hint=_MISSING) != content:
+        write_private(path, content)
+    return public
+
+
+def load_public_identity(keys_dir: Path) -> bytes:
+    """The public half of the broker's identity, 32 bytes, read without the secret half.
+
+    Raises:
+        SetupError: if the file is missing, open to others or damaged.
+    """
+    path = keys_dir / PUBLIC_IDENTITY
+    hint = "`secret-broker keys show` writes it"
+    found = _PUBLIC.fullmatch(read_private(path, "the public key", _MAX_FILE, hint=hint))
+    if found is None:
+        raise SetupError(f"{path} does not hold the public half of the broker's identity", hint=hint)
+    return base64.urlsafe_b64decode(found[1] + b"=")
 
 
 def load_broker_keys(keys_dir: Path) -> BrokerKeys:
@@ -151,7 +227,7 @@ def rotate_intake(keys_dir: Path, overlap_seconds: int, now: int) -> BrokerKeys:
 
 def _create_intake(folder: Path, now: int) -> None:
     public, secret = sodium.crypto_box_keypair()
-    line = b"SECRET-BROKER-INTAKE-1:%d:%s\n" % (now, base64.urlsafe_b64encode(secret).rstrip(b"="))
+    line = b"SECRET-BROKER-INTAKE-1:%d:%s\n" % (now, _base64url(secret))
     create_private(folder / f"{key_id(public).hex()}.key", line)
 
 
@@ -172,6 +248,10 @@ def _load_intake(path: Path) -> IntakeKey:
             hint="restore the file from a backup, or remove it and run `secret-broker keys rotate`",
         )
     return IntakeKey(key_id(public), secret, public, int(found[1]))
+
+
+def _base64url(raw: bytes) -> bytes:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
 
 
 def _not_a_key(path: Path) -> SetupError:

@@ -10,6 +10,7 @@ from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import MAX_RUN_ID, NamePattern, check_agent_id, check_secret_name, is_agent_id
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, Denial, Grant, Policy, Role
+from broker_worker.files.approval_rule import read_approval_rule
 from broker_worker.files.quantities import parse_duration, parse_moment, parse_rate
 from broker_worker.files.sections import Section, Value, nearest
 
@@ -23,7 +24,7 @@ RUN_LIMIT = Rate(count=600, period=60_000, burst=100)
 SECRET_LIMIT = Rate(count=6000, period=60_000, burst=1000)
 """A secret, all agents together, where nothing else is written."""
 
-_GRANT_KEYS = ("secret", "pattern", "max_ttl", "rate", "purpose", "runs", "not_after")
+_GRANT_KEYS = ("secret", "pattern", "max_ttl", "rate", "purpose", "runs", "not_after", "approval")
 _MAX_BURST = 1_000_000
 _RUN_PATTERN = re.compile(r"[a-z0-9._-]*\*?[a-z0-9._-]*", re.ASCII)
 
@@ -158,6 +159,7 @@ class _PolicyReader:
             return Grant(self._exact(item), item.origin, role)
         section = item.section(*_GRANT_KEYS)
         max_ttl, purpose, not_after = section.get("max_ttl"), section.get("purpose"), section.get("not_after")
+        approval = section.get("approval")
         return Grant(
             pattern=self._pattern_of(section),
             origin=item.origin,
@@ -167,6 +169,7 @@ class _PolicyReader:
             purpose_required=purpose is not None and purpose.choice("required", "optional") == "required",
             runs=_runs(section.get("runs")),
             not_after=None if not_after is None else not_after.parsed(parse_moment),
+            approval=None if approval is None else read_approval_rule(approval),
         )
 
     def _pattern_of(self, section: Section) -> NamePattern:

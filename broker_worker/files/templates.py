@@ -23,7 +23,7 @@ PROVIDER_SECTIONS: Mapping[str, str] = {
 
 
 def render_configuration(provider: str, issuer_public_key: bytes) -> Mapping[str, str]:
-    """Make the four files of a new installation.
+    """Make the files of a new installation.
 
     Args:
         provider: a key of `PROVIDER_SECTIONS`.
@@ -42,6 +42,7 @@ def render_configuration(provider: str, issuer_public_key: bytes) -> Mapping[str
         "policy.yaml": _template("policy.yaml"),
         "secrets.yaml": _LOCAL_REF.sub(lambda found: f'"{_reference(provider, found[1])}"', _template("secrets.yaml")),
         "issuers.yaml": issuers,
+        "approvers.yaml": _template("approvers.yaml"),
     }
 
 

@@ -23,7 +23,7 @@ def test_a_case_with_everything_written_out(tmp_path: Path) -> None:
         "at: 1970-01-02T00:00:00Z, expect: deny, rule: 'policy.yaml:3', reason: no_grant}\n",
     )
     case = Expectation(
-        Origin("t.yaml", 3), "codex", "one", "run-1", "why", 86_400_000, False, "policy.yaml:3", "no_grant"
+        Origin("t.yaml", 3), "codex", "one", "run-1", "why", 86_400_000, "deny", "policy.yaml:3", "no_grant"
     )
     assert table == ExpectationTable(tmp_path / "../config", (case,))
 
@@ -31,7 +31,7 @@ def test_a_case_with_everything_written_out(tmp_path: Path) -> None:
 def test_a_short_case_asks_now_in_some_run_without_a_purpose(tmp_path: Path) -> None:
     """What is not written is not checked."""
     (case,) = read(tmp_path, "cases: [{agent: codex, secret: one, expect: allow}]").cases
-    assert case == Expectation(Origin("t.yaml", 1), "codex", "one", "run-0", "", None, True, None, None)
+    assert case == Expectation(Origin("t.yaml", 1), "codex", "one", "run-0", "", None, "allow", None, None)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_short_case_asks_now_in_some_run_without_a_purpose(tmp_path: Path) -> 
         ("cases:\n  - {agent: codex, secret: one}", "2: entry of `cases`: the key `expect` is missing"),
         (
             "cases: [{agent: codex, secret: one, expect: no}]",
-            "1: `expect`: found `no`, which YAML takes for a boolean, expected `allow` or `deny`",
+            "1: `expect`: found `no`, which YAML takes for a boolean, expected `allow` or `approval` or `deny`",
         ),
         (
             "cases: [{agent: codex, secret: One, expect: deny}]",

@@ -225,10 +225,10 @@ WRONG = [
         "keep one of the two",
     ),
     (
-        "agents:\n  codex:\n    allow:\n      - {secret: a, approval: required}\n",
+        "agents:\n  codex:\n    allow:\n      - {secret: a, human: required}\n",
         4,
-        "entry of `allow`: unknown key `approval`",
-        "known here: secret, pattern, max_ttl, rate, purpose, runs, not_after",
+        "entry of `allow`: unknown key `human`",
+        "known here: secret, pattern, max_ttl, rate, purpose, runs, not_after, approval",
     ),
     (
         "agents:\n  codex:\n    allow:\n      - {pattern: a*}\n",
