@@ -134,10 +134,22 @@ USAGE = Table(
     Column("hour", BigInteger, primary_key=True),
     Column("granted", Integer, nullable=False, default=0),
     Column("refused", Integer, nullable=False, default=0),
-    Index("usage_by_secret", "secret_name", "hour"),
+    Index("usage_by_secret", "secret_name", "hour", "granted", "refused"),
+    Index("usage_by_agent", "agent_id", "hour", "granted", "refused"),
     Index("usage_by_hour", "hour"),
 )
 """Per agent, secret and hour (ms since the epoch at its start): how often it was given and refused."""
+
+REVOCATIONS = Table(
+    "revocations",
+    METADATA,
+    Column("subject", String(512), primary_key=True),
+    Column("revoked_at", BigInteger),
+    Column("reinstated_at", BigInteger),
+    Column("reason", String(256)),
+    Column("revoked_by", String(256)),
+)
+"""Per subject, as the audit names it (`kind:id`): the newest order of each kind; it is refused as runs are."""
 
 CHAINS = Table(
     "chains",

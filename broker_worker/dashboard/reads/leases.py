@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, literal, select, tuple_
+from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, Select, func, literal, select, tuple_
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.expression import Tuple
 
 from broker_worker.dashboard.reads.keyset import PAGE, Cursor, Page, cut
@@ -26,15 +27,10 @@ class LeaseFilter:
     secret: str | None = None
     version: str | None = None
 
-    def narrow(self, query: Select[Any]) -> Select[Any]:
-        """Only what the filter lets through."""
+    def conditions(self, columns: ReadOnlyColumnCollection[str, Any]) -> list[ColumnElement[bool]]:
+        """What must hold of a lease with these columns."""
         wanted = {"agent_id": self.agent, "run_id": self.run, "secret_name": self.secret, "version": self.version}
-        return query.where(*(LEASES.c[name] == value for name, value in wanted.items() if value is not None))
-
-
-def is_open(now: int) -> ColumnElement[bool]:
-    """Whether a lease is held at a time: neither expired nor ended before."""
-    return and_(LEASES.c.expires_at > now, LEASES.c.ended_at.is_(None))
+        return [columns[name] == value for name, value in wanted.items() if value is not None]
 
 
 def open_leases(
@@ -49,17 +45,26 @@ def open_leases(
         after: the last row of the page before.
         limit: how many.
     """
-    query = wanted.narrow(select(LEASES)).where(is_open(now)).order_by(LEASES.c.expires_at, LEASES.c.lease_id)
+    held = _held(now)
+    query = select(held).where(*wanted.conditions(held.c)).order_by(held.c.expires_at, held.c.lease_id)
     if after is not None:
-        query = query.where(tuple_(LEASES.c.expires_at, LEASES.c.lease_id) > _place(after))
+        query = query.where(tuple_(held.c.expires_at, held.c.lease_id) > _place(after))
     return _page(connection, query, limit, "expires_at")
+
+
+def _held(now: int) -> CTE:
+    """What is held now, found by when it ends and only then narrowed: that is few of all that one secret ever had."""
+    query = select(LEASES).where(LEASES.c.expires_at > now, LEASES.c.ended_at.is_(None))
+    return query.cte("held").prefix_with("MATERIALIZED")
 
 
 def all_leases(
     connection: Connection, wanted: LeaseFilter, *, after: Cursor | None = None, limit: int = PAGE
 ) -> Page[RowMapping]:
     """What is and was held, the newest first; parameters as for `open_leases`."""
-    query = wanted.narrow(select(LEASES)).order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id.desc())
+    query = (
+        select(LEASES).where(*wanted.conditions(LEASES.c)).order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id.desc())
+    )
     if after is not None:
         query = query.where(tuple_(LEASES.c.issued_at, LEASES.c.lease_id) < _place(after))
     return _page(connection, query, limit, "issued_at")
@@ -78,8 +83,8 @@ def count_open(connection: Connection, now: int, by: str) -> dict[str, int]:
         now: the time, ms since the epoch.
         by: the column whose values they are counted by: `agent_id` or `secret_name`.
     """
-    column = LEASES.c[by]
-    query = select(column, func.count()).where(is_open(now)).group_by(column)
+    held = _held(now)
+    query = select(held.c[by], func.count()).group_by(held.c[by])
     return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
 
