@@ -19,8 +19,8 @@ settings.load_profile("patient")
 
 # Test code that several modules share lies beside them and is imported by its own name.
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
-pytest.register_assert_rewrite("provider_conformance", "desk_workbench", "broker_home")
-pytest_plugins = ["broker_home"]
+pytest.register_assert_rewrite("provider_conformance", "desk_workbench", "broker_home", "dashboard_house")
+pytest_plugins = ["broker_home", "dashboard_house"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

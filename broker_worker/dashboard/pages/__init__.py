@@ -1,0 +1,12 @@
+"""The pages, a module each; `routes` is what each brings. A new page joins here and in `rendering.NAVIGATION`."""
+
+from starlette.routing import Route
+
+from broker_worker.dashboard.pages import login
+
+PAGES = (login,)
+"""In the order in which their routes are tried."""
+
+ROUTES: tuple[Route, ...] = tuple(route for module in PAGES for route in module.routes)
+
+__all__ = ["PAGES", "ROUTES"]

@@ -1,0 +1,134 @@
+"""A dashboard for tests: its pages in this process, on a ledger in a file, with a clock that can be turned."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import create_engine
+
+from agent_sdk.wire.audit import event_id
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.revocations import Kind, Revocation
+from broker_worker.dashboard.app import make_app
+from broker_worker.dashboard.context import Context
+from broker_worker.dashboard.links import Links
+from broker_worker.dashboard.serving import read_only
+from broker_worker.files.configuration import load_configuration
+from broker_worker.ledger.schema import EVENTS, METADATA
+from broker_worker.settings import Settings
+
+NOW = 1_790_000_000_000
+ORIGIN = "http://localhost:7710"
+CHAIN = "00112233445566aa"
+
+
+@dataclass
+class House:
+    """One dashboard.
+
+    Args:
+        folder: its home.
+        now: the time, ms since the epoch.
+        revoked: the orders that its pages gave.
+    """
+
+    folder: Path
+    now: int = NOW
+    revoked: list[Revocation] = field(default_factory=list)
+    sequence: int = 0
+
+    def __post_init__(self) -> None:
+        self.settings = Settings(home=self.folder)
+        self.database = f"sqlite:///{self.folder / 'ledger.sqlite3'}"
+        self.writer = create_engine(self.database)
+        METADATA.create_all(self.writer)
+        self.reader = read_only(self.database)
+        self.context = Context(
+            settings=self.settings,
+            configuration=self.configuration,
+            ledger=self.reader,
+            revoke=self.revoke,
+            clock=lambda: self.now,
+            origin=ORIGIN,
+            links=Links(self.settings.state_dir / "dashboard"),
+        )
+        self.app = make_app(self.context)
+
+    def configuration(self) -> Configuration:
+        """The operator's files."""
+        return load_configuration(self.settings.config_dir)
+
+    async def revoke(
+        self, settings: Settings, kind: Kind, subject: str, *, version: str | None = None, reason: str, by: str
+    ) -> Revocation:
+        """Remember an order instead of publishing it."""
+        order = Revocation(
+            revocation_id="00" * 8,
+            order="revoke",
+            kind=kind,
+            subject=subject,
+            version=version,
+            at=self.now,
+            reason=reason,
+            by=by,
+        )
+        self.revoked.append(order)
+        return order
+
+    def client(self, origin: str = ORIGIN) -> httpx.AsyncClient:
+        """A browser that is not logged in."""
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url=origin, headers={"Origin": origin})
+
+    async def log_in(self, client: httpx.AsyncClient) -> None:
+        """Log a browser in with a fresh link."""
+        token = self.context.links.make(self.now)
+        answer = await client.post("/login", data={"token": token})
+        assert answer.status_code == 303, answer.text
+
+    @property
+    def csrf(self) -> str:
+        """The form token of the newest session."""
+        return list(self.context.sessions._open.values())[-1].csrf
+
+    def record(self, event: str = "access", *, at: int | None = None, **columns: Any) -> int:
+        """Put an event into the ledger; its position is returned."""
+        self.sequence += 1
+        columns = {"outcome": None, "worker": "worker-1", "chain": CHAIN, "sequence": self.sequence} | columns
+        with self.writer.begin() as connection:
+            made = connection.execute(
+                EVENTS.insert().values(
+                    event=event,
+                    at=self.now if at is None else at,
+                    event_id=event_id(columns["chain"], columns["sequence"]),
+                    line="{}",
+                    **columns,
+                )
+            )
+        key = made.inserted_primary_key
+        assert key is not None
+        return int(key[0])
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.writer.dispose()
+        self.reader.dispose()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """A dashboard on an empty ledger."""
+    made = House(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def browser(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser that is logged in."""
+    async with house.client() as client:
+        await house.log_in(client)
+        yield client
