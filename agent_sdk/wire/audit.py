@@ -7,7 +7,7 @@ There is no field that could hold a value, and unknown fields are refused.
 """
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
@@ -27,6 +27,8 @@ _TIME = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{3}Z$"
 _WORKER = "^[a-z0-9]+([._-]+[a-z0-9]+)*$"
 _HEX = "^[0-9a-f]+$"
 _YEAR_10000 = 253_402_300_800_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 
 EventType = Literal[
     "access",
@@ -221,6 +223,18 @@ def format_time(milliseconds: int) -> str:
         raise ValueError("a time in the audit lies between the years 1970 and 9999")
     seconds, rest = divmod(milliseconds, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def parse_time(timestamp: str) -> int:
+    """The time of an audit event in ms since the epoch: the inverse of `format_time`.
+
+    Raises:
+        ValueError: if it is not a time that there is.
+    """
+    moment = datetime.fromisoformat(timestamp)
+    if moment.tzinfo is None or moment.year < 1970:
+        raise ValueError("a time in the audit is in UTC and lies between the years 1970 and 9999")
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def event_schema() -> dict[str, Any]:
