@@ -90,6 +90,16 @@ class Settings(BaseSettings):
         return self.home / "state"
 
     @property
+    def revocations_file(self) -> Path:
+        """The signed orders to refuse or to serve again."""
+        return self.state_dir / "revocations.jsonl"
+
+    @property
+    def used_approvals_file(self) -> Path:
+        """Which single-use approvals were used."""
+        return self.state_dir / "used_approvals.jsonl"
+
+    @property
     def ledger_address(self) -> str:
         """The run ledger's database URL."""
         return self.ledger_url or f"sqlite:///{self.home / 'ledger' / 'ledger.sqlite3'}"

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hmac import compare_digest
+from itertools import count
 from typing import Final
 
 from msgspec import Struct
@@ -29,6 +30,7 @@ class _Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     version: Version | None
     issued_at: Time
     ends_at: Time
+    serial: Time
 
 
 _BODY = Codec(_Body, "lease", 496)
@@ -68,23 +70,25 @@ class LeaseMint:
 
     Args:
         key: 32 bytes, from `lease_key`.
+        first_serial: where the mint's count begins; random, so that two workers never issue one lease twice.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, first_serial: int = 0) -> None:
         self._key = key
+        self._serials = count(first_serial)
 
     def issue(self, agent_id: str, run_key: bytes, name: str, version: str | None, now: int, ends_at: int) -> Lease:
-        """Begin a lease.
+        """Begin a lease; no two are alike, also if a run gives one back and asks again within the same millisecond.
 
         Args:
             agent_id: of the verified token.
             run_key: the run's Ed25519 public key; only it can renew or give back the lease.
             name: the secret.
-            version: the vault's own version, if it has one.
+            version: the vault's own version, if it has one; at most 128 bytes of UTF-8.
             now: the time, ms since the epoch.
             ends_at: its hard end, ms since the epoch.
         """
-        body = _BODY.encode(_Body(name, version, now, ends_at))
+        body = _BODY.encode(_Body(name, version, now, ends_at, next(self._serials)))
         return Lease(self._mac(agent_id, run_key, body) + body, name, version, now, ends_at)
 
     def read(self, token: bytes, agent_id: str, run_key: bytes) -> Lease:

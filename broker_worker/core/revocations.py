@@ -1,7 +1,8 @@
 """What must not be served any more, whatever the policy says, until it is reinstated."""
 
+import re
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import nacl.bindings as sodium
 from msgspec import Meta, Struct
@@ -10,9 +11,14 @@ from nacl.exceptions import BadSignatureError
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import Time
+from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
 
 Kind = Literal["run", "agent", "secret", "lease", "token"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 MAX_BYTES: Final = 4096
+MAX_TOKEN_ID: Final = 64
+"""Longest `jti` that a token may have, characters."""
+_LEASE_ID = re.compile("[0-9a-f]{32}")
 _TAG = b"secret-broker revocation v1\x00"
 Text = Annotated[str, Meta(max_length=256)]
 
@@ -45,6 +51,35 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     def label(self) -> str:
         """`kind:subject`, as the audit says it; a secret's version behind `@`."""
         return f"{self.kind}:{self.subject}" + ("" if self.version is None else f"@{self.version}")
+
+
+def check_subject(kind: Kind, subject: str, version: str | None = None) -> None:
+    """Check that there could be such a thing: an order about anything else would stop nothing.
+
+    Args:
+        kind: what `subject` is.
+        subject: as in `Revocation`; compared as written, never normalised.
+        version: as in `Revocation`.
+
+    Raises:
+        WireError: if the subject is not of the form that its kind has; what was expected.
+    """
+    if version is not None and (kind != "secret" or not 0 < len(version) <= 128):
+        raise WireError("only a secret has a version, of 1 to 128 characters", reason="bad_subject")
+    if kind == "agent":
+        check_agent_id(subject)
+    elif kind == "secret":
+        check_secret_name(subject)
+    elif kind == "run":
+        agent_id, slash, run_id = subject.partition("/")
+        if not slash:
+            raise WireError("a run is named by agent and run: expected AGENT/RUN", reason="bad_subject")
+        check_agent_id(agent_id)
+        check_run_id(run_id)
+    elif kind == "lease" and _LEASE_ID.fullmatch(subject) is None:
+        raise WireError("a lease id has 32 hexadecimal digits in lower case", reason="bad_subject")
+    elif kind == "token" and not 0 < len(subject) <= MAX_TOKEN_ID:
+        raise WireError(f"a token's jti has 1 to {MAX_TOKEN_ID} characters", reason="bad_subject")
 
 
 class _Signed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -90,8 +125,12 @@ class Revocations:
 
     def __init__(self) -> None:
         self._orders: dict[tuple[str, str, str | None], Revocation] = {}
-        self.is_empty = True
+        self._refusing = 0
+
+    @property
+    def is_empty(self) -> bool:
         """Whether nothing is refused: the only question that costs anything when nothing was ever revoked."""
+        return self._refusing == 0
 
     def __iter__(self) -> Iterator[Revocation]:
         """What is refused now."""
@@ -101,15 +140,21 @@ class Revocations:
         """Take an order.
 
         Returns:
-            Whether it changed what is in force: False for one that is known, or older than a known one.
+            Whether it changed what is refused: False for one that is known, older than a known one, or repeats it.
         """
         place = (revocation.kind, revocation.subject, revocation.version)
         known = self._orders.get(place)
-        if known is not None and (known.at, known.revocation_id) >= (revocation.at, revocation.revocation_id):
+        if known is not None and _age(known) >= _age(revocation):
             return False
+        was_refused = known is not None and known.order == "revoke"
+        is_refused = revocation.order == "revoke"
         self._orders[place] = revocation
-        self.is_empty = not any(each.order == "revoke" for each in self._orders.values())
-        return known is None or known.order != revocation.order
+        self._refusing += is_refused - was_refused
+        return was_refused != is_refused
+
+    def newest(self, kind: Kind, subject: str, version: str | None = None) -> Revocation | None:
+        """The order that holds about a subject, to refuse it or to serve it again."""
+        return self._orders.get((kind, subject, version))
 
     def of_run(self, agent_id: str, run_id: str, token_id: str) -> Revocation | None:
         """The order that refuses everything that a run asks, if there is one."""
@@ -129,3 +174,9 @@ class Revocations:
     def _find(self, kind: str, subject: str, version: str | None = None) -> Revocation | None:
         found = self._orders.get((kind, subject, version))
         return found if found is not None and found.order == "revoke" else None
+
+
+def _age(revocation: Revocation) -> tuple[int, bool, str, str, str]:
+    """What orders about one subject are sorted by. Of two given in the same millisecond, the one to refuse holds."""
+    last = (revocation.revocation_id, revocation.reason, revocation.by)
+    return (revocation.at, revocation.order == "revoke", *last)
