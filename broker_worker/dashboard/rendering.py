@@ -28,6 +28,8 @@ NAVIGATION = (
 )
 """The pages, in the order of the navigation; each also lights up for the paths below it."""
 _PACKAGE = "broker_worker.dashboard"
+_PLACES = frozenset({"before", "after"})
+"""Parameters that say where in a list somebody is; another filter begins at its beginning."""
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -43,14 +45,21 @@ def page(request: Request, template: str, /, *, status: int = 200, **values: Any
     return HTMLResponse(render(request, template, **values), status)
 
 
-def render(request: Request, template: str, /, **values: Any) -> str:
-    """Render a template to text, as `page` does."""
+def render(request: Request, template: str, /, *, at: str = "", **values: Any) -> str:
+    """Render a template to text, as `page` does.
+
+    Args:
+        request: what asked for it.
+        template: the file in `templates`.
+        at: the address of the page that it becomes a part of; empty for the request's own.
+        **values: what the template says.
+    """
 
     def here(**changes: str | int | None) -> str:
         """The address of this page with parameters set, or removed where they are None; pages begin anew."""
-        query = {name: value for name, value in request.query_params.items() if name != "before"} | changes
+        query = {name: value for name, value in request.query_params.items() if name not in _PLACES} | changes
         text = urlencode({name: value for name, value in query.items() if value not in {None, ""}})
-        return request.url.path + (f"?{text}" if text else "")
+        return (at or request.url.path) + (f"?{text}" if text else "")
 
     context = context_of(request)
     return _ENVIRONMENT.get_template(template).render(
@@ -103,6 +112,15 @@ def number(value: int) -> str:
     return f"{value:,}".replace(",", "\u2009")
 
 
+def took(microseconds: int) -> str:
+    """How long something took: `850 µs`, `12 ms`, `3.4 s`."""
+    if microseconds < 1000:
+        return f"{microseconds} µs"
+    if microseconds < 1_000_000:
+        return f"{microseconds / 1000:.3g} ms"
+    return f"{microseconds / 1_000_000:.1f} s"
+
+
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
@@ -128,5 +146,12 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"iso": iso, "number": number, "length": length, "headline": headline, "tone": tone}
+_ENVIRONMENT.filters |= {
+    "iso": iso,
+    "number": number,
+    "length": length,
+    "took": took,
+    "headline": headline,
+    "tone": tone,
+}
 _ENVIRONMENT.globals |= {"clock_time": clock_time, "distance": distance, "path": path, "static": _static}

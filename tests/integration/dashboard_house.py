@@ -1,6 +1,7 @@
 """A dashboard for tests: its pages in this process, on a ledger in a file, with a clock that can be turned."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,45 @@ class House:
         key = made.inserted_primary_key
         assert key is not None
         return int(key[0])
+
+    async def follow(
+        self, client: httpx.AsyncClient, address: str, *, last: str | None = None, enough: Callable[[str], bool]
+    ) -> str:
+        """What a browser receives of a stream until it has enough and leaves, or the stream ends."""
+        headers = {"Accept": "text/event-stream"} | ({} if last is None else {"Last-Event-ID": last})
+        request = client.build_request("GET", address, headers=headers)
+        client.cookies.set_cookie_header(request)
+        url = request.url
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": url.path,
+            "raw_path": url.raw_path,
+            "query_string": url.query,
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "server": ("localhost", 7710),
+            "client": ("127.0.0.1", 1),
+        }
+        got: list[bytes] = []
+        leaving = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await leaving.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            got.append(message.get("body", b""))
+            if message["type"] == "http.response.start":
+                got.append(f"{message['status']}\n".encode())
+            if enough(b"".join(got).decode()):
+                leaving.set()
+
+        async with asyncio.timeout(10):
+            await self.app(scope, receive, send)
+        return b"".join(got).decode()
 
     def close(self) -> None:
         """Let go of the database."""

@@ -2,9 +2,9 @@
 
 from starlette.routing import Route
 
-from broker_worker.dashboard.pages import login
+from broker_worker.dashboard.pages import live, login
 
-PAGES = (login,)
+PAGES = (live, login)
 """In the order in which their routes are tried."""
 
 ROUTES: tuple[Route, ...] = tuple(route for module in PAGES for route in module.routes)
