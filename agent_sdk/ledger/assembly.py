@@ -233,7 +233,7 @@ class ChainAssembler:
             return
         reached = self._positions[chain].next_sequence
         for item in [item for item in waiting.values() if item.line.event.sequence < reached]:
-            detail = "another line than the one that the broker signed at this sequence"
+            detail = "no signed checkpoint covers this line: it is not the broker's, or one behind it was changed"
             sequence = item.line.event.sequence
             into.findings.append(Finding(Fault.INSERTED, item.places[0], 0, sequence, detail))
             self._pop(chain, item.digest)
