@@ -89,6 +89,18 @@ class UsedApprovals:
                 self._used = frozenset(self._uses)
             return self._used
 
+    def check(self) -> int:
+        """How many uses the file has.
+
+        Raises:
+            SetupError: if it cannot be read.
+            AuditError: if a line of it cannot.
+        """
+        with self._mutex:
+            self._take(self._file.poll())
+            self._refuse_if_unreadable()
+            return len(self._uses)
+
     def _take(self, news: News) -> None:
         if not news.lines and not news.fault:
             return

@@ -1,0 +1,176 @@
+"""Orders to refuse a run, an agent, a secret, a lease or a token, or to serve it again.
+
+An order is signed with the control key, written into the broker's own file first and put onto the queue then: the file
+keeps it, whatever the queue forgets, and the queue takes it to workers on other hosts.
+"""
+
+import asyncio
+import secrets
+import time
+from typing import Literal
+
+import nacl.bindings as sodium
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from agent_sdk.wire import keynames
+from broker_worker.core.control import revocation_message
+from broker_worker.core.errors import BrokerError, QueueError, SetupError
+from broker_worker.core.revocations import Kind, Revocation, Revocations, check_subject, sign_revocation
+from broker_worker.files.keys import QUEUE, ensure_control_seed, load_seed
+from broker_worker.queue.acl import CONSOLE, user_url
+from broker_worker.settings import Settings
+from broker_worker.state.revocation_file import RevocationFile
+
+CONTROL_LENGTH = 10_000
+"""How many entries `sb:control` keeps, about: workers read them at once, and orders stand in the file as well."""
+MAX_TEXT = 256
+_QUEUE_SECONDS = 5.0
+
+Order = Literal["revoke", "reinstate"]
+
+
+class NotRevokedError(BrokerError):
+    """What is to be served again was not refused."""
+
+    code = "not_revoked"
+
+
+class NotAnnouncedError(QueueError):
+    """An order is written and in force on this host, but the queue did not take it to others.
+
+    Args:
+        revocation: the order.
+        problem: what the queue said.
+    """
+
+    code = "not_announced"
+
+    def __init__(self, revocation: Revocation, problem: str) -> None:
+        super().__init__(
+            f"{revocation.label}: the order is written and holds on this host, but the queue did not take it to others"
+            f" ({problem})",
+            hint="workers elsewhere learn of it when the same order is given again and the queue is back",
+        )
+        self.revocation = revocation
+
+
+async def revoke(
+    settings: Settings, kind: Kind, subject: str, *, version: str | None = None, reason: str, by: str
+) -> Revocation:
+    """Have every worker refuse a subject from now on, end its open leases, and tell whoever holds them.
+
+    Args:
+        settings: the installation.
+        kind: what `subject` is.
+        subject: as in `core.revocations.Revocation`.
+        version: of a secret: only this version of it.
+        reason: in the operator's words, 1 to 256 characters.
+        by: who gives the order, 1 to 256 characters.
+
+    Returns:
+        The order, which is in force.
+
+    Raises:
+        WireError: if the subject is not of the form that its kind has; nothing is written.
+        SetupError: if the control key or the file cannot be used; the order is then not in force.
+        NotAnnouncedError: if it is in force, but on this host only.
+    """
+    return await _give(settings, "revoke", kind, subject, version, reason, by)
+
+
+async def reinstate(
+    settings: Settings, kind: Kind, subject: str, *, version: str | None = None, reason: str, by: str
+) -> Revocation:
+    """Have a subject that was revoked served again, as far as the policy allows it. Leases that ended stay ended.
+
+    Args and what else it raises are those of `revoke`.
+
+    Raises:
+        NotRevokedError: if no order in force refuses exactly this subject.
+    """
+    return await _give(settings, "reinstate", kind, subject, version, reason, by)
+
+
+def orders_of(settings: Settings, control_seed: bytes | None = None) -> Revocations:
+    """The orders in force, as the broker's own file has them.
+
+    Args:
+        settings: the installation.
+        control_seed: the control key, if it was read already.
+
+    Raises:
+        SetupError: if the key or the file cannot be used.
+    """
+    seed = control_seed or ensure_control_seed(settings.keys_dir, settings.revocations_file)
+    orders = Revocations()
+    for revocation in RevocationFile(settings.revocations_file, _public(seed)).poll():
+        orders.apply(revocation)
+    return orders
+
+
+async def _give(
+    settings: Settings, order: Order, kind: Kind, subject: str, version: str | None, reason: str, by: str
+) -> Revocation:
+    check_subject(kind, subject, version)
+    revocation, signed = await asyncio.to_thread(_write, settings, order, kind, subject, version, reason, by)
+    problem = await _announce(settings, signed)
+    if problem:
+        raise NotAnnouncedError(revocation, problem)
+    return revocation
+
+
+def _write(
+    settings: Settings, order: Order, kind: Kind, subject: str, version: str | None, reason: str, by: str
+) -> tuple[Revocation, bytes]:
+    for text, what in ((reason, "the reason"), (by, "who gives the order")):
+        if not 0 < len(text) <= MAX_TEXT:
+            raise SetupError(f"{what} has {len(text)} characters; 1 to {MAX_TEXT} are expected", hint="say it shorter")
+    seed = ensure_control_seed(settings.keys_dir, settings.revocations_file)
+    newest = orders_of(settings, seed).newest(kind, subject, version)
+    if order == "reinstate" and (newest is None or newest.order != "revoke"):
+        label = f"{kind} {subject}" + ("" if version is None else f", version {version},")
+        raise NotRevokedError(f"{label} is not revoked", hint="`secret-broker revocations` lists what is")
+    revocation = Revocation(
+        revocation_id=secrets.token_hex(8),
+        order=order,
+        kind=kind,
+        subject=subject,
+        version=version,
+        at=max(time.time_ns() // 1_000_000, 0 if newest is None else newest.at + 1),  # it holds if the clock went back
+        reason=reason,
+        by=by,
+    )
+    signed = sign_revocation(revocation, sodium.crypto_sign_seed_keypair(seed)[1])
+    RevocationFile(settings.revocations_file, _public(seed)).append(signed)
+    return revocation, signed
+
+
+async def _announce(settings: Settings, signed: bytes) -> str:
+    """Put an order onto the queue; what prevented it, if anything did."""
+    try:
+        url = user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), CONSOLE)
+        client = Redis.from_url(url, protocol=2, socket_timeout=_QUEUE_SECONDS, retry=Retry(NoBackoff(), 0))
+    except (SetupError, ValueError) as error:
+        return str(error)
+    try:
+        async with asyncio.timeout(_QUEUE_SECONDS):
+            await client.xadd(
+                keynames.CONTROL,
+                {keynames.MESSAGE_FIELD: revocation_message(signed)},
+                maxlen=CONTROL_LENGTH,
+                approximate=True,
+            )
+    except TimeoutError:
+        return f"no answer within {_QUEUE_SECONDS:.0f} s"
+    except (RedisError, OSError) as error:
+        return str(error)
+    finally:
+        await client.aclose()
+    return ""
+
+
+def _public(seed: bytes) -> bytes:
+    return sodium.crypto_sign_seed_keypair(seed)[0]
