@@ -12,6 +12,7 @@ from broker_worker.app.compose import providers_of
 from broker_worker.cli.doctor import host
 from broker_worker.cli.doctor.check import Check, Status, failed, guarded, of_error, ok, warn
 from broker_worker.cli.doctor.queue import check_queue
+from broker_worker.cli.doctor.state import check_state
 from broker_worker.cli.root import FOUND_WRONG, printable
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ProviderError
@@ -21,7 +22,7 @@ from broker_worker.files.keys import QUEUE, load_seed
 from broker_worker.ports import Provider
 from broker_worker.settings import Settings
 
-PARTS = ("version", "server", "home", "keys", "configuration", "provider", "audit", "memory", "queue")
+PARTS = ("version", "server", "home", "keys", "state", "configuration", "provider", "audit", "memory", "queue")
 """What can be checked by itself, in this order."""
 _PROVIDER_SECONDS = 20.0
 _METERED = ("op",)  # every reference that is asked for counts against the account's daily quota
@@ -69,6 +70,7 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         "server": lambda: host.check_server(settings),
         "home": lambda: host.check_home(settings),
         "keys": lambda: host.check_keys(settings, configuration),
+        "state": lambda: check_state(settings),
         "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
         "provider": lambda: told if configuration is None else asyncio.run(_check_providers(settings, configuration)),
         "audit": lambda: host.check_audit(settings),

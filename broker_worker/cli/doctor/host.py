@@ -66,7 +66,7 @@ def check_home(settings: Settings) -> Iterator[Check]:
 
 
 def _check_modes(settings: Settings) -> Iterator[Check]:
-    private = (settings.keys_dir, settings.vault_file.parent, settings.audit_dir, settings.run_dir)
+    private = (settings.keys_dir, settings.vault_file.parent, settings.audit_dir, settings.state_dir, settings.run_dir)
     paths = [path for folder in private if folder.exists() for path in (folder, *folder.rglob("*"))]
     wrong = [path for path in paths if not path.is_symlink() and path.stat().st_mode & _OTHERS]
     readable = (settings.home, settings.config_dir, *settings.config_dir.glob("*.yaml"))

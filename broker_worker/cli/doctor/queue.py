@@ -14,10 +14,11 @@ from redis.retry import Retry
 from agent_sdk.wire import keynames
 from broker_worker.app.compose import SKEW_MS
 from broker_worker.cli.doctor.check import Check, failed, guarded, ok, warn
-from broker_worker.queue.acl import agent_user, broker_url, operator_url
+from broker_worker.queue.acl import CONSOLE, JOBS, LEDGER, agent_user, broker_url, operator_url
 from broker_worker.settings import Settings
 
 Verdict = Callable[[str, str, str], Check]
+_Words = tuple[str, ...]
 _OLDEST = (7, 0)
 _FULL = 0.8
 _SKEW_WARN_MS = 1000
@@ -25,6 +26,28 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _LOAD_ACL = "load the output of `secret-broker acl` as its ACL file, or run `secret-broker acl --apply`"
 _START = "start it with `secret-broker up`"
 _STRANGER = "sb-doctor-stranger"
+_FORGE = ("XADD", keynames.AUDIT, "*", "m", "x")
+_ASK = ("XADD", keynames.requests(_STRANGER), "*", "m", "x")
+_ADMIN: tuple[_Words, ...] = (("CONFIG", "GET", "*"), ("ACL", "LIST"), ("KEYS", "*"), ("MONITOR",), ("FLUSHALL",))
+OWN_USERS: dict[str, tuple[tuple[_Words, ...], tuple[_Words, ...]]] = {
+    CONSOLE: (
+        (
+            ("XADD", keynames.CONTROL, "*", "m", "x"),
+            ("XREAD", "STREAMS", keynames.APPROVALS, "0"),
+            ("XREAD", "STREAMS", keynames.AUDIT, "0"),
+        ),
+        (_FORGE, _ASK, ("XADD", keynames.APPROVALS, "*", "m", "x"), ("DEL", keynames.CONTROL), *_ADMIN),
+    ),
+    LEDGER: (
+        (("XREADGROUP", "GROUP", "g", "c", "STREAMS", keynames.AUDIT, ">"), ("XACK", keynames.AUDIT, "g", "0-1")),
+        (_FORGE, _ASK, ("XADD", keynames.CONTROL, "*", "m", "x"), ("XTRIM", keynames.AUDIT, "MAXLEN", "0"), *_ADMIN),
+    ),
+    JOBS: (
+        (("LPUSH", "rq:queue:x", "x"), ("XADD", keynames.REPORTS, "*", "m", "x")),
+        (_FORGE, _ASK, ("XADD", keynames.CONTROL, "*", "m", "x"), ("XREAD", "STREAMS", keynames.AUDIT, "0"), *_ADMIN),
+    ),
+}
+"""The users that are no agents: what each must be able to do, and what it must not."""
 
 
 def check_queue(
@@ -169,14 +192,15 @@ def _check_users(client: "Redis", agents: Sequence[str]) -> Iterator[Check]:
         yield failed("queue default user", "anybody who reaches the server gets in as `default`", hint)
     else:
         yield ok("queue default user", "off")
-    missing = [agent for agent in agents if agent_user(agent) not in users]
+    missing = [user for user in (*OWN_USERS, *map(agent_user, agents)) if user not in users]
     extra = [user for user in users if user.startswith("agent-") and user not in map(agent_user, agents)]
     if missing:
         yield failed("queue users", f"no user for {', '.join(missing[:3])}", _LOAD_ACL)
         return
-    wide = [agent for agent in agents if not _is_confined(client, agent)]
+    wide = [agent_user(agent) for agent in agents if not _is_confined(client, agent)]
+    wide += [user for user, (may, may_not) in OWN_USERS.items() if not _runs_exactly(client, user, may, may_not)]
     if wide:
-        yield failed("queue users", f"the rights of agent-{wide[0]} are not the expected ones", _LOAD_ACL)
+        yield failed("queue users", f"the rights of {wide[0]} are not the expected ones", _LOAD_ACL)
     elif extra:
         yield warn("queue users", f"{extra[0]} is no agent of the policy (any more)", _LOAD_ACL)
     else:
@@ -205,12 +229,16 @@ def _is_confined(client: "Redis", agent: str) -> bool:
         ("MONITOR",),
         ("FLUSHALL",),
     )
+    return _runs_exactly(client, user, may, may_not)
+
+
+def _runs_exactly(client: "Redis", user: str, may: Iterable[_Words], may_not: Iterable[_Words]) -> bool:
     return all(_would_run(client, user, command) for command in may) and not any(
         _would_run(client, user, command) for command in may_not
     )
 
 
-def _would_run(client: "Redis", user: str, command: tuple[str, ...]) -> bool:
+def _would_run(client: "Redis", user: str, command: _Words) -> bool:
     return _text(client.acl_dryrun(user, *command)) == "OK"
 
 
