@@ -1,0 +1,85 @@
+"""Keys that an older home lacks: made once, by one process, and never where that would undo anything."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from filelock import FileLock
+
+from broker_worker.core.errors import SetupError
+from broker_worker.files import keys
+from broker_worker.files.keys import CONTROL, JOBS, create_broker_keys, ensure_control_seed, ensure_seed, load_seed
+
+NOW = 1_800_000_000_000
+
+
+def test_new_home_has_all_keys(tmp_path: Path) -> None:
+    """What init makes includes the keys for revocations and jobs, and no two keys are alike."""
+    create_broker_keys(tmp_path, NOW)
+    seeds = {load_seed(path) for path in tmp_path.glob("*.key")}
+    assert {CONTROL, JOBS} < {path.name for path in tmp_path.glob("*.key")}
+    assert len(seeds) == len(list(tmp_path.glob("*.key")))
+
+
+def test_missing_key_is_made_and_stays(tmp_path: Path) -> None:
+    """The first call makes the key, every later one reads it."""
+    made = ensure_seed(tmp_path / JOBS)
+    assert ensure_seed(tmp_path / JOBS) == load_seed(tmp_path / JOBS) == made
+
+
+def test_processes_that_start_together_agree(tmp_path: Path) -> None:
+    """Of several that find no key, one makes it and the others take that one."""
+    found: list[bytes] = []
+    threads = [threading.Thread(target=lambda: found.append(ensure_seed(tmp_path / JOBS))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
+def test_key_that_is_there_and_unsafe_is_not_replaced(tmp_path: Path) -> None:
+    """A key that others can read is an error, not a reason for a new one."""
+    ensure_seed(tmp_path / JOBS)
+    (tmp_path / JOBS).chmod(0o644)
+    with pytest.raises(SetupError, match="mode 0644"):
+        ensure_seed(tmp_path / JOBS)
+
+
+def test_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    """Keys mounted read-only, without the new one, are named."""
+    refusal = OSError(errno.EROFS, "Read-only file system")
+    with (
+        patch.object(os, "open", side_effect=refusal),
+        pytest.raises(SetupError, match=r"jobs\.key does not exist and cannot be made: Read-only file system"),
+    ):
+        ensure_seed(tmp_path / JOBS)
+
+
+def test_lock_that_is_held_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs while it makes a key is named as the reason."""
+    monkeypatch.setattr(keys, "_LOCK_SECONDS", 0.05)
+    with (
+        FileLock(tmp_path / f".{JOBS}.lock"),
+        pytest.raises(SetupError, match="another process holds its lock"),
+    ):
+        ensure_seed(tmp_path / JOBS)
+
+
+def test_control_key_is_not_made_where_orders_stand(tmp_path: Path) -> None:
+    """Orders that no key can verify any more are not made worthless by a new one."""
+    orders = tmp_path / "revocations.jsonl"
+    orders.write_bytes(b"")
+    first = ensure_control_seed(tmp_path, orders)
+    orders.write_bytes(b"an order\n")
+    assert ensure_control_seed(tmp_path, orders) == first
+    (tmp_path / CONTROL).unlink()
+    with pytest.raises(SetupError, match="holds orders that were signed with it") as caught:
+        ensure_control_seed(tmp_path, orders)
+    assert "backup" in caught.value.hint
+    assert not (tmp_path / CONTROL).exists()
