@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Expired,
         InvalidRequest,
         LeaseExpired,
+        LeaseRevoked,
         NotGranted,
         NotText,
         RateLimited,
@@ -58,6 +59,7 @@ __all__ = [
     "Expired",
     "InvalidRequest",
     "LeaseExpired",
+    "LeaseRevoked",
     "NotGranted",
     "NotText",
     "Notice",
@@ -99,5 +101,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """The public names."""
-    return [*globals(), *__all__]
+    """The public names and those of any module, each once."""
+    return sorted({*globals(), *__all__})

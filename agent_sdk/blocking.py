@@ -22,7 +22,8 @@ class SecretBroker:
     """Asks the broker for secrets and waits for the answer. May be used from several threads at once.
 
     A thread and connections are made at the first request. After a fork the child makes its own, so a client that
-    was made before (a pre-forking server) works in every process.
+    was made before (a pre-forking server) works in every process. Secrets that a child inherits live until their time
+    is over; notices about them reach the parent.
 
     Args:
         credential: the run's; taken by `RunCredential.load()` if neither it nor `client` is given.
@@ -80,10 +81,20 @@ class SecretBroker:
             loop.stop()
 
     def get(
-        self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
+        self,
+        name: str,
+        *,
+        purpose: str = "",
+        ttl: timedelta | int | None = None,
+        timeout: float | None = None,
+        wait_for_approval: bool = True,
     ) -> Secret:
         """Ask for one secret; see `AsyncSecretBroker.get`."""
-        return self._run(lambda client: client.get(name, purpose=purpose, ttl=ttl, timeout=timeout))
+        return self._run(
+            lambda client: client.get(
+                name, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait_for_approval
+            )
+        )
 
     @overload
     def get_many(
@@ -93,6 +104,7 @@ class SecretBroker:
         purpose: str = "",
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
+        wait_for_approval: bool = True,
         partial: Literal[False] = False,
     ) -> Mapping[str, Secret]: ...
 
@@ -104,6 +116,7 @@ class SecretBroker:
         purpose: str = "",
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
+        wait_for_approval: bool = True,
         partial: Literal[True],
     ) -> Resolution: ...
 
@@ -114,18 +127,32 @@ class SecretBroker:
         purpose: str = "",
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
+        wait_for_approval: bool = True,
         partial: bool = False,
     ) -> Mapping[str, Secret] | Resolution:
         """Ask for 1 to 64 secrets in one request; see `AsyncSecretBroker.get_many`."""
+        wait = wait_for_approval
         if partial:
             return self._run(
-                lambda client: client.get_many(names, purpose=purpose, ttl=ttl, timeout=timeout, partial=True)
+                lambda client: client.get_many(
+                    names, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait, partial=True
+                )
             )
-        return self._run(lambda client: client.get_many(names, purpose=purpose, ttl=ttl, timeout=timeout))
+        return self._run(
+            lambda client: client.get_many(names, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait)
+        )
 
     def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """The names that this run may ask for; see `AsyncSecretBroker.list_names`."""
         return self._run(lambda client: client.list_names(timeout=timeout))
+
+    def renew(self, secret: Secret, *, timeout: float | None = None) -> Secret:
+        """Prolong what the agent holds; see `AsyncSecretBroker.renew`."""
+        return self._run(lambda client: client.renew(secret, timeout=timeout))
+
+    def release(self, secret: Secret, *, timeout: float | None = None) -> None:
+        """Be done with a secret; see `AsyncSecretBroker.release`."""
+        self._run(lambda client: client.release(secret, timeout=timeout))
 
     def _run(self, call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
         return self._running().run(call)

@@ -30,6 +30,9 @@ from agent_sdk.wire.sealing import (
 
 CLOCK_SKEW = 30_000
 """How far the clocks of agent and broker may differ, in ms."""
+REQUEST_SECONDS = 15.0
+"""For how long a request is good at most. Whoever waits longer asks again, so that the queue has nothing to keep back
+and bring later."""
 MAX_SESSIONS = 64
 """How many worker sessions are remembered; the one unused for longest is forgotten first."""
 

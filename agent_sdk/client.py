@@ -2,22 +2,26 @@
 
 # ruff: noqa: ASYNC109  # a request's deadline travels inside it, so it is an argument and not the caller's block
 
+import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Literal, Self, overload
 
-from agent_sdk.channel import RunChannel
+from agent_sdk.approvals import until_settled
+from agent_sdk.channel import REQUEST_SECONDS, RunChannel
 from agent_sdk.credential import RunCredential
-from agent_sdk.errors import InvalidRequest
+from agent_sdk.errors import InvalidRequest, Refusal, Unavailable, refused_names
 from agent_sdk.exchange import Exchange
-from agent_sdk.outcome import Resolution
+from agent_sdk.loan import Loan
+from agent_sdk.outcome import Answer, Resolution
 from agent_sdk.redis_transport import RedisTransport
-from agent_sdk.secret import Secret, wall_clock
+from agent_sdk.request import checked_names, checked_resolve, checked_seconds
+from agent_sdk.secret import Secret, loan_of, wall_clock
 from agent_sdk.transport import Transport
-from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import MAX_NAMES, MAX_PURPOSE, MAX_TTL_SECONDS, ListNames, Notice, Resolve
-from agent_sdk.wire.names import check_secret_name
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import ListNames, Notice, Operation, Release, Renew, Resolve, lease_id
 
 TIMEOUT_SECONDS = 15.0
 """How long a request may take if the caller does not say."""
@@ -26,14 +30,16 @@ TIMEOUT_SECONDS = 15.0
 class AsyncSecretBroker:
     """Asks the broker for secrets. Use it with `async with`, on one event loop.
 
-    Connecting happens in the background; a request waits for it within its own timeout. Nothing is asked again on
-    the caller's behalf: a `RateLimited` says in how many seconds to do so.
+    Connecting happens in the background; a request waits for it within its own timeout. An answer is not asked for
+    again on the caller's behalf (a `RateLimited` says in how many seconds to do so), except while people decide.
+
+    Closing it gives nothing back: secrets live on until their time is over, but no notice ends them sooner any more.
 
     Args:
         credential: the run's; taken by `RunCredential.load()` if not given.
         timeout: seconds that a request may take, if the call does not say.
-        on_notice: called on the event loop for each notice (a lease revoked, a secret rotated, …). The queue can
-            show a notice twice.
+        on_notice: called on the event loop for each notice (a lease revoked, a secret rotated, …), after the client
+            did what it says. The queue can show a notice again, even much later: `at` says when it was written.
         transport: how envelopes travel, if not over the credential's queue.
         clock: the time in ms since the epoch.
 
@@ -56,7 +62,7 @@ class AsyncSecretBroker:
         if transport is None:
             url, shown_url = credential.queue_url, credential.shown_queue_url
             transport = RedisTransport(url, shown_url, credential.agent_id, channel.replies)
-        self._timeout = timeout
+        self._timeout = checked_seconds(timeout)
         self._exchange = Exchange(credential, channel, transport, on_notice, clock)
 
     @classmethod
@@ -80,21 +86,29 @@ class AsyncSecretBroker:
         await self._exchange.close()
 
     async def get(
-        self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
+        self,
+        name: str,
+        *,
+        purpose: str = "",
+        ttl: timedelta | int | None = None,
+        timeout: float | None = None,
+        wait_for_approval: bool = True,
     ) -> Secret:
         """Ask for one secret.
 
         Args:
             name: its canonical name, such as `openai.api_key`.
-            purpose: what it is for, at most 256 characters; recorded in the audit.
+            purpose: what it is for, at most 256 characters; recorded in the audit, and shown to people who approve.
             ttl: ask for a shorter life than the policy allows; an int is in seconds.
-            timeout: seconds that this request may take.
+            timeout: seconds that this may take, people who have to approve included: give them minutes.
+            wait_for_approval: whether to wait when people have to approve first; if not, `ApprovalPending` is raised
+                at once, and asking for the same later serves what they decided.
 
         Raises:
             NotGranted: one of its subclasses says why there is no value.
         """
-        body = _checked((name,), purpose, ttl)
-        answer = await self._exchange.ask(body, body.names, self._seconds(timeout))
+        body = checked_resolve((name,), purpose, ttl)
+        answer = await self._resolve(body, self._seconds(timeout), wait_for_approval, partial=False)
         answer.raise_if_refused()
         return answer.secrets[name]
 
@@ -106,6 +120,7 @@ class AsyncSecretBroker:
         purpose: str = "",
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
+        wait_for_approval: bool = True,
         partial: Literal[False] = False,
     ) -> Mapping[str, Secret]: ...
 
@@ -117,6 +132,7 @@ class AsyncSecretBroker:
         purpose: str = "",
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
+        wait_for_approval: bool = True,
         partial: Literal[True],
     ) -> Resolution: ...
 
@@ -127,15 +143,19 @@ class AsyncSecretBroker:
         purpose: str = "",
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
+        wait_for_approval: bool = True,
         partial: bool = False,
     ) -> Mapping[str, Secret] | Resolution:
         """Ask for 1 to 64 secrets in one request.
 
         Args:
             names: their canonical names; one that is named twice is asked for once.
-            purpose: what they are for, at most 256 characters; recorded in the audit.
+            purpose: what they are for, at most 256 characters; recorded in the audit, and shown to people who approve.
             ttl: ask for a shorter life than the policy allows; an int is in seconds.
-            timeout: seconds that this request may take.
+            timeout: seconds that this may take, people who have to approve included.
+            wait_for_approval: whether to wait for those that people have to approve first. What is granted at once
+                lives from then on, so a long wait can outlast it. Without `partial` nothing is waited for when a name
+                is refused for another reason.
             partial: whether to return what was granted together with what was refused, rather than to raise when
                 any name is refused.
 
@@ -146,8 +166,8 @@ class AsyncSecretBroker:
             NotGranted: if a name was refused (with `partial`: only if there was no answer); its `refusals` name each
                 refused one with its code. It holds no values.
         """
-        body = _resolve(names, purpose, ttl)
-        answer = await self._exchange.ask(body, body.names, self._seconds(timeout))
+        body = checked_resolve(checked_names(names), purpose, ttl)
+        answer = await self._resolve(body, self._seconds(timeout), wait_for_approval, partial=partial)
         if partial:
             return Resolution(answer.secrets, answer.refusals)
         answer.raise_if_refused()
@@ -159,40 +179,95 @@ class AsyncSecretBroker:
         Raises:
             NotGranted: if the broker does not say.
         """
-        answer = await self._exchange.ask(ListNames(), (), self._seconds(timeout))
+        answer = await self._ask(ListNames(), (), self._seconds(timeout))
         answer.raise_if_refused()
         return answer.names
 
+    async def renew(self, secret: Secret, *, timeout: float | None = None) -> Secret:
+        """Prolong what the agent holds, as far as the broker allows.
+
+        It is this very secret that lives longer, wherever the agent keeps it: there is no second copy of the value,
+        and none that ends although it was renewed. One that is over cannot be renewed: ask for it again.
+
+        Args:
+            secret: what was granted to this run.
+            timeout: seconds that this may take.
+
+        Returns:
+            The same object, with its new `expires_at`.
+
+        Raises:
+            LeaseExpired: if it is over; `LeaseRevoked` if the broker took it back.
+            NotGranted: if the broker does not renew it; it lives until its time is over.
+        """
+        loan = _loan(secret)
+        loan.check()
+        if loan.lease is None:
+            raise InvalidRequest(f"{loan.name} has no lease that could be renewed: ask for it again")
+        answer = await self._ask(Renew(loan.lease), (), self._seconds(timeout))
+        outcome = answer.of_lease(loan.name, loan.lease)
+        if not isinstance(outcome, Refusal) and outcome.expires_at is not None:
+            loan.prolong(outcome.expires_at)
+            return secret
+        refusal = outcome if isinstance(outcome, Refusal) else Refusal(loan.name, Code.UNAVAILABLE)
+        if refusal.code == Code.REVOKED:
+            self._exchange.holdings.revoke_lease(lease_id(loan.lease))
+        raise refused_names([refusal])
+
+    async def release(self, secret: Secret, *, timeout: float | None = None) -> None:
+        """Be done with a secret: its copy is dropped at once, whatever becomes of the rest.
+
+        The broker is told when it was the last copy of its lease that this client handed out: another task that asked
+        for the same name goes on. Releasing again does no harm, and tells the broker if that failed before.
+
+        Args:
+            secret: what was granted to this run.
+            timeout: seconds that telling the broker may take.
+
+        Raises:
+            NotGranted: if the broker could not be told; the lease then ends by itself.
+        """
+        loan = _loan(secret)
+        was_over = loan.is_over and loan.ended != "released"
+        loan.end("released")
+        if loan.lease is None or was_over or loan.given_back or self._exchange.holdings.shares_lease(loan):
+            return
+        answer = await self._ask(Release(loan.lease), (), self._seconds(timeout))
+        outcome = answer.of_lease(loan.name, loan.lease)
+        if isinstance(outcome, Refusal) and outcome.code not in (Code.EXPIRED, Code.REVOKED):  # it is over anyway
+            raise refused_names([outcome])
+        loan.given_back = True
+
     def _seconds(self, timeout: float | None) -> float:
-        seconds = self._timeout if timeout is None else timeout
-        if not seconds > 0:
-            raise InvalidRequest(f"a timeout is a positive number of seconds; got {seconds:g}")
-        return seconds
+        return self._timeout if timeout is None else checked_seconds(timeout)
+
+    async def _resolve(self, body: Resolve, seconds: float, wait_for_approval: bool, *, partial: bool) -> Answer:
+        started = time.monotonic()
+        if seconds <= REQUEST_SECONDS:
+            answer = await self._exchange.ask(body, body.names, seconds)
+        else:
+            answer = await self._ask(body, body.names, seconds)
+        if wait_for_approval and answer.refusals and answer.refused is None:
+            exchange, left = self._exchange, started + seconds - time.monotonic()
+            return await until_settled(exchange.ask, exchange.settled, body, answer, left, partial=partial)
+        return answer
+
+    async def _ask(self, body: Operation, names: tuple[str, ...], seconds: float) -> Answer:
+        """Ask until there is an answer: one that comes later than `REQUEST_SECONDS` is that of another request."""
+        if seconds <= REQUEST_SECONDS:
+            return await self._exchange.ask(body, names, seconds)
+        now = asyncio.get_running_loop().time
+        until = now() + seconds
+        while True:
+            ends = min(until, now() + REQUEST_SECONDS)
+            try:
+                return await self._exchange.ask(body, names, ends - now())
+            except Unavailable:
+                if now() < ends or ends >= until:  # the queue itself said so, or the time is over
+                    raise
 
 
-def _resolve(names: Iterable[str], purpose: str, ttl: timedelta | int | None) -> Resolve:
-    """Check the arguments of a request for several names; one that is named twice is asked for once."""
-    if isinstance(names, str):
-        raise InvalidRequest("get_many takes several names; for one name use get")
-    return _checked(tuple(dict.fromkeys(names)), purpose, ttl)
-
-
-def _checked(wanted: tuple[str, ...], purpose: str, ttl: timedelta | int | None) -> Resolve:
-    """Check a request's arguments before anything is sent.
-
-    Raises:
-        InvalidRequest: names the argument, what was found and what is expected.
-    """
-    if not 1 <= len(wanted) <= MAX_NAMES:
-        raise InvalidRequest(f"a request has 1 to {MAX_NAMES} names; got {len(wanted)}")
-    try:
-        for name in wanted:
-            check_secret_name(name)
-    except WireError as error:
-        raise InvalidRequest(str(error)) from None
-    if len(purpose) > MAX_PURPOSE:
-        raise InvalidRequest(f"a purpose has at most {MAX_PURPOSE} characters; got {len(purpose)}")
-    seconds = int(ttl.total_seconds()) if isinstance(ttl, timedelta) else ttl
-    if seconds is not None and not 1 <= seconds <= MAX_TTL_SECONDS:
-        raise InvalidRequest(f"a ttl is 1 to {MAX_TTL_SECONDS} s; got {seconds}")
-    return Resolve(wanted, purpose, seconds)
+def _loan(secret: Secret) -> Loan:
+    if not isinstance(secret, Secret):
+        raise InvalidRequest(f"a secret is expected, as the client returned it; got {type(secret).__name__}")
+    return loan_of(secret)

@@ -14,7 +14,8 @@
     │   ├── ApprovalExpired      nobody approved it in time
     │   ├── InvalidRequest       the request itself is wrong; asking again does not help
     │   └── SeveralRefused       names of one request were refused for different reasons
-    ├── LeaseExpired             `reveal()` of a secret whose time is over
+    ├── LeaseExpired             `reveal()` of a secret whose time is over, or that was released
+    │   └── LeaseRevoked         `reveal()` of a secret that the broker took back
     ├── NotText                  `reveal()` of a value that is not UTF-8; use `reveal_bytes()`
     ├── ClientClosed             the client was used after `close()`
     ├── CredentialMissing        the run was handed no credential
@@ -39,12 +40,16 @@ class Refusal:
     Args:
         name: the name that was asked for.
         code: the broker's stable code.
-        retry_after: seconds after which asking again may help; None if the broker did not say.
+        retry_after: seconds after which asking again may help; None if the broker did not say. While an approval is
+            waited for: for how many seconds people can still decide.
+        approval: the id of the approval that is waited for or was refused, 16 hexadecimal digits, as people and the
+            audit call it.
     """
 
     name: str
     code: Code
     retry_after: float | None = None
+    approval: str | None = None
 
 
 class NotGranted(SecretBrokerError):
@@ -129,7 +134,7 @@ class Revoked(NotGranted):
 
 
 class ApprovalPending(NotGranted):
-    """A human has to approve the request first."""
+    """A human has to approve the request first; `retry_after` says for how many seconds that is still possible."""
 
     default_code = Code.APPROVAL_PENDING
 
@@ -160,6 +165,13 @@ class LeaseExpired(SecretBrokerError):
     """The time of a secret is over: ask the broker for it again."""
 
     def __init__(self, message: str, *, code: Code = Code.EXPIRED) -> None:
+        super().__init__(message, code=code)
+
+
+class LeaseRevoked(LeaseExpired):
+    """The broker took a secret back before its time. It does not help to ask for it again."""
+
+    def __init__(self, message: str, *, code: Code = Code.REVOKED) -> None:
         super().__init__(message, code=code)
 
 
@@ -203,7 +215,6 @@ _WORDS: dict[Code, str] = {
     Code.EXPIRED: "the run's token or the request's deadline is over; start the run again or compare the clocks",
     Code.REVOKED: "revoked; this run gets it no more",
     Code.RATE_LIMITED: "too many requests",
-    Code.APPROVAL_PENDING: "waiting for a human's approval; ask again later",
     Code.APPROVAL_DENIED: "a human refused it",
     Code.APPROVAL_EXPIRED: "nobody approved it in time; ask again",
     Code.UNAVAILABLE: "the broker or its vault cannot serve now; ask again later",
@@ -221,12 +232,24 @@ def refused_as_a_whole(code: Code, refusals: Sequence[Refusal], retry_after: flo
         refusals: the names that were asked for; may be empty (`list_names`).
         retry_after: seconds, if the broker said so.
     """
-    words = _WORDS[code]
-    if retry_after is not None:
-        words += f"; ask again in {retry_after:g} s"
+    if code == Code.APPROVAL_PENDING:
+        words = _pending(refusals, retry_after)
+    else:
+        words = _WORDS[code] if retry_after is None else f"{_WORDS[code]}; ask again in {retry_after:g} s"
     listed = ", ".join(refusal.name for refusal in refusals)
     message = f"{listed}: {words}" if listed else words
     return _CLASSES[code](message, code=code, refusals=refusals, retry_after=retry_after)
+
+
+def _pending(refusals: Sequence[Refusal], seconds_left: float | None) -> str:
+    """What to look for, and how long people have: an id is what `secret-broker approve` takes."""
+    ids = sorted({refusal.approval for refusal in refusals if refusal.approval is not None})
+    words = "waiting for a human's approval"
+    if ids:
+        words += f" ({', '.join(ids)})"
+    if seconds_left is not None:
+        words += f", possible for {seconds_left:.0f} s more"
+    return f"{words}; ask again later"
 
 
 def refused_names(refusals: Sequence[Refusal]) -> NotGranted:

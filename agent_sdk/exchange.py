@@ -8,10 +8,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from agent_sdk.approvals import SettledApprovals
 from agent_sdk.channel import RunChannel
 from agent_sdk.credential import RunCredential
 from agent_sdk.errors import BrokerNotTrusted, ClientClosed, Expired, InvalidRequest, Unavailable
+from agent_sdk.holdings import Holdings
 from agent_sdk.outcome import Answer, settle
+from agent_sdk.recent import Recent
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import Notice, Operation, Request
@@ -80,6 +83,11 @@ class Exchange:
         self._transport = transport
         self._on_notice = on_notice
         self._clock = clock
+        self._heard: Recent[Notice] = Recent()
+        self.holdings = Holdings(clock)
+        """What the run holds."""
+        self.settled = SettledApprovals()
+        """What people decided."""
         self._pending: dict[bytes, _Pending] = {}
         self._waiting: OrderedDict[bytes, _Pending] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
@@ -105,6 +113,7 @@ class Exchange:
         for pending in (*self._pending.values(), *self._waiting.values()):
             pending.fail(ClientClosed("the client was closed while the request was in flight"))
         self._waiting.clear()
+        self.settled.wake_all()
         if self._timer is not None:
             self._timer.cancel()
         if was_open:
@@ -112,6 +121,11 @@ class Exchange:
 
     async def ask(self, body: Operation, names: tuple[str, ...], seconds: float) -> Answer:
         """Send one request and wait for its answer, for at most `seconds`.
+
+        Args:
+            body: what it asks.
+            names: the names that it asks for; none if it is about something else.
+            seconds: how long; the request is good for as long.
 
         Raises:
             NotGranted: if there is no answer.
@@ -219,7 +233,7 @@ class Exchange:
                 continue
             pending = self._pending.pop(message.request_id, None)
             if pending is not None and not pending.answer.done():
-                pending.answer.set_result(settle(message, pending.names, self._clock))
+                pending.answer.set_result(settle(message, pending.names, self.holdings, now))
         if self._waiting:
             self._send_waiting()
 
@@ -231,6 +245,14 @@ class Exchange:
                 pending.fail(Unavailable(problem))
 
     def _tell(self, notice: Notice) -> None:
+        """Do what a notice says, then tell the user; once, however often the queue shows it."""
+        if not self._heard.add(notice):
+            return
+        if notice.approval is not None and notice.event == "approval_settled":
+            self.settled.note(notice.approval.hex())
+        self.holdings.take_notice(notice)
+        if notice.event == "run_revoked":
+            self.settled.wake_all()
         if self._on_notice is None:
             return
         try:

@@ -53,6 +53,11 @@ class RunIssuer:
     def __repr__(self) -> str:
         return f"RunIssuer({self._issuer!r})"
 
+    @property
+    def public_key(self) -> bytes:
+        """The Ed25519 public key, 32 bytes: its hexadecimal digits are what `config/issuers.yaml` lists."""
+        return run_public_key(self._seed)
+
     def mint(
         self,
         agent_id: str,

@@ -1,11 +1,12 @@
 """From a reply to what the caller gets: secrets for what was granted, refusals for the rest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec import Struct
 
 from agent_sdk.errors import Refusal, refused_as_a_whole, refused_names
+from agent_sdk.holdings import Holdings
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Reply, Result, lease_id
@@ -33,6 +34,7 @@ class Answer(Struct, frozen=True):
         names: what `list_names` asked for.
         refused: the code, if the request as a whole was refused.
         retry_after: seconds after which asking again may help, if the request as a whole was refused.
+        results: what became of a lease, if that was what was asked.
     """
 
     secrets: Mapping[str, Secret]
@@ -40,6 +42,7 @@ class Answer(Struct, frozen=True):
     names: tuple[str, ...] = ()
     refused: Code | None = None
     retry_after: float | None = None
+    results: tuple[Result, ...] = ()
 
     def raise_if_refused(self) -> None:
         """Raise what the caller should see if not everything was granted.
@@ -52,50 +55,65 @@ class Answer(Struct, frozen=True):
         if self.refusals:
             raise refused_names(self.refusals)
 
+    def of_lease(self, name: str, lease: bytes) -> Result | Refusal:
+        """What became of a lease that was to be renewed or given back.
 
-def settle(reply: Reply, asked: Sequence[str], clock: Callable[[], int]) -> Answer:
+        Args:
+            name: the secret's name.
+            lease: the lease's token.
+
+        Returns:
+            The result if it was granted; a reply that is about anything else counts as `unavailable`.
+        """
+        if self.refused is not None:
+            return Refusal(name, self.refused, self.retry_after)
+        result = self.results[0] if len(self.results) == 1 else None
+        if result is None or result.name != name:
+            return Refusal(name, Code.UNAVAILABLE)
+        if result.outcome == "refused":
+            return _refusal(name, result)
+        same = result.lease is None or lease_id(result.lease) == lease_id(lease)
+        return result if same else Refusal(name, Code.UNAVAILABLE)
+
+
+def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int) -> Answer:
     """Match a reply with the names that were asked for.
 
     Every asked name ends up granted or refused: one that the reply leaves out, or grants without a value, counts as
-    `unavailable`. Names that were not asked for are dropped.
+    `unavailable`. Names that were not asked for are dropped. A reply that refuses the request as a whole grants
+    nothing, whatever else it says; if it does so because the run was revoked, all that the run holds is dropped.
 
     Args:
         reply: an authentic reply.
-        asked: the names, each once.
-        clock: the time in ms since the epoch, by which the secrets expire.
+        asked: the names, each once; none if the request was about something else.
+        holdings: what the run holds; what is granted joins it.
+        now: the time, ms since the epoch.
     """
-    if reply.status == "refused" and not reply.results:
+    if reply.status == "refused" and (reply.code is not None or not reply.results):
         code, retry_after = reply.code or Code.DENIED, _seconds(reply.retry_after)
+        if code == Code.REVOKED:
+            holdings.revoke_all()
         refusals = tuple(Refusal(name, code, retry_after) for name in asked)
         return Answer({}, refusals, refused=code, retry_after=retry_after)
+    if not asked:
+        return Answer({}, names=reply.names, results=reply.results)
     results = {result.name: result for result in reply.results}
     secrets: dict[str, Secret] = {}
     others: list[Refusal] = []
     for name in asked:
         result = results.get(name)
         if result is not None and result.outcome == "granted" and result.value is not None:
-            secrets[name] = _secret(result, result.value, clock)
+            secrets[name] = holdings.lend(result, result.value, now)
         else:
             others.append(_refusal(name, result))
-    return Answer(secrets, tuple(others), reply.names)
-
-
-def _secret(result: Result, value: bytes, clock: Callable[[], int]) -> Secret:
-    return Secret(
-        result.name,
-        value,
-        expires_at=result.expires_at,
-        version=result.version,
-        lease_id=None if result.lease is None else lease_id(result.lease),
-        source=result.source,
-        clock=clock,
-    )
+    return Answer(secrets, tuple(others))
 
 
 def _refusal(name: str, result: Result | None) -> Refusal:
     if result is None or result.outcome == "granted":
         return Refusal(name, Code.UNAVAILABLE)
-    return Refusal(name, result.code or Code.DENIED, _seconds(result.retry_after))
+    approval = None if result.approval is None else result.approval.hex()
+    return Refusal(name, result.code or Code.DENIED, _seconds(result.retry_after), approval)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -3,12 +3,12 @@
 import hmac
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Literal, NoReturn, final
+from datetime import datetime
+from typing import Literal, NoReturn, Self, final
 
-from agent_sdk.errors import LeaseExpired, NotText
-
-_END = 253_402_300_799_000  # the last second of the year 9999, which is as far as datetime reaches
+from agent_sdk.errors import NotText
+from agent_sdk.loan import Loan
+from agent_sdk.wire.messages import lease_id
 
 
 def wall_clock() -> int:
@@ -24,19 +24,20 @@ class Secret:
     `TypeError`. Two secrets are equal only if they are the same object; `matches` compares values.
 
     The value is kept in ordinary memory, out of reach of anything that walks over attributes, but not of code that
-    runs in the same process and looks for it.
+    runs in the same process and looks for it. It is dropped when its time is over, when it is released, and when the
+    broker takes it back.
 
     Args:
         name: the name that was asked for.
         value: the value.
         expires_at: ms since the epoch; None if it has no end.
         version: the vault's version of it, if the vault has versions.
-        lease_id: names the lease, if it is one that can be renewed or given back.
+        lease: the token of its lease, if it is one that can be renewed or given back.
         source: where the broker had it from.
         clock: the time in ms since the epoch.
     """
 
-    __slots__ = ("__weakref__", "_clock", "_expires_at", "_lease_id", "_name", "_source", "_value", "_version")
+    __slots__ = ("__weakref__", "_loan")
 
     def __init__(
         self,
@@ -45,78 +46,84 @@ class Secret:
         *,
         expires_at: int | None = None,
         version: str | None = None,
-        lease_id: bytes | None = None,
+        lease: bytes | None = None,
         source: Literal["cache", "provider"] | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
-        self._name = name
-        # A closure, so that vars(), inspect and debuggers that list attributes do not show the value.
-        self._value: Callable[[], bytes] = lambda: value
-        self._expires_at = expires_at
-        self._version = version
-        self._lease_id = lease_id
-        self._source = source
-        self._clock = clock
+        self._loan = Loan(name, lambda: value, expires_at, version, lease, source, clock, clock())
+
+    @classmethod
+    def of(cls, loan: Loan) -> Self:
+        """The secret that a loan stands behind."""
+        secret = cls.__new__(cls)
+        secret._loan = loan  # noqa: SLF001  # its own class's, not yet initialised
+        return secret
 
     @property
     def name(self) -> str:
         """The name that was asked for."""
-        return self._name
+        return self._loan.name
 
     @property
     def expires_at(self) -> datetime | None:
         """When `reveal()` ceases to work, in UTC; None if never."""
-        return None if self._expires_at is None else datetime.fromtimestamp(min(self._expires_at, _END) / 1000, UTC)
+        return self._loan.ends
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
-        return self._expires_at is not None and self._clock() >= self._expires_at
+        """Whether `reveal()` has ceased to work: its time is over, it was released, or it was revoked."""
+        return self._loan.is_over
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the broker took it back."""
+        return self._loan.ended == "revoked"
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the broker told that the vault has a newer value: ask for it when that is convenient."""
+        return self._loan.rotated
 
     @property
     def version(self) -> str | None:
         """The vault's version of the value, if the vault has versions."""
-        return self._version
+        return self._loan.version
 
     @property
     def lease_id(self) -> bytes | None:
-        """The lease's id, if the value is leased."""
-        return self._lease_id
+        """The lease's id, 16 bytes, if the value is leased; the audit has it in hexadecimal digits."""
+        return None if self._loan.lease is None else lease_id(self._loan.lease)
 
     @property
     def source(self) -> Literal["cache", "provider"] | None:
         """Where the broker had the value from."""
-        return self._source
+        return self._loan.source
 
     def reveal(self) -> str:
         """The value as text.
 
         Raises:
-            LeaseExpired: if its time is over.
+            LeaseExpired: if its time is over, or it was released; `LeaseRevoked` if the broker took it back.
             NotText: if it is not UTF-8.
         """
         text = _decode(self.reveal_bytes())
         if text is None:
-            raise NotText(f"the value of {self._name} is not UTF-8 text: use reveal_bytes()")
+            raise NotText(f"the value of {self.name} is not UTF-8 text: use reveal_bytes()")
         return text
 
     def reveal_bytes(self) -> bytes:
         """The value as bytes.
 
         Raises:
-            LeaseExpired: if its time is over.
+            LeaseExpired: if its time is over, or it was released; `LeaseRevoked` if the broker took it back.
         """
-        if self.expired:
-            raise LeaseExpired(
-                f"{self._name} expired at {self.expires_at:%Y-%m-%dT%H:%M:%SZ}: ask the broker for it again"
-            )
-        return self._value()
+        return self._loan.value()
 
     def matches(self, other: "Secret | str | bytes") -> bool:
         """Compare with another value in time that depends only on the lengths.
 
         Raises:
-            LeaseExpired: if its time, or that of the other secret, is over.
+            LeaseExpired: if it, or the other secret, is over.
         """
         if isinstance(other, Secret):
             other = other.reveal_bytes()
@@ -125,7 +132,7 @@ class Secret:
         return hmac.compare_digest(self.reveal_bytes(), other)
 
     def __repr__(self) -> str:
-        return f"[secret {self._name}]"
+        return f"[secret {self.name}]"
 
     __str__ = __repr__
 
@@ -133,13 +140,18 @@ class Secret:
         return format(repr(self), spec)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(f"a secret cannot be pickled or copied: pass the name {self._name!r} on and ask for it there")
+        raise TypeError(f"a secret cannot be pickled or copied: pass the name {self.name!r} on and ask for it there")
 
     def __copy__(self) -> NoReturn:
         self.__reduce_ex__(None)
 
     def __deepcopy__(self, memo: object) -> NoReturn:
         self.__reduce_ex__(None)
+
+
+def loan_of(secret: Secret) -> Loan:
+    """What stands behind a secret; for the client, which renews and releases it."""
+    return secret._loan  # noqa: SLF001  # out of the way of completion in an agent's editor
 
 
 def _decode(value: bytes) -> str | None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import agent_sdk
 from agent_sdk import Code, NotGranted, RateLimited, Refusal, SecretBrokerError, SeveralRefused, errors
 from agent_sdk.errors import refused_as_a_whole, refused_names
+from agent_sdk.holdings import Holdings
 from agent_sdk.outcome import Answer, settle
 from agent_sdk.secret import wall_clock
 from agent_sdk.wire.messages import Reply, Result
@@ -112,7 +113,7 @@ def test_exceptions_cross_process_borders() -> None:
 
 
 def _settle(reply: Reply, *asked: str) -> Answer:
-    return settle(reply, asked, wall_clock)
+    return settle(reply, asked, Holdings(wall_clock), 0)
 
 
 def test_each_asked_name_is_granted_or_refused() -> None:

@@ -166,7 +166,7 @@ def test_matches_compares_values(secret: Secret) -> None:
 
 def test_what_the_broker_said_beside_the_value_is_there() -> None:
     """Version, lease, source and end are plain attributes."""
-    secret = Secret("a", b"x", expires_at=0, version="7", lease_id=bytes(16), source="cache")
+    secret = Secret("a", b"x", expires_at=0, version="7", lease=bytes(17), source="cache")
     assert (secret.name, secret.version, secret.lease_id, secret.source) == ("a", "7", bytes(16), "cache")
     assert secret.expires_at is not None
     assert secret.expires_at.year == 1970

@@ -1,0 +1,80 @@
+"""What a caller asks, checked before anything is sent. No message repeats an argument: it may be a value by mistake."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from agent_sdk.errors import InvalidRequest
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import MAX_NAMES, MAX_PURPOSE, MAX_TTL_SECONDS, Resolve
+from agent_sdk.wire.names import check_secret_name, is_secret_name
+
+
+def checked_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of a request; one that is named twice is asked for once.
+
+    Raises:
+        InvalidRequest: if it is a single name, or nothing that holds names.
+    """
+    if isinstance(names, str):
+        raise InvalidRequest("get_many takes several names; for one name use get")
+    if not isinstance(names, Iterable):
+        raise InvalidRequest(f"get_many takes several names; got {type(names).__name__}")
+    wanted = tuple(names)
+    for name in wanted:
+        _check_text(name, "name")
+    return tuple(dict.fromkeys(wanted))
+
+
+def checked_resolve(wanted: tuple[str, ...], purpose: str, ttl: timedelta | int | None) -> Resolve:
+    """The request for some names.
+
+    Raises:
+        InvalidRequest: names the argument, what was found and what is expected.
+    """
+    if not 1 <= len(wanted) <= MAX_NAMES:
+        raise InvalidRequest(f"a request has 1 to {MAX_NAMES} names; got {len(wanted)}")
+    for name in wanted:
+        if type(name) is not str or not is_secret_name(name):
+            _refuse_name(name)
+    if type(purpose) is not str:
+        _check_text(purpose, "purpose")
+    if len(purpose) > MAX_PURPOSE:
+        raise InvalidRequest(f"a purpose has at most {MAX_PURPOSE} characters; got {len(purpose)}")
+    if not purpose.isascii() and any("\ud800" <= character <= "\udfff" for character in purpose):
+        raise InvalidRequest("a purpose is a text of whole characters; this one has half of a surrogate pair")
+    return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl))
+
+
+def checked_seconds(timeout: float) -> float:
+    """A timeout.
+
+    Raises:
+        InvalidRequest: if it is no positive number.
+    """
+    if not isinstance(timeout, int | float):
+        raise InvalidRequest(f"a timeout is a positive number of seconds; got {type(timeout).__name__}")
+    if not timeout > 0:
+        raise InvalidRequest(f"a timeout is a positive number of seconds; got {timeout:g}")
+    return timeout
+
+
+def _whole_seconds(ttl: timedelta | int) -> int:
+    seconds = int(ttl.total_seconds()) if isinstance(ttl, timedelta) else ttl
+    if not isinstance(seconds, int):
+        raise InvalidRequest(f"a ttl is a timedelta or whole seconds; got {type(ttl).__name__}")
+    if not 1 <= seconds <= MAX_TTL_SECONDS:
+        raise InvalidRequest(f"a ttl is 1 to {MAX_TTL_SECONDS} s; got {seconds}")
+    return seconds
+
+
+def _refuse_name(name: str) -> None:
+    _check_text(name, "name")
+    try:
+        check_secret_name(name)
+    except WireError as error:
+        raise InvalidRequest(str(error)) from None
+
+
+def _check_text(argument: str, what: str) -> None:
+    if not isinstance(argument, str):
+        raise InvalidRequest(f"a {what} is a text; got {type(argument).__name__}")
