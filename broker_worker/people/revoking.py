@@ -7,7 +7,8 @@ keeps it, whatever the queue forgets, and the queue takes it to workers on other
 import asyncio
 import secrets
 import time
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import nacl.bindings as sodium
 from redis.asyncio import Redis
@@ -30,6 +31,8 @@ MAX_TEXT = 256
 _QUEUE_SECONDS = 5.0
 
 Order = Literal["revoke", "reinstate"]
+Subject = tuple[str, str | None]
+"""A subject and, of a secret, its version."""
 
 
 class NotRevokedError(BrokerError):
@@ -39,22 +42,28 @@ class NotRevokedError(BrokerError):
 
 
 class NotAnnouncedError(QueueError):
-    """An order is written and in force on this host, but the queue did not take it to others.
+    """Orders are written and in force on this host, but the queue did not take them to others.
 
     Args:
-        revocation: the order.
+        revocations: the orders, at least one.
         problem: what the queue said.
     """
 
     code = "not_announced"
 
-    def __init__(self, revocation: Revocation, problem: str) -> None:
+    def __init__(self, revocations: Sequence[Revocation], problem: str) -> None:
+        first, more = revocations[0], len(revocations) - 1
         super().__init__(
-            f"{revocation.label}: the order is written and holds on this host, but the queue did not take it to others"
-            f" ({problem})",
+            f"{first.label}{f' and {more} more' if more else ''}: written and in force on this host,"
+            f" but the queue did not take it to others ({problem})",
             hint="workers elsewhere learn of it when the same order is given again and the queue is back",
         )
-        self.revocation = revocation
+        self.revocations = tuple(revocations)
+
+    @property
+    def revocation(self) -> Revocation:
+        """The first of the orders."""
+        return self.revocations[0]
 
 
 async def revoke(
@@ -78,7 +87,18 @@ async def revoke(
         SetupError: if the control key or the file cannot be used; the order is then not in force.
         NotAnnouncedError: if it is in force, but on this host only.
     """
-    return await _give(settings, "revoke", kind, subject, version, reason, by)
+    (revocation,) = await _give(settings, "revoke", kind, [(subject, version)], reason, by)
+    return revocation
+
+
+async def revoke_all(
+    settings: Settings, kind: Kind, subjects: Sequence[str], *, reason: str, by: str
+) -> Sequence[Revocation]:
+    """Revoke several subjects of a kind, such as all leases of a secret, by one write; otherwise like `revoke`.
+
+    Either all of them are in force, or, if it raises anything but `NotAnnouncedError`, none need be.
+    """
+    return await _give(settings, "revoke", kind, [(subject, None) for subject in subjects], reason, by)
 
 
 async def reinstate(
@@ -91,7 +111,8 @@ async def reinstate(
     Raises:
         NotRevokedError: if no order in force refuses exactly this subject.
     """
-    return await _give(settings, "reinstate", kind, subject, version, reason, by)
+    (revocation,) = await _give(settings, "reinstate", kind, [(subject, version)], reason, by)
+    return revocation
 
 
 def orders_of(settings: Settings, control_seed: bytes | None = None) -> Revocations:
@@ -112,57 +133,64 @@ def orders_of(settings: Settings, control_seed: bytes | None = None) -> Revocati
 
 
 async def _give(
-    settings: Settings, order: Order, kind: Kind, subject: str, version: str | None, reason: str, by: str
-) -> Revocation:
-    check_subject(kind, subject, version)
-    revocation, signed = await asyncio.to_thread(_write, settings, order, kind, subject, version, reason, by)
-    problem = await _announce(settings, signed)
-    if problem:
-        raise NotAnnouncedError(revocation, problem)
-    return revocation
-
-
-def _write(
-    settings: Settings, order: Order, kind: Kind, subject: str, version: str | None, reason: str, by: str
-) -> tuple[Revocation, bytes]:
+    settings: Settings, order: Order, kind: Kind, subjects: Sequence[Subject], reason: str, by: str
+) -> list[Revocation]:
+    for subject, version in subjects:
+        check_subject(kind, subject, version)
     for text, what in ((reason, "the reason"), (by, "who gives the order")):
         if not 0 < len(text) <= MAX_TEXT:
             raise SetupError(f"{what} has {len(text)} characters; 1 to {MAX_TEXT} are expected", hint="say it shorter")
+    if not subjects:
+        return []
+    revocations, signed = await asyncio.to_thread(_write, settings, order, kind, subjects, reason, by)
+    problem = await _announce(settings, signed)
+    if problem:
+        raise NotAnnouncedError(revocations, problem)
+    return revocations
+
+
+def _write(
+    settings: Settings, order: Order, kind: Kind, subjects: Sequence[Subject], reason: str, by: str
+) -> tuple[list[Revocation], list[bytes]]:
     seed = ensure_control_seed(settings.keys_dir, settings.revocations_file)
-    newest = orders_of(settings, seed).newest(kind, subject, version)
-    if order == "reinstate" and (newest is None or newest.order != "revoke"):
-        label = f"{kind} {subject}" + ("" if version is None else f", version {version},")
-        raise NotRevokedError(f"{label} is not revoked", hint="`secret-broker revocations` lists what is")
-    revocation = Revocation(
-        revocation_id=secrets.token_hex(8),
-        order=order,
-        kind=kind,
-        subject=subject,
-        version=version,
-        at=max(time.time_ns() // 1_000_000, 0 if newest is None else newest.at + 1),  # it holds if the clock went back
-        reason=reason,
-        by=by,
-    )
-    signed = sign_revocation(revocation, sodium.crypto_sign_seed_keypair(seed)[1])
-    RevocationFile(settings.revocations_file, _public(seed)).append(signed)
-    return revocation, signed
+    public, secret = sodium.crypto_sign_seed_keypair(seed)
+    known = orders_of(settings, seed)
+    revocations = []
+    for subject, version in subjects:
+        newest = known.newest(kind, subject, version)
+        if order == "reinstate" and (newest is None or newest.order != "revoke"):
+            label = f"{kind} {subject}" + ("" if version is None else f", version {version},")
+            raise NotRevokedError(f"{label} is not revoked", hint="`secret-broker revocations` lists what is")
+        now = time.time_ns() // 1_000_000
+        revocation = Revocation(
+            revocation_id=secrets.token_hex(8),
+            order=order,
+            kind=kind,
+            subject=subject,
+            version=version,
+            at=now if newest is None else max(now, newest.at + 1),  # it holds, also if the clock went back
+            reason=reason,
+            by=by,
+        )
+        revocations.append(revocation)
+    signed = [sign_revocation(revocation, secret) for revocation in revocations]
+    RevocationFile(settings.revocations_file, public).append_all(signed)
+    return revocations, signed
 
 
-async def _announce(settings: Settings, signed: bytes) -> str:
-    """Put an order onto the queue; what prevented it, if anything did."""
+async def _announce(settings: Settings, orders: Sequence[bytes]) -> str:
+    """Put orders onto the queue; what prevented it, if anything did."""
     try:
         url = user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), CONSOLE)
         client = Redis.from_url(url, protocol=2, socket_timeout=_QUEUE_SECONDS, retry=Retry(NoBackoff(), 0))
     except (SetupError, ValueError) as error:
         return str(error)
     try:
-        async with asyncio.timeout(_QUEUE_SECONDS):
-            await client.xadd(
-                keynames.CONTROL,
-                {keynames.MESSAGE_FIELD: revocation_message(signed)},
-                maxlen=CONTROL_LENGTH,
-                approximate=True,
-            )
+        async with asyncio.timeout(_QUEUE_SECONDS), client.pipeline(transaction=False) as pipeline:
+            for signed in orders:
+                fields: Any = {keynames.MESSAGE_FIELD: revocation_message(signed)}
+                pipeline.xadd(keynames.CONTROL, fields, maxlen=CONTROL_LENGTH, approximate=True)
+            await pipeline.execute()
     except TimeoutError:
         return f"no answer within {_QUEUE_SECONDS:.0f} s"
     except (RedisError, OSError) as error:

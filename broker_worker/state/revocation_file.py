@@ -6,7 +6,7 @@ Each line holds one signed order and, for people who read the file, what it says
 import base64
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -77,20 +77,36 @@ class RevocationFile:
             WireError: if the control key did not sign it.
             SetupError: if it cannot be written.
         """
-        revocation = open_revocation(signed, self._public)
+        return self.append_all([signed]) == 1
+
+    def append_all(self, orders: Sequence[bytes]) -> int:
+        """Write several orders at once; otherwise like `append`.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            WireError: if the control key did not sign one of them; nothing is then written.
+            SetupError: if they cannot be written.
+        """
+        opened = {_mark(signed): (open_revocation(signed, self._public), signed) for signed in orders}
         with self._mutex:
-            if _mark(signed) in self._known:
-                return False
+            new = self._new_of(opened)
+            if not new:
+                return 0
             try:
                 with self._file.locked():
                     self._read_on()
-                    if _mark(signed) in self._known:
-                        return False
-                    self._file.append(_line_of(revocation, signed))
+                    new = self._new_of(opened)
+                    if new:
+                        self._file.append(*(_line_of(revocation, signed) for revocation, signed in new))
             except SetupError:
-                self._unread.append(revocation)
+                self._unread += [revocation for revocation, _ in new]
                 raise
-            return True
+            return len(new)
+
+    def _new_of(self, opened: Mapping[bytes, tuple[Revocation, bytes]]) -> list[tuple[Revocation, bytes]]:
+        return [order for mark, order in opened.items() if mark not in self._known]
 
     def poll(self) -> list[Revocation]:
         """The orders that came since the last call, this process's own included, in the order of the file.

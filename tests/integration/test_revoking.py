@@ -17,7 +17,7 @@ from broker_worker.core.control import decode_control
 from broker_worker.core.revocations import open_revocation
 from broker_worker.files.keys import CONTROL, QUEUE, load_seed
 from broker_worker.people import revoking
-from broker_worker.people.revoking import NotAnnouncedError, orders_of, reinstate, revoke
+from broker_worker.people.revoking import NotAnnouncedError, orders_of, reinstate, revoke, revoke_all
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 
@@ -77,9 +77,9 @@ async def test_wiped_queue_undoes_nothing(home: Home) -> None:
 async def test_queue_that_is_away_leaves_the_order_in_force(home: Home, tmp_path: Path) -> None:
     """The caller learns that other hosts were not told, and has the order in hand."""
     away = Settings(home=home.settings.home, redis_url=f"unix://{tmp_path}/none.sock")
-    with pytest.raises(NotAnnouncedError, match="holds on this host") as caught:
+    with pytest.raises(NotAnnouncedError, match="in force on this host") as caught:
         await revoke(away, "run", "claude/run-1", reason="gone mad", by="maria")
-    assert list(orders_of(away)) == [caught.value.revocation]
+    assert tuple(orders_of(away)) == (caught.value.revocation,) == caught.value.revocations
     assert home.queue_key.hex() not in str(caught.value)
 
 
@@ -104,6 +104,19 @@ async def test_queue_that_knows_no_console_user_leaves_the_order_in_force(tmp_pa
     with pytest.raises(NotAnnouncedError, match="did not take it"):
         await revoke(home.settings, "agent", "claude", reason="gone mad", by="maria")
     assert not orders_of(home.settings).is_empty
+
+
+async def test_many_leases_are_revoked_at_once(home: Home) -> None:
+    """All leases of a leaked secret end by one write; nothing to end is no error; one slip, and none ends."""
+    leases = [f"{number:032x}" for number in range(20)]
+    given = await revoke_all(home.settings, "lease", leases, reason="leaked", by="maria")
+    assert [each.subject for each in given] == leases
+    assert [each.subject for each in orders_of(home.settings)] == leases
+    assert len(on_the_stream(home.settings)) == 20
+    assert list(await revoke_all(home.settings, "lease", [], reason="leaked", by="maria")) == []
+    with pytest.raises(WireError):
+        await revoke_all(home.settings, "lease", ["f" * 32, "x"], reason="leaked", by="maria")
+    assert len(list(orders_of(home.settings))) == 20
 
 
 async def test_subject_that_could_not_be_reaches_neither_file_nor_queue(home: Home) -> None:

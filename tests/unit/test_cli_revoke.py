@@ -176,7 +176,7 @@ def test_external_queue_that_is_away_is_an_error(settings: Settings, tmp_path: P
     )
     assert result.exit_code == 4
     assert "revoked agent:claude" in result.stdout
-    assert "holds on this host, but the queue did not take it" in result.stderr
+    assert "in force on this host, but the queue did not take it" in result.stderr
     assert in_force(settings) == ["agent:claude"]
 
 

@@ -80,6 +80,16 @@ def test_order_stands_in_the_file_once(path: Path, file: RevocationFile) -> None
     assert len(path.read_bytes().splitlines()) == 1
 
 
+def test_several_orders_are_written_at_once(path: Path, file: RevocationFile) -> None:
+    """Those that are known or given twice are not written again; one forged order, and none is written."""
+    file.append(signed(0))
+    with pytest.raises(WireError, match="not signed"):
+        file.append_all([signed(1), sign_revocation(order(2), FOREIGN)])
+    assert file.append_all([signed(0), signed(1), signed(1), signed(2)]) == 2
+    assert file.poll() == [order(0), order(1), order(2)]
+    assert len(path.read_bytes().splitlines()) == 3
+
+
 def test_restart_knows_all_orders(path: Path, file: RevocationFile) -> None:
     """A new process has what the old one had."""
     for number in range(3):
