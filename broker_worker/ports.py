@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import ProviderError
 from broker_worker.core.limits import Rate
+from broker_worker.core.revocations import Revocation
 
 
 class Clock(Protocol):
@@ -190,6 +191,29 @@ class OnceLog(Protocol):
 
     def used(self) -> frozenset[str]:
         """The ids of all approvals that were used, also by other workers of this host, as of a moment ago."""
+        ...
+
+
+class RevocationLog(Protocol):
+    """The orders of operators, kept where no queue can undo them."""
+
+    def append(self, signed: bytes) -> bool:
+        """Keep a signed order; one that is known changes nothing.
+
+        Returns:
+            Whether it was new.
+
+        Raises:
+            BrokerError: if it could not be made durable; it is in force in this process all the same.
+        """
+        ...
+
+    def poll(self) -> Sequence[Revocation]:
+        """The orders that were added since the last call, by this process or another.
+
+        Raises:
+            BrokerError: at the first call only, if what is kept cannot be trusted.
+        """
         ...
 
 

@@ -1,32 +1,58 @@
 """Making one worker process out of its parts."""
 
+import functools
 import os
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
 from agent_sdk.wire.audit import AuditRecord, EventType, format_time
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.sealing import run_public_key
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.app.clock import SystemClock
 from broker_worker.audit.publisher import AuditPublisher
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.cache.memory import MemoryCache
+from broker_worker.core.approval_book import ApprovalBook
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.hot_set import HotSet
+from broker_worker.core.leases import LeaseMint, lease_key
+from broker_worker.core.revocations import Revocations
 from broker_worker.files.configuration import load_configuration
-from broker_worker.files.keys import QUEUE, BrokerKeys, load_broker_keys, load_seed
+from broker_worker.files.keys import (
+    JOBS,
+    QUEUE,
+    BrokerKeys,
+    ensure_control_seed,
+    ensure_seed,
+    load_broker_keys,
+    load_seed,
+)
+from broker_worker.jobs.reports import decode_report, report_key
+from broker_worker.people.assertion import check_assertion
 from broker_worker.pipeline import Desk
+from broker_worker.pipeline.affairs import Affairs, AffairsKeys
+from broker_worker.pipeline.approving import Approvals
+from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.session import start_session
+from broker_worker.pipeline.session import Nonces, start_session
 from broker_worker.ports import Provider
+from broker_worker.private_files import make_private_folder
 from broker_worker.providers.schemes import Surroundings, make_providers
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
+from broker_worker.state.revocation_file import RevocationFile
+from broker_worker.state.used_approvals import UsedApprovals
 from broker_worker.worker import Worker
 from broker_worker.worker.fetches import Fetches
+
+if TYPE_CHECKING:
+    from broker_worker.jobs.queue import RqJobQueue
 
 SKEW_MS = 30_000
 """How far the clocks of agents, issuers and the broker may differ, ms."""
@@ -43,6 +69,7 @@ class Process:
     sink: JsonlSink
     publisher: AuditPublisher
     publisher_client: "Redis"
+    jobs: "LateJobs"
     desk: Desk
     fetches: Fetches
     worker: Worker
@@ -76,11 +103,14 @@ def compose(settings: Settings, name: str) -> Process:
     providers = providers_of(configuration, settings, clock)
     cache = MemoryCache(configuration.cache.max_entries)
     url = broker_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE))
+    peers, jobs_key = PeerCache(), ensure_seed(settings.keys_dir / JOBS)
+    jobs = LateJobs(url, jobs_key, clock)
     desk = Desk(
         configuration=configuration,
-        opener=Opener(intakes_of(keys), TokenVerifier(configuration.anchors, SKEW_MS), PeerCache(), SKEW_MS),
+        opener=Opener(intakes_of(keys), TokenVerifier(configuration.anchors, SKEW_MS), peers, SKEW_MS),
         cache=cache,
         sink=sink,
+        affairs=_affairs(settings, name, keys, clock, sink, cache, peers, jobs),
         clock=clock,
         session=start_session(keys.identity_seed, name, clock.now(), secrets.token_bytes(32)),
         provider_of=provider_names(providers),
@@ -93,11 +123,93 @@ def compose(settings: Settings, name: str) -> Process:
         fetches=fetches,
         hot_set=HotSet(configuration.policy.agents),
         identity_seed=keys.identity_seed,
+        read_report=functools.partial(read_report, report_key(jobs_key)),
         clock=clock,
     )
     client = Redis.from_url(url, client_name=f"{name}-audit", socket_timeout=30.0)
     publisher = AuditPublisher(client, sink)
-    return Process(name, settings, clock, cache, sink, publisher, client, desk, fetches, worker, providers)
+    return Process(name, settings, clock, cache, sink, publisher, client, jobs, desk, fetches, worker, providers)
+
+
+def _affairs(
+    settings: Settings,
+    name: str,
+    keys: BrokerKeys,
+    clock: SystemClock,
+    sink: JsonlSink,
+    cache: MemoryCache,
+    peers: PeerCache,
+    jobs: "LateJobs",
+) -> Affairs:
+    """What people allow and revoke, on the broker's own files.
+
+    Raises:
+        BrokerError: if such a file, or the key that signs revocations, cannot be used.
+    """
+    make_private_folder(settings.state_dir)
+    orders = settings.revocations_file
+    control_public = run_public_key(ensure_control_seed(settings.keys_dir, orders))
+    once = UsedApprovals(settings.used_approvals_file, clock.now)
+    revocations = Revocations()
+    mint = LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48))
+    return Affairs(
+        worker=name,
+        keys=AffairsKeys(keys.identity_seed + keys.identity_public, control_public),
+        approvals=Approvals(ApprovalBook(check_assertion), once, cache, name),
+        leases=Leases(mint, revocations),
+        revocations=revocations,
+        revocation_log=RevocationFile(orders, control_public),
+        settled=UsedApprovals(settings.state_dir / "settled_approvals.jsonl", clock.now),
+        sink=sink,
+        cache=cache,
+        peers=peers,
+        nonces=Nonces(secrets.token_bytes),
+        jobs=jobs,
+    )
+
+
+class LateJobs:
+    """Implements `ports.JobQueue`; what it needs for that is loaded with the first job, which most workers never have.
+
+    Args:
+        url: the queue, with the broker's user.
+        jobs_key: the 32 bytes of keys/jobs.key.
+        clock: the time.
+    """
+
+    def __init__(self, url: str, jobs_key: bytes, clock: SystemClock) -> None:
+        self._make: Callable[[], RqJobQueue] = functools.partial(_rq_queue, url, jobs_key, clock)
+        self._queue: RqJobQueue | None = None
+
+    def enqueue(self, job: str, payload: Mapping[str, object]) -> None:
+        """Hand over a job."""
+        if self._queue is None:
+            self._queue = self._make()
+        self._queue.enqueue(job, payload)
+
+    def close(self) -> None:
+        """Hand over what waits, and end."""
+        if self._queue is not None:
+            self._queue.close()
+
+
+def _rq_queue(url: str, jobs_key: bytes, clock: SystemClock) -> "RqJobQueue":
+    from broker_worker.jobs.queue import RqJobQueue  # noqa: PLC0415  # rq is large
+
+    return RqJobQueue(url, jobs_key, clock.now)
+
+
+def read_report(key: bytes, raw: bytes) -> AuditRecord | None:
+    """The audit record of a report that our job process wrote; what it did not write says nothing.
+
+    Args:
+        key: from `jobs.reports.report_key`.
+        raw: an entry of the reports stream.
+    """
+    try:
+        return decode_report(raw, key).record()
+    except WireError:
+        return None
 
 
 def providers_of(configuration: Configuration, settings: Settings, clock: SystemClock) -> Mapping[str, Provider]:

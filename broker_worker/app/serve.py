@@ -76,6 +76,7 @@ async def _run(process: Process, until_stdin_ends: bool) -> None:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await process.publisher_client.aclose()
+        await asyncio.to_thread(process.jobs.close)
         for provider in set(process.providers.values()):
             await provider.close()
     _log.info("worker_stopped", worker=process.name)

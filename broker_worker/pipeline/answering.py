@@ -10,12 +10,14 @@ from broker_worker.pipeline.batch import Ask, Case
 
 def _result(case: Case) -> Result:
     if case.code is not None:
-        return Result(case.name, "refused", code=case.code, retry_after=case.retry_after)
+        approval = None if case.approval is None else case.approval.request.digest()[:8]
+        return Result(case.name, "refused", code=case.code, retry_after=case.retry_after, approval=approval)
     return Result(
         case.name,
         "granted",
         value=case.value,
         expires_at=case.expires_at,
+        lease=None if case.holding is None else case.holding.lease.token,
         source=case.source,
         version=case.version,
     )

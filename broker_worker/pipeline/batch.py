@@ -6,8 +6,10 @@ from typing import Literal
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Request
 from agent_sdk.wire.tokens import RunIdentity
+from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
-from broker_worker.core.policy import Decision
+from broker_worker.core.leases import Holding
+from broker_worker.core.policy import ApprovalRule, Decision
 from broker_worker.pipeline.peers import Peer
 from broker_worker.ports import Entry
 
@@ -25,11 +27,15 @@ class Case:
         code: what the agent will be told instead of a value; None as long as it may have it.
         reason: why, for the audit.
         retry_after: ms, where waiting helps.
+        rule: who must approve it; None if nobody need.
+        approval: the approval that it goes on with, waits for, or was refused by.
+        holding: the lease that it is released under, or that is renewed or given back.
     """
 
     name: str
     decision: Decision
     entry: SecretEntry | None
+    rule: ApprovalRule | None = None
     code: Code | None = None
     reason: str | None = None
     retry_after: int | None = None
@@ -38,6 +44,8 @@ class Case:
     source: Literal["cache", "provider"] | None = None
     provider: str | None = None
     expires_at: int | None = None
+    approval: Matter | None = None
+    holding: Holding | None = None
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
         """Refuse this name and forget any value."""
@@ -47,7 +55,12 @@ class Case:
 
 @dataclass(slots=True)
 class Ask:
-    """A request that opened, with the identity that its token proves."""
+    """A request that opened, with the identity that its token proves.
+
+    Args:
+        guarded: whether people may have to approve one of its names.
+        draft: the sealed reply that was prepared for it.
+    """
 
     entry: Entry
     peer: Peer
@@ -60,6 +73,7 @@ class Ask:
     reason: str | None = None
     retry_after: int | None = None
     names: tuple[str, ...] = ()
+    guarded: bool = False
     draft: bytes | None = field(default=None, repr=False)
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:

@@ -9,7 +9,7 @@ from broker_worker.core.policy import Policy, decide
 from broker_worker.pipeline.batch import Action, Ask, Case
 from broker_worker.ports import AdmissionAsk, Limit
 
-_ACTIONS: dict[type, Action] = {
+ACTIONS: dict[type, Action] = {
     Resolve: "resolve",
     Put: "put",
     Generate: "generate",
@@ -32,9 +32,10 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
     policy entry can grant are denied as well.
     """
     body = ask.request.body
-    ask.action = _ACTIONS[type(body)]
+    ask.action = ACTIONS[type(body)]
     if isinstance(body, Resolve):
         ask.cases = [_case(ask, configuration, name, body.purpose, now) for name in body.names]
+        ask.guarded = any(case.rule is not None for case in ask.cases)
         if len(ask.cases) > 1:
             _refuse_beyond_burst(ask, configuration)
     elif isinstance(body, ListNames):
@@ -63,7 +64,8 @@ def _case(ask: Ask, configuration: Configuration, name: str, purpose: str, now: 
         now=now,
         in_scope=in_scope,
     )
-    case = Case(name, decision, configuration.registry.get(name))
+    grant = decision.grant
+    case = Case(name, decision, configuration.registry.get(name), None if grant is None else grant.approval)
     if not decision.allowed:
         case.refuse(Code.DENIED, decision.reason)
     elif case.entry is None:
@@ -114,7 +116,13 @@ class Limits:
             (bucket + 1) * MARKS_MS - now + MARKS_KEPT_MS,
             len(ask.cases) or 1,
             self.of_run(identity.agent_id, identity.run_id),
-            tuple([self.of_case(identity.agent_id, case) for case in ask.cases if case.code is None]),
+            tuple(
+                [
+                    self.of_case(identity.agent_id, case) if ask.action == "resolve" else ()
+                    for case in ask.cases
+                    if case.code is None
+                ]
+            ),
         )
 
     def of_run(self, agent_id: str, run_id: str) -> tuple[Limit, ...]:

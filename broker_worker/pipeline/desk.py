@@ -2,21 +2,27 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import Resolve
+from agent_sdk.wire.messages import Release as ReleaseLease
+from agent_sdk.wire.messages import Renew
 from agent_sdk.wire.tokens import TokenVerifier
+from broker_worker.core.approval_book import Matter
+from broker_worker.core.approvals import ApprovalRequest
 from broker_worker.core.backstop import Backstop
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.errors import ProviderError
+from broker_worker.pipeline import records
+from broker_worker.pipeline.affairs import Affairs
 from broker_worker.pipeline.batch import Ask, Case
-from broker_worker.pipeline.deciding import Limits, open_cases
+from broker_worker.pipeline.deciding import ACTIONS, Limits, open_cases
 from broker_worker.pipeline.opening import Opener
 from broker_worker.pipeline.releasing import REPLAY, Release, Releaser
 from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.pipeline.settling import Settler, Waiting
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import (
     Admission,
@@ -24,7 +30,6 @@ from broker_worker.ports import (
     Answer,
     AuditSink,
     Cache,
-    CachedValue,
     Clock,
     Entry,
     Fetched,
@@ -37,23 +42,6 @@ NOT_FOUND_MS = 10_000
 """How long a failure that is about the name is remembered, ms."""
 UNAVAILABLE_MS = 1_000
 """How long a failure that may pass is remembered, ms, unless the vault says for how long."""
-
-
-@dataclass(slots=True)
-class Waiting:
-    """An ask that waits for values which are not in the cache.
-
-    Args:
-        ask: the request.
-        refs: the missing references, and for how many ms each value may be kept.
-        known: what was in the cache of the others; meanwhile it may have to make room there.
-        found: what has come of the missing ones so far.
-    """
-
-    ask: Ask
-    refs: Mapping[str, int]
-    known: dict[str, CachedValue | ProviderError] = field(default_factory=dict)
-    found: dict[str, Fetched | ProviderError] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -72,6 +60,7 @@ class Desk:
         opener: opens entries and proves who sent them.
         cache: values between two uses.
         sink: where records become durable before anything is released.
+        affairs: what people allow, what was revoked, and what runs hold.
         clock: the time.
         session: the worker's session key; replaced by `start_session`.
         provider_of: the name of the provider that serves a reference, for the audit.
@@ -85,6 +74,7 @@ class Desk:
         opener: Opener,
         cache: Cache,
         sink: AuditSink,
+        affairs: Affairs,
         clock: Clock,
         session: Session,
         provider_of: Callable[[str], str],
@@ -93,14 +83,19 @@ class Desk:
         self.configuration = configuration
         self.opener = opener
         self.session = session
+        self.affairs = affairs
         self._limits = Limits(configuration.policy)
         self._cache = cache
         self._sink = sink
         self._clock = clock
         self._tally = Tally()
         self._releaser = Releaser(sink, cache, clock, self._tally, Nonces(entropy))
-        self.provider_of = provider_of
+        self._settler = Settler(cache, affairs, provider_of)
         self._backstop = Backstop()
+
+    def set_provider_names(self, provider_of: Callable[[str], str]) -> None:
+        """Tell the audit other names of the providers that serve references."""
+        self._settler.provider_of = provider_of
 
     async def serve(
         self,
@@ -129,30 +124,55 @@ class Desk:
             opened.junk += cold.junk
         for ask in opened.asks:
             if ask.code is None:
-                open_cases(ask, configuration, now)
+                self._decide(ask, now)
         asks = [ask for ask in opened.asks if ask.code is None]
         refused = [ask for ask in opened.asks if ask.code is not None]
         noted = self._releaser.note_junk(opened.junk, now)
         noted += self._releaser.note(refused, configuration.policy.digest)
-        waiting, release = await self._admit(asks, admission, noted, now)
+        waiting, release, asked = await self._admit(asks, admission, noted, now)
         if before_release is not None:
             await before_release()
         answers = self._releaser.carry_out(release, refused, self.session)
+        self._have_asked(asked, release)
         return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting)
+
+    def _decide(self, ask: Ask, now: int) -> None:
+        """Decide every name of a request: by what was revoked first, then by the policy."""
+        body, identity, revocations = ask.request.body, ask.identity, self.affairs.revocations
+        if not revocations.is_empty and revocations.of_run(identity.agent_id, identity.run_id, identity.token_id):
+            ask.action = ACTIONS[type(body)]
+            ask.refuse(Code.REVOKED, "revoked")
+        elif isinstance(body, Renew | ReleaseLease):
+            ask.action, ask.guarded = ACTIONS[type(body)], True
+            self.affairs.leases.open_cases(ask, self.configuration, now)
+        else:
+            open_cases(ask, self.configuration, now)
+            if not revocations.is_empty:
+                for case in ask.cases:
+                    if case.code is None and revocations.of_secret(case.name):
+                        case.refuse(Code.REVOKED, "secret_revoked")
+
+    def _have_asked(self, asked: Sequence[ApprovalRequest], release: Release) -> None:
+        """People are asked what was recorded, and nothing else."""
+        if release.is_recorded:
+            self.affairs.ask(asked)
+        else:
+            self.affairs.approvals.withdraw(asked)
 
     async def _admit(
         self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int
-    ) -> tuple[list[Waiting], Release]:
+    ) -> tuple[list[Waiting], Release, list[ApprovalRequest]]:
         """Have asks marked and counted; what they get if they are admitted is prepared while the queue does so."""
         if not asks:
-            return self._settle_all(asks, noted, now)
+            return *self._settle_all(asks, noted, now), []
         configuration = self.configuration
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         admitting = asyncio.ensure_future(admission.admit(marks))
+        is_guarded = any(ask.guarded for ask in asks)  # then what it gets follows from being admitted
         try:
             await asyncio.sleep(0)  # the question is on its way
-            prepared = self._settle_all(asks, noted, now)
+            prepared = ([], None) if is_guarded else self._settle_all(asks, noted, now)
         except BaseException:
             admitting.cancel()  # nobody may be left reading the lane's connection
             await asyncio.gather(admitting, return_exceptions=True)
@@ -164,28 +184,70 @@ class Desk:
                 undisturbed = False
                 if ask.code is None:
                     self._decide_again(ask, now)
-        if undisturbed and not prepared[0]:
-            return prepared
-        return self._settle_all(asks, noted + distrust, now)  # what was missing may have been fetched meanwhile
+        waiting, release = prepared
+        if undisturbed and release is not None and not waiting:
+            return waiting, release, []
+        asked, noted = self._approve(asks, noted + distrust, now)
+        try:
+            filled = self._fill_all(asks, now)  # what was missing may have been fetched meanwhile
+            await self._use_approvals(filled[1], admission, now)
+            return *self._prepare(*filled, noted, now), asked
+        except BaseException:
+            self.affairs.approvals.withdraw(asked)
+            raise
+
+    def _approve(
+        self, asks: Sequence[Ask], noted: list[AuditRecord], now: int
+    ) -> tuple[list[ApprovalRequest], list[AuditRecord]]:
+        """Let names that need an approval go on if they have one; returns what people must be asked, and records."""
+        asked: list[ApprovalRequest] = []
+        for ask in asks:
+            if ask.guarded and ask.code is None and ask.action == "resolve":
+                asked += self.affairs.approvals.apply(ask, self.configuration, now)
+        return asked, noted + [records.approval_requested(request, now) for request in asked]
+
+    async def _use_approvals(self, asks: Sequence[Ask], admission: Admission, now: int) -> None:
+        """Use single-use approvals of requests that will be released now; each serves one request, on all workers."""
+        approvals = self.affairs.approvals
+        marks = approvals.marks([ask for ask in asks if ask.guarded and ask.code is None], now)
+        if marks:
+            verdicts = await admission.admit([mark for *_, mark in marks])
+            for (ask, matter, _), verdict in zip(marks, verdicts, strict=True):
+                approvals.use(ask, matter, is_marked=not verdict.replay)
 
     def _settle_all(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], now: int) -> tuple[list[Waiting], Release]:
         """Give every ask what the cache has for it; those that miss something wait, the others can be released."""
-        waiting, settled = [], []
+        return self._prepare(*self._fill_all(asks, now), noted, now)
+
+    def _fill_all(self, asks: Sequence[Ask], now: int) -> tuple[list[Waiting], list[Ask]]:
+        """Asks that must wait for a vault, and the others with what the cache has for them."""
+        waiting, settled = list[Waiting](), list[Ask]()
         for ask in asks:
-            missing, known = self._fill(ask, now) if ask.code is None and ask.draft is None else ({}, {})
+            missing, known = (
+                self._settler.fill(ask, self.configuration, now) if ask.code is None and ask.draft is None else ({}, {})
+            )
             if missing:
                 waiting.append(Waiting(ask, missing, known))
             else:
                 settled.append(ask)
+        return waiting, settled
+
+    def _prepare(
+        self, waiting: list[Waiting], settled: Sequence[Ask], noted: Sequence[AuditRecord], now: int
+    ) -> tuple[list[Waiting], Release]:
         return waiting, self._releaser.prepare(settled, noted, self.configuration.policy.digest, self.session)
 
-    def resume(self, waiting: Sequence[Waiting]) -> list[Answer]:
+    async def resume(self, waiting: Sequence[Waiting], admission: Admission) -> list[Answer]:
         """Settle asks whose values were fetched, or given up, meanwhile.
 
         The policy is asked again, since it may have changed while they waited.
 
         Args:
             waiting: the asks, each with what the vault gave for its references, or why not.
+            admission: marks single-use approvals on the queue.
+
+        Raises:
+            QueueError: if that failed; nothing was released, the entries stay pending.
         """
         now = self._clock.now()
         for each in waiting:
@@ -195,8 +257,9 @@ class Desk:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
             for case in ask.cases:
                 if case.code is None:
-                    self._settle_fetched(each, case, now)
+                    self._settler.settle_fetched(each, case, self.configuration, now)
         asks = [each.ask for each in waiting]
+        await self._use_approvals(asks, admission, now)
         release = self._releaser.prepare(asks, [], self.configuration.policy.digest, self.session)
         return self._releaser.carry_out(release, [], self.session)
 
@@ -249,13 +312,24 @@ class Desk:
         """Ask issuers and policy again after a wait; what was refused before stays refused."""
         ask.draft = None
         refused_before = {case.name: case for case in ask.cases if case.code is not None}
-        open_cases(ask, self.configuration, now)
+        approved_before = {case.name: case.approval for case in ask.cases if case.code is None}
+        self._decide(ask, now)
+        for case in ask.cases:
+            matter = case.approval = approved_before.get(case.name)
+            if case.rule is not None and case.code is None and not self._still_approved(matter, now):
+                case.refuse(Code.APPROVAL_EXPIRED, "approval_over")
         ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
         if ask.peer.identity_of(ask.request.token) is None:  # forgotten, because the issuers may have changed
             try:
                 self.opener.verifier.verify(ask.request.token, now)
             except WireError as error:
                 ask.refuse(error.code, error.reason)
+
+    def _still_approved(self, matter: Matter | None, now: int) -> bool:
+        configuration = self.configuration
+        return (
+            matter is not None and matter.state(configuration.approvers, configuration.policy.digest, now) == "approved"
+        )
 
     def _apply(
         self, ask: Ask, cases: Sequence[Case], mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int
@@ -289,61 +363,3 @@ class Desk:
             noted += self._releaser.note_distrust(ask, "limit_state_lost", now)
             return False
         return admitted
-
-    def _fill(self, ask: Ask, now: int) -> tuple[dict[str, int], dict[str, CachedValue | ProviderError]]:
-        """Give cached values to the cases that may have them.
-
-        Returns:
-            What is missing and for how many ms it may be kept; and what was there.
-        """
-        missing: dict[str, int] = {}
-        there: dict[str, CachedValue | ProviderError] = {}
-        for case in ask.cases:
-            if case.code is None:
-                assert case.entry is not None
-                ttl_ms = self.configuration.ttl_of(case.entry) * 1000
-                known = self._cache.get(case.entry.ref, ttl_ms, now)
-                if known is None:
-                    missing[case.entry.ref] = max(ttl_ms, missing.get(case.entry.ref, 0))
-                else:
-                    there[case.entry.ref] = known
-                    self._settle(ask, case, known, now)
-                    case.source = "cache"
-        return missing, there
-
-    def _settle_fetched(self, waiting: Waiting, case: Case, now: int) -> None:
-        assert case.entry is not None
-        ref = case.entry.ref
-        result = waiting.found.get(ref)
-        case.source = "cache" if result is None else "provider"
-        if isinstance(result, Fetched):
-            self._settle(waiting.ask, case, CachedValue(result, now), now)
-        elif result is not None:
-            self._settle(waiting.ask, case, result, now)
-        else:
-            ttl_ms = self.configuration.ttl_of(case.entry) * 1000
-            gone = ProviderError(FailureKind.UNKNOWN, "no longer known")
-            self._settle(waiting.ask, case, self._cache.get(ref, ttl_ms, now) or waiting.known.get(ref, gone), now)
-
-    def _settle(self, ask: Ask, case: Case, known: CachedValue | ProviderError, now: int) -> None:
-        """Give a case its value and its end, or say why there is none."""
-        entry = case.entry
-        assert entry is not None
-        case.provider = self.provider_of(entry.ref)
-        if isinstance(known, ProviderError):
-            case.refuse(Code.UNAVAILABLE, f"provider_{known.kind}", known.retry_after)
-            return
-        lifetimes = [known.fetched_at + self.configuration.ttl_of(entry) * 1000, ask.identity.expires_at]
-        grant = case.decision.grant
-        if grant is not None and grant.max_ttl is not None:
-            lifetimes.append(now + grant.max_ttl * 1000)
-        body = ask.request.body
-        if isinstance(body, Resolve) and body.ttl is not None:
-            lifetimes.append(now + body.ttl * 1000)
-        ends = min(lifetimes)
-        if ends <= now:  # the token's end, within the skew, or that of a value while its request waited
-            case.refuse(Code.EXPIRED, "expired_already")
-            return
-        case.value, case.version = known.fetched.value, known.fetched.version
-        case.expires_at = ends
-        case.reason = None

@@ -46,6 +46,10 @@ class Peer:
         """The identity that `token` was verified to prove, if it was."""
         return self._tokens.get(token)
 
+    def identities(self) -> list[RunIdentity]:
+        """What the tokens of this run that were verified prove."""
+        return list(self._tokens.values())
+
     def remember(self, token: str, identity: RunIdentity) -> None:
         """Remember a verified token of this run."""
         while len(self._tokens) >= MAX_TOKENS_PER_PEER:
@@ -91,6 +95,10 @@ class PeerCache:
         self._peers[peer.agent_id, peer.run_public_key, key_id] = peer
         if len(self._peers) > self._limit:
             self._peers.popitem(last=False)
+
+    def of_agent(self, agent_id: str | None) -> list[Peer]:
+        """The peers of an agent, or all."""
+        return [peer for peer in self._peers.values() if agent_id is None or peer.agent_id == agent_id]
 
     def forget_tokens(self) -> None:
         """Have every peer's tokens verified again."""

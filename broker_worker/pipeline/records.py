@@ -1,7 +1,14 @@
 """What the audit is told of each outcome."""
 
-from agent_sdk.wire.audit import AuditRecord, format_time
+from typing import Literal
+
+from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from agent_sdk.wire.errors import Code
+from agent_sdk.wire.keynames import fingerprint
+from broker_worker.core.approval_book import Matter
+from broker_worker.core.approvals import ApprovalRequest, Decision
+from broker_worker.core.leases import Holding
+from broker_worker.core.revocations import Revocation
 from broker_worker.pipeline.batch import Ask, Case
 
 
@@ -17,6 +24,8 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         policy: digest of the policy in force.
     """
     identity, origin = ask.identity, case.decision.origin
+    lease = None if case.holding is None or case.code is not None else case.holding.lease
+    approval = case.approval
     return AuditRecord(
         v=1,
         event="access",
@@ -35,6 +44,11 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         provider=case.provider,
         version=case.version,
         expires_at=None if case.expires_at is None else format_time(case.expires_at),
+        lease_id=None if lease is None else lease.lease_id,
+        lease_ends=None if lease is None else format_time(lease.ends_at),
+        uses=None if case.holding is None or lease is None or ask.action != "resolve" else case.holding.uses,
+        approval_id=None if approval is None else approval.request.approval_id,
+        approver=None if approval is None else approval.names_of("approve") or None,
         request_id=ask.request.request_id.hex(),
         entry_id=ask.entry.entry_id.decode("ascii", "replace"),
         run_key=ask.peer.fingerprint,
@@ -96,4 +110,122 @@ def queue_distrusted(ask: Ask, reason: str, now: int) -> AuditRecord:
         reason=reason,
         request_id=ask.request.request_id.hex(),
         entry_id=ask.entry.entry_id.decode("ascii", "replace"),
+    )
+
+
+def approval_requested(request: ApprovalRequest, now: int) -> AuditRecord:
+    """People are asked."""
+    return AuditRecord(
+        v=1,
+        event="approval_requested",
+        timestamp=format_time(now),
+        agent_id=request.agent_id,
+        run_id=request.run_id,
+        secret_name=",".join(request.names),
+        action=request.action,
+        purpose=request.purpose or None,
+        rule=request.rule,
+        policy=request.policy,
+        expires_at=format_time(request.expires_at),
+        approval_id=request.approval_id,
+        approver=",".join(request.approvers),
+        request_id=request.request_id.hex(),
+        run_key=fingerprint(request.run_key),
+        task=request.task,
+    )
+
+
+def approval_decided(request: ApprovalRequest, decision: Decision, reason: str, now: int) -> AuditRecord:
+    """A person decided, validly."""
+    return _of_approval(
+        request,
+        now,
+        event="approval_decided",
+        outcome="granted" if decision.verdict == "approve" else "refused",
+        approver=decision.approver,
+        reason=reason or None,
+    )
+
+
+def approval_settled(matter: Matter, state: str, now: int) -> AuditRecord:
+    """What came of a request: `approved`, `denied`, `expired` or `void`."""
+    approved = state == "approved"
+    deciders = matter.names_of("approve" if approved else "deny") or None
+    outcome: Literal["granted", "refused"] = "granted" if approved else "refused"
+    return _of_approval(matter.request, now, event="approval_settled", outcome=outcome, approver=deciders, reason=state)
+
+
+def decision_refused(
+    request: ApprovalRequest | None, decision: Decision, approver: str, why: str, now: int
+) -> AuditRecord:
+    """A decision that does not count; who is said to have made it is only what it says."""
+    if request is not None:
+        return _of_approval(request, now, event="decision_refused", outcome="refused", approver=approver, reason=why)
+    return AuditRecord(
+        v=1,
+        event="decision_refused",
+        timestamp=format_time(now),
+        outcome="refused",
+        approval_id=decision.approval_id,
+        approver=approver,
+        reason=why,
+    )
+
+
+def refused_control(why: str, now: int) -> AuditRecord:
+    """What stands on the control stream and is neither a decision nor an order that the control key signed."""
+    return AuditRecord(
+        v=1, event="decision_refused", timestamp=format_time(now), outcome="refused", reason=why, count=1
+    )
+
+
+def _of_approval(
+    request: ApprovalRequest,
+    now: int,
+    *,
+    event: EventType,
+    outcome: Literal["granted", "refused"],
+    approver: str | None,
+    reason: str | None,
+) -> AuditRecord:
+    return AuditRecord(
+        v=1,
+        event=event,
+        timestamp=format_time(now),
+        agent_id=request.agent_id,
+        run_id=request.run_id,
+        secret_name=",".join(request.names),
+        outcome=outcome,
+        reason=reason,
+        approval_id=request.approval_id,
+        approver=approver,
+    )
+
+
+def revoked(revocation: Revocation, reason: str, now: int) -> AuditRecord:
+    """From now on this worker refuses a subject, or serves it again."""
+    return AuditRecord(
+        v=1,
+        event="revoked" if revocation.order == "revoke" else "reinstated",
+        timestamp=format_time(now),
+        subject=revocation.label,
+        approver=revocation.by,
+        reason=reason,
+    )
+
+
+def lease_ended(holding: Holding, revocation: Revocation, now: int) -> AuditRecord:
+    """A lease ended before its time."""
+    lease = holding.lease
+    return AuditRecord(
+        v=1,
+        event="lease_ended",
+        timestamp=format_time(now),
+        agent_id=holding.agent_id,
+        run_id=holding.run_id,
+        secret_name=lease.name,
+        version=lease.version,
+        lease_id=lease.lease_id,
+        reason="revoked",
+        subject=revocation.label,
     )

@@ -25,10 +25,12 @@ class Release:
     Args:
         asks: the asks; `draft` is the sealed reply.
         records: what is recorded of them, and of whatever else the batch held.
+        is_recorded: whether the audit took them.
     """
 
     asks: Sequence[Ask]
     records: Sequence[AuditRecord]
+    is_recorded: bool = False
 
 
 class Releaser:
@@ -117,6 +119,7 @@ class Releaser:
         if release.records:
             try:
                 self._sink.append(release.records)
+                release.is_recorded = True
             except AuditError:
                 self._tally.not_recorded(release.records)
                 for ask in asks:

@@ -7,7 +7,7 @@ import structlog
 
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.pipeline.desk import Waiting
+from broker_worker.pipeline.settling import Waiting
 from broker_worker.ports import Entry, Fetched, Provider
 
 DEADLINE_SECONDS = 12.0

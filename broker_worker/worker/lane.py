@@ -72,7 +72,7 @@ class Lane:
         self._fetches = fetches
         self._in_hand = in_hand
         self._clock = clock
-        self._admission = QueueAdmission(connection)
+        self.admission = QueueAdmission(connection)
         self._writer = ReplyWriter()
 
     async def serve(
@@ -93,7 +93,7 @@ class Lane:
         """
         self._in_hand.take(entries)
         try:
-            served = await self._desk.serve(entries, self._admission, before_release)
+            served = await self._desk.serve(entries, self.admission, before_release)
             self._fetches.add(served.waiting)
             await self.answer(served.answers, then)
         except BaseException:

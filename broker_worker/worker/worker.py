@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from agent_sdk.wire import keynames
+from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import AuditError, QueueError
 from broker_worker.core.hot_set import NOBODY, HotSet
 from broker_worker.pipeline import Desk, records
@@ -32,6 +33,7 @@ from broker_worker.queue.streams import (
     trim_overfull,
 )
 from broker_worker.queue.upkeep import leave, mend
+from broker_worker.worker.control_tail import ControlTail
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
 
@@ -47,6 +49,7 @@ HOLD_AFTER_US = 1_000_000
 STUCK_SECONDS = 10.0
 """A connection on which nothing came back for this long is given up."""
 DRAIN_SECONDS = 8.0
+HEAR_SECONDS = 3.0
 _BACKOFF = (0.05, 2.0)
 
 _log = structlog.get_logger()
@@ -82,6 +85,7 @@ class Worker:
         fetches: asks the vaults.
         hot_set: the agents, and which of them are watched.
         identity_seed: certifies session keys.
+        read_report: the audit record of an authentic report of the job process; None if it is not.
         clock: the time.
     """
 
@@ -94,6 +98,7 @@ class Worker:
         fetches: Fetches,
         hot_set: HotSet,
         identity_seed: bytes,
+        read_report: Callable[[bytes], AuditRecord | None],
         clock: Clock,
     ) -> None:
         self.consumer = f"{name}-{secrets.token_hex(4)}"
@@ -111,6 +116,7 @@ class Worker:
         self._ended_streams: set[str] = set()
         self._taken_names: set[str] = set()
         self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
+        self._tail = ControlTail(self._control, self.consumer, desk, read_report, clock)
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -122,8 +128,11 @@ class Worker:
                     group.create_task(self._repeat(self._listen)),
                     group.create_task(self._repeat(self._side_lane)),
                     group.create_task(self._repeat(self._tick)),
+                    group.create_task(self._repeat(self._tail.listen)),
+                    group.create_task(self._repeat(self._tail.attend)),
                     group.create_task(self._wake_at_stop()),
                 ]
+                await self._hear_people_first()
                 async with asyncio.TaskGroup() as lanes:
                     for _ in range(MAIN_LANES):
                         lanes.create_task(self._repeat(self._main_lane))
@@ -133,6 +142,11 @@ class Worker:
         finally:
             with contextlib.suppress(RedisError, OSError):
                 await self._control.aclose()
+
+    async def _hear_people_first(self) -> None:
+        """Know what people decided before anything is served, so that nobody is asked twice; not longer than that."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._tail.caught_up.wait(), HEAR_SECONDS)
 
     def stop(self) -> None:
         """Read nothing more; `run` returns when what is in hand is finished, or after some seconds."""
@@ -291,7 +305,7 @@ class Worker:
         ready = self._fetches.take_ready()
         if ready:
             try:
-                answers = self._desk.resume(ready)
+                answers = await self._desk.resume(ready, lane.admission)
             except BaseException:
                 self._in_hand.put_down([each.ask.entry for each in ready])
                 raise

@@ -20,20 +20,26 @@ from agent_sdk.wire.messages import ListNames, Operation, Reply, Request, Resolv
 from agent_sdk.wire.sealing import key_id, run_public_key
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.cache.memory import MemoryCache
+from broker_worker.core.approval_book import ApprovalBook
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import AuditError, FailureKind, ProviderError, QueueError
+from broker_worker.core.leases import LeaseMint, lease_key
+from broker_worker.core.revocations import Revocation, Revocations
 from broker_worker.files.configuration import load_configuration
 from broker_worker.pipeline import Desk
+from broker_worker.pipeline.affairs import Affairs, AffairsKeys
+from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.desk import Served
+from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.session import start_session
+from broker_worker.pipeline.session import Nonces, start_session
 from broker_worker.ports import AdmissionAsk, Answer, Entry, Fetched, Health, Limit, Verdict
 
 LONG = 10.0
 """How long a test waits for what must happen, in seconds; only a failing test waits that long."""
 NOW = 1_800_000_000_000
-IDENTITY, ISSUER_SEED, INTAKE_SECRET = bytes([3]) * 32, bytes([2]) * 32, bytes([4]) * 32
+IDENTITY, ISSUER_SEED, INTAKE_SECRET, CONTROL_SEED = (bytes([n]) * 32 for n in (3, 2, 4, 6))
 
 POLICY = """
     agents:
@@ -175,6 +181,48 @@ class LocalAdmission:
         return wait
 
 
+class OnceNotebook:
+    """Implements `ports.OnceLog` in memory; it can fail like a disk."""
+
+    def __init__(self) -> None:
+        self.uses: dict[str, str] = {}
+        self.is_full = False
+
+    def use(self, approval_id: str, request_id: str, ends_at: int) -> bool:
+        if self.is_full:
+            raise AuditError("cannot write: No space left on device")
+        return self.uses.setdefault(approval_id, request_id) == request_id
+
+    def used(self) -> frozenset[str]:
+        return frozenset(self.uses)
+
+
+class OrderNotebook:
+    """Implements `ports.RevocationLog` in memory; a test puts orders into `new`."""
+
+    def __init__(self) -> None:
+        self.new: list[Revocation] = []
+        self.kept: list[bytes] = []
+
+    def append(self, signed: bytes) -> bool:
+        self.kept.append(signed)
+        return True
+
+    def poll(self) -> list[Revocation]:
+        new, self.new = self.new, []
+        return new
+
+
+class JobNotebook:
+    """Implements `ports.JobQueue` in memory."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[str, Mapping[str, object]]] = []
+
+    def enqueue(self, job: str, payload: Mapping[str, object]) -> None:
+        self.jobs.append((job, payload))
+
+
 class FakeVault:
     """A provider that gives what a test put into it, and misbehaves when told to.
 
@@ -280,12 +328,29 @@ class DeskBench:
         keys = start_session(IDENTITY, "intake", NOW, INTAKE_SECRET)  # any X25519 pair does for an intake key
         self.intake = Intake(keys.public, keys.secret)
         configuration = load_configuration(write_files(folder, **files))
+        self.once, self.settled, self.orders, self.jobs = OnceNotebook(), OnceNotebook(), OrderNotebook(), JobNotebook()
+        peers, revocations = PeerCache(), Revocations()
+        self.affairs = Affairs(
+            worker="worker-1",
+            keys=AffairsKeys(IDENTITY + run_public_key(IDENTITY), run_public_key(CONTROL_SEED)),
+            approvals=Approvals(ApprovalBook(lambda *_: False), self.once, self.cache, "worker-1"),
+            leases=Leases(LeaseMint(lease_key(IDENTITY)), revocations),
+            revocations=revocations,
+            revocation_log=self.orders,
+            settled=self.settled,
+            sink=self.sink,
+            cache=self.cache,
+            peers=peers,
+            nonces=Nonces(secrets.token_bytes),
+            jobs=self.jobs,
+        )
         verifier = TokenVerifier(configuration.anchors, 30_000)
         self.desk = Desk(
             configuration=configuration,
-            opener=Opener({key_id(keys.public): self.intake}, verifier, PeerCache(), 30_000, max_cold=max_cold),
+            opener=Opener({key_id(keys.public): self.intake}, verifier, peers, 30_000, max_cold=max_cold),
             cache=self.cache,
             sink=self.sink,
+            affairs=self.affairs,
             clock=self.clock,
             session=start_session(IDENTITY, "worker-1", NOW, bytes([5]) * 32),
             provider_of=lambda ref: ref.partition("://")[0],
@@ -337,7 +402,7 @@ class DeskBench:
             for ref, ttl_ms in waiting.refs.items():
                 self.desk.keep(ref, found[ref], ttl_ms)
             waiting.found.update(found)
-        return served.answers + self.desk.resume(served.waiting)
+        return served.answers + await self.desk.resume(served.waiting, self.admission)
 
     async def ask(self, run: Run, *names: str, **arguments: Any) -> Reply:
         """One request, from its sealing to its answer."""

@@ -71,7 +71,7 @@ class World:
             for ref, ttl_ms in each.refs.items():
                 self.bench.desk.keep(ref, found[ref], ttl_ms)
             each.found.update(found)
-        self.check(self.bench.desk.resume(some))
+        self.check(await self.bench.desk.resume(some, self.bench.admission))
 
     def check(self, answers: list[Answer]) -> None:
         """The heart of it: what an answer releases must be allowed now, right, and on record."""

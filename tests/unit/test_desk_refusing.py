@@ -8,7 +8,7 @@ import pytest
 from desk_workbench import NOW, POLICY, DeskBench, Run
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Generate, Operation, Put, Release, Renew
+from agent_sdk.wire.messages import Generate, Operation, Put
 from broker_worker.core.errors import AuditError, FailureKind, ProviderError, QueueError
 from broker_worker.ports import Entry
 
@@ -63,8 +63,6 @@ async def test_a_condition_that_holds_grants(tmp_path: Path) -> None:
     [
         Put("openai.api_key", b"mine"),
         Generate("openai.api_key", "hex"),
-        Renew(bytes(16)),
-        Release(bytes(16)),
     ],
     ids=lambda body: type(body).__name__,
 )

@@ -1,0 +1,335 @@
+"""What people decide while requests come and go: decisions, revocations, and what follows from them.
+
+Everything here comes from two streams and two files that are not trusted: requests for approval count with the broker's
+signature, decisions with an approver's, revocations with the operator's control key.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from agent_sdk.wire.audit import AuditRecord
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import Notice, lease_id
+from broker_worker.core.approval_book import Matter
+from broker_worker.core.approvals import ApprovalRequest, decode_decision, open_request, sign_request
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.control import decode_control
+from broker_worker.core.errors import AuditError, BrokerError
+from broker_worker.core.leases import Holding
+from broker_worker.core.revocations import Revocation, Revocations, open_revocation
+from broker_worker.pipeline import records
+from broker_worker.pipeline.approving import Approvals
+from broker_worker.pipeline.leasing import Leases
+from broker_worker.pipeline.letters import Letter, seal_notice
+from broker_worker.pipeline.peers import PeerCache
+from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.pipeline.tally import Tally
+from broker_worker.ports import AuditSink, Cache, JobQueue, OnceLog, RevocationLog
+
+TAKE_OVER_MS = 3_000
+"""After this long another worker settles what the one that asked did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class AffairsKeys:
+    """What tells true from forged.
+
+    Args:
+        identity_secret: the broker's Ed25519 secret in libsodium's 64-byte form; it signs what people are asked.
+        control_public: verifies revocations, 32 bytes.
+    """
+
+    identity_secret: bytes
+    control_public: bytes
+
+    def __repr__(self) -> str:
+        return "AffairsKeys()"
+
+
+class Affairs:
+    """Takes what people decided, and says whom to tell.
+
+    Args:
+        worker: this worker's name.
+        keys: what tells true from forged.
+        approvals: guards names that need an approval.
+        leases: what runs hold.
+        revocations: what must not be served any more.
+        revocation_log: keeps revocations, whatever the queue forgets.
+        settled: which approvals' outcomes were recorded, by whichever worker of this host.
+        sink: where records become durable.
+        cache: knows the live values that texts of people must not repeat.
+        peers: the runs that this worker has heard of.
+        nonces: for sealing notices.
+        jobs: takes what may be late.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: str,
+        keys: AffairsKeys,
+        approvals: Approvals,
+        leases: Leases,
+        revocations: Revocations,
+        revocation_log: RevocationLog,
+        settled: OnceLog,
+        sink: AuditSink,
+        cache: Cache,
+        peers: PeerCache,
+        nonces: Nonces,
+        jobs: JobQueue,
+    ) -> None:
+        self.approvals = approvals
+        self.leases = leases
+        self.revocations = revocations
+        self.unpublished: dict[bytes, ApprovalRequest] = {}
+        """Requests that were recorded and must be put onto the queue, by their digest."""
+        self._worker = worker
+        self._keys = keys
+        self._log = revocation_log
+        self._settled = settled
+        self._sink = sink
+        self._cache = cache
+        self._peers = peers
+        self._nonces = nonces
+        self._jobs = jobs
+        self._tally = Tally()
+        self._open: dict[bytes, Matter] = {}
+        self._recorded: dict[bytes, set[str]] = {}
+        self._seen_settled: dict[bytes, int] = {}
+        self._unkept: list[bytes] = []
+        for revocation in revocation_log.poll():
+            revocations.apply(revocation)
+
+    def ask(self, requests: Iterable[ApprovalRequest]) -> None:
+        """Have people asked: these requests are recorded and in the book."""
+        for request in requests:
+            digest = request.digest()
+            self.unpublished[digest] = request
+            self._note(self.approvals.book.add(request))
+
+    def signed(self, request: ApprovalRequest) -> bytes:
+        """The bytes of a request for the queue."""
+        return sign_request(request, self._keys.identity_secret)
+
+    def published(self, request: ApprovalRequest, link: str) -> None:
+        """A request stands on the queue: have people notified.
+
+        Args:
+            request: the request.
+            link: where it can be decided in a browser.
+        """
+        self.unpublished.pop(request.digest(), None)
+        payload: dict[str, object] = {
+            "approval_id": request.approval_id,
+            "agent_id": request.agent_id,
+            "run_id": request.run_id,
+            "names": list(request.names),
+            "purpose": request.purpose,
+            "task": request.task or "",
+            "approvers": list(request.approvers),
+            "expires_at": request.expires_at,
+            "asked_today": request.asked_today,
+            "link": link,
+        }
+        self._jobs.enqueue("notify_approval", payload)
+
+    def take_request(self, raw: bytes) -> None:
+        """Take an entry of the approvals stream; what the broker did not sign is ignored."""
+        try:
+            request = open_request(raw, self._keys.identity_secret[32:])
+        except WireError:
+            return
+        self._note(self.approvals.book.add(request))
+
+    def _note(self, matter: Matter) -> None:
+        if matter.request.approval_id not in self._settled.used():
+            self._open[matter.request.digest()] = matter
+
+    def take_control(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        """Take an entry of the control stream.
+
+        Args:
+            raw: its bytes.
+            configuration: the files in force.
+            session: the worker's session key.
+            now: the time, ms since the epoch.
+
+        Returns:
+            Notices to send.
+        """
+        try:
+            message = decode_control(raw)
+            if message.kind == "revocation":
+                revocation = open_revocation(message.body, self._keys.control_public)
+                self._unkept.append(message.body)
+                letters = self.revoke([revocation], configuration, session, now)
+                self._keep()
+                return letters
+            decision = decode_decision(message.body)
+        except WireError as error:
+            self._record([records.refused_control(error.reason, now)], ("control", error.reason), now)
+            return []
+        approver = self._cache.redact(decision.approver)
+        fault = self.approvals.book.decide(decision, configuration.approvers, now)
+        matter = self.approvals.book.get(decision.request)
+        request = None if matter is None else matter.request
+        if fault == "decided_already" and matter is not None and decision in matter.decisions.values():
+            return []  # the same once more, as after a restart
+        if fault is not None:
+            record = records.decision_refused(request, decision, approver, fault, now)
+            if request is None or request.worker == self._worker:
+                self._record([record], ("decision", decision.approval_id, fault), now)
+        elif request is not None and request.worker == self._worker:
+            reason = self._cache.redact(decision.reason)
+            record = records.approval_decided(request, decision, reason, now)
+            if self._record([record]):
+                self._recorded.setdefault(decision.request, set()).add(decision.approver)
+        return self.settle(configuration, session, now)
+
+    def settle(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        """Record what has come of requests, once, and tell the runs that asking again is worth it."""
+        letters: list[Letter] = []
+        for digest, matter in list(self._open.items()):
+            state = matter.state(configuration.approvers, configuration.policy.digest, now)
+            if state == "waiting":
+                continue
+            if matter.request.approval_id in self._settled.used():
+                self._forget(digest)
+                continue
+            since = self._seen_settled.setdefault(digest, now)
+            if matter.request.worker != self._worker and now - since < TAKE_OVER_MS:
+                continue
+            if self._record([*self._missing(digest, matter, now), records.approval_settled(matter, state, now)]):
+                self._conclude(digest, matter, now)
+                notice = Notice("approval_settled", now, approval=digest[:8])
+                letters += self._letter(notice, matter.request.agent_id, matter.request.run_key, session)
+        return letters
+
+    def _missing(self, digest: bytes, matter: Matter, now: int) -> list[AuditRecord]:
+        """Decisions that were taken silently, as after a restart."""
+        known = self._recorded.get(digest, set())
+        return [
+            records.approval_decided(matter.request, decision, self._cache.redact(decision.reason), now)
+            for name, decision in matter.decisions.items()
+            if name not in known
+        ]
+
+    def _conclude(self, digest: bytes, matter: Matter, now: int) -> None:
+        try:
+            self._settled.use(
+                matter.request.approval_id, matter.request.request_id.hex(), max(now, matter.request.expires_at)
+            )
+        except AuditError:
+            return  # it is recorded, and will be once more
+        self._forget(digest)
+
+    def _forget(self, digest: bytes) -> None:
+        self._open.pop(digest, None)
+        self._recorded.pop(digest, None)
+        self._seen_settled.pop(digest, None)
+
+    def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        """Look for new revocations in the broker's file, and settle what is due.
+
+        Returns:
+            Notices to send.
+        """
+        self._keep()
+        letters = self.revoke(self._log.poll(), configuration, session, now)
+        for holding in self.leases.book.purge(now):
+            self._tell_vault(holding, configuration)
+        self.approvals.book.purge(now)
+        self._tally.record_due(self._sink.append, now)
+        return letters + self.settle(configuration, session, now)
+
+    def _keep(self) -> None:
+        """Write orders that came over the queue into the broker's own file; what fails is tried again."""
+        while self._unkept:
+            try:
+                self._log.append(self._unkept[0])
+            except BrokerError:
+                return
+            self._unkept.pop(0)
+
+    def revoke(
+        self, revocations: Iterable[Revocation], configuration: Configuration, session: Session, now: int
+    ) -> list[Letter]:
+        """Put orders in force, end the leases that they are about, and say whom to tell.
+
+        They hold at once, whether or not the audit can be written.
+        """
+        letters: list[Letter] = []
+        for revocation in revocations:
+            if not self.revocations.apply(revocation):
+                continue
+            noted = [records.revoked(revocation, self._cache.redact(revocation.reason), now)]
+            if revocation.order == "revoke":
+                ended = [holding for holding in self.leases.book if _is_about(revocation, holding)]
+                noted += [records.lease_ended(holding, revocation, now) for holding in ended]
+                letters += self._letters(revocation, ended, session, now)
+                for holding in ended:
+                    self.leases.book.end(holding)
+                    self._tell_vault(holding, configuration)
+            self._record(noted)
+        return letters
+
+    def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
+        letters: list[Letter] = []
+        if revocation.kind in ("secret", "lease"):
+            for holding in ended:
+                lease = holding.lease
+                notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
+                letters += self._letter(notice, holding.agent_id, holding.run_key, session)
+            return letters
+        runs = {(holding.agent_id, holding.run_key) for holding in ended}
+        for peer in self._peers.of_agent(_agent_of(revocation)):
+            if any(_is_of_run(revocation, peer.agent_id, i.run_id, i.token_id) for i in peer.identities()):
+                runs.add((peer.agent_id, peer.run_public_key))
+        for agent_id, run_key in sorted(runs):
+            letters += self._letter(Notice("run_revoked", now), agent_id, run_key, session)
+        return letters
+
+    def _letter(self, notice: Notice, agent_id: str, run_key: bytes, session: Session) -> list[Letter]:
+        try:
+            return [seal_notice(notice, agent_id, run_key, session, self._nonces)]
+        except WireError:  # no key of anybody's
+            return []
+
+    def _tell_vault(self, holding: Holding, configuration: Configuration) -> None:
+        """Have a vault that made the value take it back."""
+        entry = configuration.registry.get(holding.lease.name)
+        if holding.upstream is not None and entry is not None:
+            scheme = entry.ref.partition("://")[0]
+            self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": holding.upstream})
+
+    def _record(self, noted: Sequence[AuditRecord], kind: tuple[str, ...] | None = None, now: int = 0) -> bool:
+        """Record; what anybody can cause without end is counted. False if the audit does not take it now."""
+        if kind is not None and not self._tally.is_first(kind, noted[0], now):
+            return True
+        try:
+            self._sink.append(noted)
+        except AuditError:
+            self._tally.not_recorded(noted)
+            return False
+        return True
+
+
+def _is_about(revocation: Revocation, holding: Holding) -> bool:
+    lease = holding.lease
+    if revocation.kind == "lease":
+        return lease.lease_id == revocation.subject
+    if revocation.kind == "secret":
+        return lease.name == revocation.subject and revocation.version in (None, lease.version)
+    return _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)
+
+
+def _is_of_run(revocation: Revocation, agent_id: str, run_id: str, token_id: str) -> bool:
+    subject = {"agent": agent_id, "run": f"{agent_id}/{run_id}", "token": token_id}.get(revocation.kind)
+    return subject == revocation.subject
+
+
+def _agent_of(revocation: Revocation) -> str | None:
+    """The agent that an order is about; None if it may be any."""
+    return None if revocation.kind == "token" else revocation.subject.partition("/")[0]

@@ -1,0 +1,193 @@
+"""Where people stand in the way: names that need an approval go on only with one, and people are asked for the rest."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from agent_sdk.wire import keynames
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Resolve
+from broker_worker.core.approval_book import ApprovalBook, ApprovalKey, Matter
+from broker_worker.core.approvals import ApprovalRequest
+from broker_worker.core.approvers import Approvers
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.errors import AuditError
+from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.ports import AdmissionAsk, Cache, OnceLog
+
+EXPIRED_TOLD_MS = 30_000
+"""For how long an agent that asks again is told that nobody decided in time; afterwards people are asked anew."""
+_USED_KEPT_MS = 24 * 3600 * 1000
+
+
+class Approvals:
+    """Decides what approvals allow, and says what people must be asked.
+
+    Args:
+        book: what people were asked and answered.
+        once: which single-use approvals were used.
+        cache: knows the live values that texts of agents must not repeat.
+        worker: this worker's name.
+    """
+
+    def __init__(self, book: ApprovalBook, once: OnceLog, cache: Cache, worker: str) -> None:
+        self.book = book
+        self._once = once
+        self._cache = cache
+        self._worker = worker
+
+    def apply(self, ask: Ask, configuration: Configuration, now: int) -> list[ApprovalRequest]:
+        """Let the names of an admitted request go on that are approved, and refuse the others until they are.
+
+        Args:
+            ask: its names are decided; those that need no approval are left as they are.
+            configuration: the files in force.
+            now: the time, ms since the epoch.
+
+        Returns:
+            What people must be asked, each already in the book.
+        """
+        asked: list[ApprovalRequest] = []
+        guarded = [case for case in ask.cases if case.code is None and case.rule is not None]
+        guarded.sort(key=lambda case: (str(case.decision.origin), case.name))
+        for _, group in groupby(guarded, lambda case: str(case.decision.origin)):
+            cases = list(group)
+            request = self._apply_rule(ask, cases, configuration, now)
+            if request is not None:
+                asked.append(request)
+        return asked
+
+    def _apply_rule(
+        self, ask: Ask, cases: Sequence[Case], configuration: Configuration, now: int
+    ) -> ApprovalRequest | None:
+        """Names of one request under one policy entry or the same words: they are approved together or not at all."""
+        approvers, policy = configuration.approvers, configuration.policy.digest
+        key = _key(ask, cases, policy)
+        if self._cache.redact(key.purpose) != key.purpose:  # people would not see what they sign, others would
+            for case in cases:
+                case.refuse(Code.DENIED, "purpose_holds_a_value")
+            return None
+        matter = self.book.matter_for(key, approvers, now, self._once.used())
+        state = "none" if matter is None else matter.state(approvers, policy, now)
+        if matter is not None and state == "approved":
+            for case in cases:
+                case.approval = matter
+            return None
+        if matter is not None and state in _REFUSALS and not self._is_to_be_asked_again(matter, state, approvers, now):
+            code, reason = _REFUSALS[state]
+            for case in cases:
+                case.approval = matter
+                case.refuse(code, reason, matter.request.expires_at - now if state == "waiting" else None)
+            return None
+        identity = ask.identity
+        waiting = self.book.open_of_run(identity.agent_id, identity.run_id, approvers, policy, now)
+        if waiting >= approvers.max_open_per_run:
+            for case in cases:
+                case.refuse(Code.RATE_LIMITED, "too_many_open_approvals")
+            return None
+        return self._ask_people(ask, cases, key, now)
+
+    def _ask_people(self, ask: Ask, cases: Sequence[Case], key: ApprovalKey, now: int) -> ApprovalRequest:
+        rule = cases[0].rule
+        assert rule is not None
+        request = ApprovalRequest(
+            agent_id=key.agent_id,
+            run_id=key.run_id,
+            run_key=key.run_key,
+            names=key.names,
+            action="resolve",
+            purpose=key.purpose,
+            task=ask.identity.task,
+            policy=key.policy,
+            rule=key.rule,
+            approvers=tuple(sorted(rule.approvers)),
+            quorum=rule.quorum,
+            grant=rule.grant,
+            asked_at=now,
+            expires_at=min(now + rule.ttl_ms, ask.identity.expires_at),
+            request_id=ask.request.request_id,
+            asked_today=self.book.asked_today(key.agent_id, now),
+            worker=self._worker,
+        )
+        matter = self.book.add(request)
+        for case in cases:
+            case.approval = matter
+            case.refuse(Code.APPROVAL_PENDING, "approval_requested", request.expires_at - now)
+        return request
+
+    @staticmethod
+    def _is_to_be_asked_again(matter: Matter, state: str, approvers: Approvers, now: int) -> bool:
+        """What nobody decided in time is told for a while; an approval whose time is over is asked for anew at once."""
+        if state != "expired":
+            return False
+        return bool(matter.names_of("approve")) or now >= matter.request.expires_at + EXPIRED_TOLD_MS
+
+    def marks(self, asks: Iterable[Ask], now: int) -> list[tuple[Ask, Matter, AdmissionAsk]]:
+        """What the queue must mark before single-use approvals are used: one mark an approval, for all workers."""
+        return [
+            (ask, matter, _mark(ask, matter, now))
+            for ask in asks
+            for matter in {id(case.approval): case.approval for case in ask.cases if _spends(case)}.values()
+            if matter is not None
+        ]
+
+    def use(self, ask: Ask, matter: Matter, *, is_marked: bool) -> None:
+        """Use a single-use approval for a request, durably; names whose approval was used before are refused.
+
+        Args:
+            ask: the request, settled but not released.
+            matter: the approval.
+            is_marked: whether the queue knows of no other use.
+        """
+        request_id, ends_at = ask.request.request_id.hex(), matter.request.expires_at
+        code, reason = Code.APPROVAL_EXPIRED, "approval_used"
+        try:
+            if is_marked and self._once.use(matter.request.approval_id, request_id, ends_at):
+                return
+        except AuditError:
+            code, reason = Code.AUDIT_UNAVAILABLE, "approval_use_not_recorded"
+        for case in ask.cases:
+            if case.approval is matter and _spends(case):
+                ask.draft = None
+                case.refuse(code, reason)
+
+    def withdraw(self, requests: Iterable[ApprovalRequest]) -> None:
+        """Forget requests that could not be recorded: nobody is asked."""
+        for request in requests:
+            self.book.withdraw(request)
+
+
+_REFUSALS = {
+    "waiting": (Code.APPROVAL_PENDING, "approval_waits"),
+    "denied": (Code.APPROVAL_DENIED, "approval_denied"),
+    "expired": (Code.APPROVAL_EXPIRED, "approval_expired"),
+}
+
+
+def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:
+    identity, body = ask.identity, ask.request.body
+    return ApprovalKey(
+        identity.agent_id,
+        identity.run_id,
+        identity.run_public_key,
+        tuple(case.name for case in cases),
+        "resolve",
+        body.purpose if isinstance(body, Resolve) else "",
+        policy,
+        str(cases[0].decision.origin),
+    )
+
+
+def _spends(case: Case) -> bool:
+    return case.code is None and case.approval is not None and case.approval.request.grant == "once"
+
+
+def _mark(ask: Ask, matter: Matter, now: int) -> AdmissionAsk:
+    request = matter.request
+    return AdmissionAsk(
+        keynames.used(request.agent_id, request.approval_id),
+        request.digest()[:16],
+        ask.entry.entry_id,
+        max(0, request.expires_at - now) + _USED_KEPT_MS,
+        0,
+        (),
+    )

@@ -1,0 +1,144 @@
+"""Every release has a lease; a run can renew it up to its hard end, or give it back."""
+
+from collections import OrderedDict
+
+from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.messages import Release, Renew
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.leases import MAX_LEASE_MS, Holding, LeaseBook, LeaseMint
+from broker_worker.core.policy import Decision, decide
+from broker_worker.core.revocations import Revocations
+from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.ports import CachedValue
+
+_GIVEN_BACK = 32_768
+"""How many leases that were given back are remembered, so that they are not renewed."""
+_NOBODY_ASKED = Decision(True, "given_back")
+
+
+class Leases:
+    """Opens, renews and ends leases.
+
+    Args:
+        mint: makes leases and tells true ones.
+        revocations: what must not be served any more.
+    """
+
+    def __init__(self, mint: LeaseMint, revocations: Revocations) -> None:
+        self.book = LeaseBook()
+        self._mint = mint
+        self._revocations = revocations
+        self._given_back: OrderedDict[str, None] = OrderedDict()
+
+    def open(self, ask: Ask, case: Case, known: CachedValue, expires_at: int, now: int) -> None:
+        """Put a release under a lease: the one that the run has for this version, else a new one.
+
+        Args:
+            ask: the request.
+            case: the name that is released.
+            known: its value.
+            expires_at: until when the value may be used, ms since the epoch.
+            now: the time, ms since the epoch.
+        """
+        if case.holding is not None:  # settled before, and prepared anew
+            return
+        run_key, version = ask.identity.run_public_key, known.fetched.version
+        held = self.book.held(run_key, case.name, version, now)
+        if held is not None and held.lease.ends_at >= expires_at:
+            self.book.use(held, expires_at)
+            case.holding = held
+            return
+        identity = ask.identity
+        ends_at = max(expires_at, self._hard_end(case, identity.expires_at, now))
+        lease = self._mint.issue(identity.agent_id, run_key, case.name, version, now, ends_at)
+        holding = Holding(
+            identity.agent_id,
+            identity.run_id,
+            identity.token_id,
+            run_key,
+            lease,
+            expires_at,
+            upstream=known.fetched.upstream_lease,
+        )
+        self.book.note(holding)
+        case.holding = holding
+
+    @staticmethod
+    def _hard_end(case: Case, token_ends: int, now: int) -> int:
+        grant = case.decision.grant
+        longest = MAX_LEASE_MS if grant is None or grant.max_ttl is None else grant.max_ttl * 1000
+        return min(token_ends, now + longest)
+
+    def open_cases(self, ask: Ask, configuration: Configuration, now: int) -> None:
+        """Decide a request to renew or to give back a lease: only the run that holds it can ask for that."""
+        body, identity = ask.request.body, ask.identity
+        assert isinstance(body, Renew | Release)
+        try:
+            lease = self._mint.read(body.lease, identity.agent_id, identity.run_public_key)
+        except WireError:
+            ask.refuse(Code.INVALID, "unknown_lease")
+            return
+        known = self.book.held(identity.run_public_key, lease.name, lease.version, 0)
+        holding = known if known is not None and known.lease.token == lease.token else None
+        if holding is None:
+            holding = Holding(
+                identity.agent_id, identity.run_id, identity.token_id, identity.run_public_key, lease, lease.ends_at
+            )
+        case = Case(lease.name, _NOBODY_ASKED, configuration.registry.get(lease.name), holding=holding)
+        case.version = lease.version
+        ask.cases = [case]
+        if isinstance(body, Renew):
+            self._decide_renewal(ask, case, holding, configuration, now)
+
+    def _decide_renewal(self, ask: Ask, case: Case, holding: Holding, configuration: Configuration, now: int) -> None:
+        identity, lease = ask.identity, holding.lease
+        case.decision = decide(
+            configuration.policy,
+            identity.agent_id,
+            identity.run_id,
+            lease.name,
+            purpose="renewal",
+            now=now,
+            in_scope=identity.scope is None or identity.in_scope(lease.name),
+        )
+        if not case.decision.allowed or case.entry is None:
+            case.refuse(Code.DENIED, case.decision.reason if case.entry else "unknown_secret")
+        elif self._is_revoked(holding):
+            case.refuse(Code.REVOKED, "lease_revoked")
+        elif lease.lease_id in self._given_back:
+            case.refuse(Code.EXPIRED, "lease_given_back")
+        elif now >= min(holding.expires_at, lease.ends_at):
+            case.refuse(Code.EXPIRED, "lease_over")
+
+    def _is_revoked(self, holding: Holding) -> bool:
+        lease, revocations = holding.lease, self._revocations
+        return not revocations.is_empty and (
+            revocations.of_lease(lease.lease_id) is not None
+            or revocations.of_secret(lease.name, lease.version) is not None
+        )
+
+    def settle(self, ask: Ask, configuration: Configuration, known: CachedValue | None, now: int) -> None:
+        """Renew or give back, once the request was admitted.
+
+        Args:
+            ask: a request to renew or to give back.
+            configuration: the files in force.
+            known: the value that the cache has for the name now; another version of it is not renewed.
+            now: the time, ms since the epoch.
+        """
+        (case,) = ask.cases
+        holding = case.holding
+        assert holding is not None
+        if case.code is not None:
+            return
+        if isinstance(ask.request.body, Release):
+            self.book.end(holding)
+            self._given_back[holding.lease.lease_id] = None
+            if len(self._given_back) > _GIVEN_BACK:
+                self._given_back.popitem(last=False)
+        elif known is not None and known.fetched.version != holding.lease.version:
+            case.refuse(Code.EXPIRED, "superseded")
+        else:
+            assert case.entry is not None
+            case.expires_at = min(now + configuration.ttl_of(case.entry) * 1000, holding.lease.ends_at)
+            self.book.renew(holding, case.expires_at)

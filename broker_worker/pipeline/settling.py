@@ -1,0 +1,124 @@
+"""Values meet the cases that may have them: from the cache, or as a vault gave them, each under a lease."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Resolve
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.pipeline.affairs import Affairs
+from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.ports import Cache, CachedValue, Fetched
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An ask that waits for values which are not in the cache.
+
+    Args:
+        ask: the request.
+        refs: the missing references, and for how many ms each value may be kept.
+        known: what was in the cache of the others; meanwhile it may have to make room there.
+        found: what has come of the missing ones so far.
+    """
+
+    ask: Ask
+    refs: Mapping[str, int]
+    known: dict[str, CachedValue | ProviderError] = field(default_factory=dict)
+    found: dict[str, Fetched | ProviderError] = field(default_factory=dict)
+
+
+class Settler:
+    """Gives values and ends to cases, or says why there is none.
+
+    Args:
+        cache: values between two uses.
+        affairs: what was revoked, and what runs hold.
+        provider_of: the name of the provider that serves a reference, for the audit.
+    """
+
+    def __init__(self, cache: Cache, affairs: Affairs, provider_of: Callable[[str], str]) -> None:
+        self.provider_of = provider_of
+        self._cache = cache
+        self._leases = affairs.leases
+        self._revocations = affairs.revocations
+
+    def fill(
+        self, ask: Ask, configuration: Configuration, now: int
+    ) -> tuple[dict[str, int], dict[str, CachedValue | ProviderError]]:
+        """Give cached values to the cases that may have them.
+
+        Returns:
+            What is missing and for how many ms it may be kept; and what was there.
+        """
+        missing: dict[str, int] = {}
+        there: dict[str, CachedValue | ProviderError] = {}
+        if ask.action in ("renew", "release"):
+            self._settle_lease(ask, configuration, now)
+            return missing, there
+        for case in ask.cases:
+            if case.code is None:
+                assert case.entry is not None
+                ttl_ms = configuration.ttl_of(case.entry) * 1000
+                known = self._cache.get(case.entry.ref, ttl_ms, now)
+                if known is None:
+                    missing[case.entry.ref] = max(ttl_ms, missing.get(case.entry.ref, 0))
+                else:
+                    there[case.entry.ref] = known
+                    self._settle(ask, case, known, configuration, now)
+                    case.source = "cache"
+        return missing, there
+
+    def _settle_lease(self, ask: Ask, configuration: Configuration, now: int) -> None:
+        (case,) = ask.cases
+        ttl_ms = 0 if case.entry is None else configuration.ttl_of(case.entry) * 1000
+        known = None if case.entry is None else self._cache.get(case.entry.ref, ttl_ms, now)
+        current = known if isinstance(known, CachedValue) else None
+        self._leases.settle(ask, configuration, current, now)
+
+    def settle_fetched(self, waiting: Waiting, case: Case, configuration: Configuration, now: int) -> None:
+        """Give a case what the vault gave for it, or say why there is nothing."""
+        assert case.entry is not None
+        ref = case.entry.ref
+        result = waiting.found.get(ref)
+        case.source = "cache" if result is None else "provider"
+        if isinstance(result, Fetched):
+            self._settle(waiting.ask, case, CachedValue(result, now), configuration, now)
+        elif result is not None:
+            self._settle(waiting.ask, case, result, configuration, now)
+        else:
+            ttl_ms = configuration.ttl_of(case.entry) * 1000
+            gone = ProviderError(FailureKind.UNKNOWN, "no longer known")
+            known = self._cache.get(ref, ttl_ms, now) or waiting.known.get(ref, gone)
+            self._settle(waiting.ask, case, known, configuration, now)
+
+    def _settle(
+        self, ask: Ask, case: Case, known: CachedValue | ProviderError, configuration: Configuration, now: int
+    ) -> None:
+        """Give a case its value and its end, or say why there is none."""
+        entry = case.entry
+        assert entry is not None
+        case.provider = self.provider_of(entry.ref)
+        if isinstance(known, ProviderError):
+            case.refuse(Code.UNAVAILABLE, f"provider_{known.kind}", known.retry_after)
+            return
+        lifetimes = [known.fetched_at + configuration.ttl_of(entry) * 1000, ask.identity.expires_at]
+        grant = case.decision.grant
+        if grant is not None and grant.max_ttl is not None:
+            lifetimes.append(now + grant.max_ttl * 1000)
+        body = ask.request.body
+        if isinstance(body, Resolve) and body.ttl is not None:
+            lifetimes.append(now + body.ttl * 1000)
+        ends = min(lifetimes)
+        if ends <= now:  # the token's end, within the skew, or that of a value while its request waited
+            case.refuse(Code.EXPIRED, "expired_already")
+            return
+        revocations = self._revocations
+        if not revocations.is_empty and revocations.of_secret(case.name, known.fetched.version):
+            case.refuse(Code.REVOKED, "version_revoked")
+            return
+        case.value, case.version = known.fetched.value, known.fetched.version
+        self._leases.open(ask, case, known, ends, now)
+        case.expires_at = ends
+        case.reason = None

@@ -1,0 +1,168 @@
+"""A worker's ear for people: approvals, decisions, revocations and reports, beside the requests."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+from redis.exceptions import ResponseError
+
+from agent_sdk.wire import keynames
+from agent_sdk.wire.audit import AuditRecord
+from broker_worker.core.errors import AuditError
+from broker_worker.pipeline import Desk
+from broker_worker.pipeline.letters import Letter
+from broker_worker.ports import Clock
+from broker_worker.queue.streams import CHANNEL_MS, REPLIES_KEPT
+
+POLL_SECONDS = 0.25
+"""How often the broker's own files are looked at."""
+STREAM_LENGTH = 10_000
+"""How many entries the approvals and control streams keep, about."""
+_PAGE = 500
+_BLOCK_MS = 1_000
+_REPORTS = 64
+_CLAIM_EVERY, _CLAIM_IDLE_MS = 40, 10_000
+"""Every so many polls, reports are claimed that another worker took and did not finish."""
+
+_log = structlog.get_logger()
+
+
+class ControlTail:
+    """Reads what people decided, and tells runs what follows from it.
+
+    Args:
+        client: a client of the queue that returns bytes, for blocking reads too.
+        consumer: this process's name in the consumer group of reports.
+        desk: the gate; it takes what is read.
+        read_report: the audit record of an authentic report of the job process; None if it is not.
+        clock: the time.
+    """
+
+    def __init__(
+        self,
+        client: Any,  # redis-py's types leave open what a reply is
+        consumer: str,
+        desk: Desk,
+        read_report: Callable[[bytes], AuditRecord | None],
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._consumer = consumer
+        self._desk = desk
+        self._read_report = read_report
+        self._clock = clock
+        self._last = {keynames.APPROVALS: "0", keynames.CONTROL: "0"}
+        self._letters: list[Letter] = []
+        self._polls = 0
+        self.caught_up = asyncio.Event()
+        """Set when everything that people decided so far is known."""
+
+    async def _catch_up(self) -> None:
+        """Read both streams to their ends, requests first: decisions are about them."""
+        for stream in self._last:
+            while found := await self._client.xread({stream: self._last[stream]}, count=_PAGE):
+                self._take(found)
+        self.caught_up.set()
+
+    async def listen(self) -> None:
+        """Take what comes until cancelled.
+
+        Raises:
+            RedisError: if the queue is away; call it again, it goes on where it was.
+        """
+        await self._catch_up()
+        while True:
+            found = await self._client.xread(dict(self._last), count=_PAGE, block=_BLOCK_MS)
+            if found:
+                self._take(found)
+                await self.act()
+            elif await self._is_wiped():
+                self._last = dict.fromkeys(self._last, "0")
+
+    async def attend(self) -> None:
+        """Look at the broker's files, put requests onto the queue, settle what is due, until cancelled.
+
+        Raises:
+            RedisError: if the queue is away; what was to be sent is kept.
+        """
+        while True:
+            desk = self._desk
+            try:
+                self._letters += desk.affairs.poll(desk.configuration, desk.session, self._clock.now())
+            except AuditError as error:
+                _log.error("audit_unavailable", error=str(error), hint=error.hint)
+            await self.act()
+            await self._take_reports()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def act(self) -> None:
+        """Put onto the queue what waits for that."""
+        affairs = self._desk.affairs
+        for request in list(affairs.unpublished.values()):
+            fields: Any = {keynames.MESSAGE_FIELD: affairs.signed(request)}
+            await self._client.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
+            origin = self._desk.configuration.dashboard.origin
+            affairs.published(request, f"{origin}/approvals/{request.approval_id}")
+        while self._letters:
+            letter = self._letters[0]
+            async with self._client.pipeline(transaction=False) as pipeline:
+                message: Any = {keynames.MESSAGE_FIELD: letter.envelope}
+                pipeline.xadd(letter.reply_stream, message, maxlen=REPLIES_KEPT, approximate=True)
+                pipeline.pexpire(letter.reply_stream, CHANNEL_MS)
+                with contextlib.suppress(ResponseError):  # something else has that name: nobody listens there
+                    await pipeline.execute()
+            self._letters.pop(0)
+
+    def _take(self, found: Iterable[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
+        desk, affairs = self._desk, self._desk.affairs
+        for key, entries in found:
+            stream = key.decode()
+            for entry_id, fields in entries:
+                raw = fields.get(keynames.MESSAGE_FIELD, b"")
+                if stream == keynames.APPROVALS:
+                    affairs.take_request(raw)
+                else:
+                    self._letters += affairs.take_control(raw, desk.configuration, desk.session, self._clock.now())
+                self._last[stream] = entry_id.decode("ascii")
+
+    async def _is_wiped(self) -> bool:
+        """Whether a stream ends before what was read: the queue was wiped, and begins anew."""
+        for stream, last in self._last.items():
+            newest = await self._client.xrevrange(stream, count=1)
+            if last != "0" and (not newest or _place(newest[0][0]) < _place(last.encode())):
+                return True
+        return False
+
+    async def _take_reports(self) -> None:
+        """Record what the job process tells; exactly one worker takes each report."""
+        try:
+            found = await self._client.xreadgroup(
+                keynames.GROUP, self._consumer, {keynames.REPORTS: ">"}, count=_REPORTS
+            )
+        except ResponseError:  # the group is missing, or was lost
+            with contextlib.suppress(ResponseError):
+                await self._client.xgroup_create(keynames.REPORTS, keynames.GROUP, id="0", mkstream=True)
+            return
+        for _, entries in found or ():
+            await self._record_reports(entries)
+        self._polls += 1
+        if self._polls % _CLAIM_EVERY == 0:
+            _, entries, *_ = await self._client.xautoclaim(
+                keynames.REPORTS, keynames.GROUP, self._consumer, min_idle_time=_CLAIM_IDLE_MS, count=_REPORTS
+            )
+            await self._record_reports(entries)
+
+    async def _record_reports(self, entries: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> None:
+        for entry_id, fields in entries:
+            record = self._read_report((fields or {}).get(keynames.MESSAGE_FIELD, b""))
+            if record is not None:
+                self._desk.record(record)
+            await self._client.xack(keynames.REPORTS, keynames.GROUP, entry_id)
+            await self._client.xdel(keynames.REPORTS, entry_id)
+
+
+def _place(entry_id: bytes) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition(b"-")
+    return int(milliseconds), int(number or 0)
