@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         return self.state_dir / "used_approvals.jsonl"
 
     @property
+    def settled_approvals_file(self) -> Path:
+        """Which approvals' outcomes were recorded."""
+        return self.state_dir / "settled_approvals.jsonl"
+
+    @property
     def ledger_address(self) -> str:
         """The run ledger's database URL."""
         return self.ledger_url or f"sqlite:///{self.home / 'ledger' / 'ledger.sqlite3'}"

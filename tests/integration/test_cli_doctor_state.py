@@ -50,7 +50,7 @@ def test_new_home_is_sound(settings: Settings) -> None:
     """Nothing was revoked or used yet, and nothing is made by looking."""
     checks = state_checks(settings)
     assert {check.status for check in checks.values()} == {Status.OK}
-    assert set(checks) == {"revocations", "used approvals", "jobs key"}
+    assert set(checks) == {"revocations", "used approvals", "settled approvals", "jobs key"}
     assert not settings.state_dir.exists()
 
 
@@ -94,7 +94,7 @@ def test_forged_line_is_a_failure(settings: Settings) -> None:
     assert "(1 such lines)" in check.detail
 
 
-@pytest.mark.parametrize("name", ["revocations.jsonl", "used_approvals.jsonl"])
+@pytest.mark.parametrize("name", ["revocations.jsonl", "used_approvals.jsonl", "settled_approvals.jsonl"])
 def test_file_of_junk_is_a_failure(settings: Settings, name: str) -> None:
     """A file that cannot be read is a FAIL with what to do."""
     settings.state_dir.mkdir(mode=0o700)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import nacl.bindings as sodium
 
@@ -18,7 +19,8 @@ _MADE_AT_START = "`secret-broker up` makes it at its next start; back it up then
 def check_state(settings: Settings) -> Iterator[Check]:
     """Whether revocations and used approvals can be read and believed; nothing is made or changed."""
     yield _check_revocations(settings)
-    yield _check_used(settings)
+    yield _check_used("used approvals", settings.used_approvals_file)
+    yield _check_used("settled approvals", settings.settled_approvals_file)
     if (settings.keys_dir / JOBS).exists():
         load_seed(settings.keys_dir / JOBS)
         yield ok("jobs key", "loads")
@@ -44,6 +46,6 @@ def _check_revocations(settings: Settings) -> Check:
     return ok("revocations", f"in force: {len(list(orders))}; every line is signed")
 
 
-def _check_used(settings: Settings) -> Check:
-    uses = UsedApprovals(settings.used_approvals_file, lambda: time.time_ns() // 1_000_000)
-    return ok("used approvals", f"remembered: {uses.check()}")
+def _check_used(name: str, file: Path) -> Check:
+    remembered = UsedApprovals(file, lambda: time.time_ns() // 1_000_000).check()
+    return ok(name, f"remembered: {remembered}")
