@@ -1,4 +1,4 @@
-"""`secret-broker up`: the embedded server where no other is given, users on the queue, and worker processes."""
+"""`secret-broker up`: the embedded server where no other is given, users on the queue, and all processes."""
 
 import asyncio
 import contextlib
@@ -9,17 +9,21 @@ import structlog
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
+from broker_worker.app.house import House, Part
 from broker_worker.app.reloading import watch
+from broker_worker.app.upstream import has_dynamic
+from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
-from broker_worker.files.keys import QUEUE, load_broker_keys, load_seed
+from broker_worker.files.keys import JOBS, QUEUE, ensure_seed, load_broker_keys, load_seed
+from broker_worker.jobs.payloads import NOTIFICATIONS, UPSTREAM
+from broker_worker.queue import acl
 from broker_worker.queue.acl import ensure_users
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
 STOP_SECONDS = 20.0
-_PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_STEADY_SECONDS = 30.0
+"""How long workers may take to drain; what comes before and after has less."""
 _CHECK_SECONDS = 0.5
 _USERS_AGAIN_SECONDS = 5.0
 
@@ -27,20 +31,34 @@ _log = structlog.get_logger(__name__)
 
 
 class Supervisor:
-    """Keeps a server and worker processes running until it is told to stop.
+    """Keeps a server and processes running until it is told to stop.
 
     Args:
         settings: where everything lives.
         workers: how many worker processes.
         prefix: workers are named `<prefix>-1`, `<prefix>-2`, …
-        options: options of the command line that the workers' command lines share.
+        options: options of the command line that the processes' command lines share.
+        ledger: whether to run the ledger.
+        dashboard: whether to run the dashboard.
     """
 
-    def __init__(self, settings: Settings, workers: int, prefix: str = "worker", options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        workers: int,
+        prefix: str = "worker",
+        options: Sequence[str] = (),
+        *,
+        ledger: bool = False,
+        dashboard: bool = False,
+    ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
         self._options = tuple(options)
+        self._beside = {"ledger": ("ledger", "run")} if ledger else {}
+        self._seen = {"dashboard": ("dashboard",)} if dashboard else {}
         self._stopping = asyncio.Event()
+        self._notifies, self._revokes = asyncio.Event(), asyncio.Event()
         self._queue_key = b""
         self._server: EmbeddedServer | None = None
 
@@ -67,50 +85,47 @@ class Supervisor:
             else:
                 await ensure_users(self._settings.queue_address, self._queue_key, agents)
                 _log.info("queue_ready", server="REDIS_URL")
+            self._want_jobs(configuration)
+            house = self._house()
             async with asyncio.TaskGroup() as group:
                 helpers = [group.create_task(self._follow_policy()), group.create_task(self._watch_server())]
-                workers = [group.create_task(self._keep_worker(name)) for name in self._names]
+                living = group.create_task(house.run())
                 await self._stopping.wait()
-                await asyncio.wait(workers, timeout=STOP_SECONDS)
-                for task in (*helpers, *workers):
+                house.stop()
+                await living
+                for task in helpers:
                     task.cancel()
         finally:
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
 
-    async def _keep_worker(self, name: str) -> None:
-        """Run a worker process, and again after a growing pause whenever it ended by itself."""
-        failures = 0
-        loop = asyncio.get_running_loop()
-        while not self._stopping.is_set():
-            started = loop.time()
-            code = await self._run_worker(name)
-            if self._stopping.is_set():
-                return
-            failures = 1 if loop.time() - started > _STEADY_SECONDS else failures + 1
-            pause = _PAUSES[min(failures, len(_PAUSES)) - 1]
-            _log.error("worker_ended", worker=name, exit_code=code, again_in=pause)
-            await self._pause(pause)
+    def _house(self) -> House:
+        """All parts. People's page goes first, then the workers, and last what follows up on their work."""
+        command = (sys.executable, "-m", "broker_worker.cli", "--home", str(self._settings.home), *self._options)
+        workers = [Part("worker", name, ("worker", "--name", name)) for name in self._names]
+        jobs = [self._jobs(NOTIFICATIONS, self._notifies), self._jobs(UPSTREAM, self._revokes)]
+        ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
+        dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
+        return House(command, ((dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0)))
 
-    async def _run_worker(self, name: str) -> int:
-        command = [
-            *(sys.executable, "-m", "broker_worker.cli", "--home", str(self._settings.home)),
-            *self._options,
-            *("worker", "--name", name, "--until-stdin-ends"),
-        ]
-        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
-        _log.info("worker_launched", worker=name, pid=process.pid)
-        ended = asyncio.ensure_future(process.wait())
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                process.terminate()
-            return await ended
-        finally:
-            stopping.cancel()
-            if process.returncode is None:
-                process.kill()
+    def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
+        """A job process, logged in as the user `jobs`: it never sees the key that all passwords come from."""
+        url = acl.user_url(self._settings.queue_address, self._queue_key, acl.JOBS)
+        return Part("jobs", queue, ("jobs", "--queue", queue), {"REDIS_URL": url}, wanted)
+
+    def _want_jobs(self, configuration: Configuration) -> None:
+        """Start the job processes that the files need, now or after a change; one that runs goes on.
+
+        Raises:
+            BrokerError: if a provider's section or the jobs' key cannot be used.
+        """
+        notifies, revokes = bool(configuration.notifications), has_dynamic(configuration, self._settings)
+        if notifies or revokes:
+            ensure_seed(self._settings.keys_dir / JOBS)
+        if notifies:
+            self._notifies.set()
+        if revokes:
+            self._revokes.set()
 
     async def _follow_policy(self) -> None:
         """Give agents that the policy adds a user on the queue, and take away those of agents that are gone."""
@@ -126,6 +141,7 @@ class Supervisor:
                         self._server.set_agents(configuration.policy.agents)
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
+                    self._want_jobs(configuration)
                 except ConfigError:
                     continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:

@@ -19,6 +19,7 @@ main.commands = CommandTable(
         "demo": "broker_worker.cli.demo:demo",
         "doctor": "broker_worker.cli.doctor:doctor",
         "init": "broker_worker.cli.init:init",
+        "jobs": "broker_worker.cli.jobs:jobs",
         "keys": "broker_worker.cli.keys:keys",
         "launch": "broker_worker.cli.launch:launch",
         "policy": "broker_worker.cli.policy:policy",

@@ -4,11 +4,19 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
 
 import click
+import structlog
 
-from broker_worker.app import Supervisor, on_end_of_stdin, serve
+from broker_worker.app.serve import on_end_of_stdin, serve
+from broker_worker.app.supervisor import Supervisor
 from broker_worker.settings import Settings
+
+_LEDGER_NEEDS = ("sqlalchemy", "alembic")
+_DASHBOARD_NEEDS = ("starlette", "uvicorn", "jinja2", "sse_starlette", "itsdangerous", "python_multipart")
+_log = structlog.get_logger(__name__)
 
 
 @click.command()
@@ -23,13 +31,36 @@ def worker(settings: Settings, name: str, until_stdin_ends: bool) -> None:
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="How many worker processes.")
 @click.option("--prefix", default="worker", show_default=True, help="Workers are named PREFIX-1, PREFIX-2, …")
+@click.option("--ledger/--no-ledger", default=True, help="Run the ledger too.", show_default=True)
+@click.option("--dashboard/--no-dashboard", default=True, help="Run the dashboard too.", show_default=True)
 @click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @click.pass_context
-def up(ctx: click.Context, workers: int, prefix: str, until_stdin_ends: bool) -> None:
-    """Run the broker on this host: queue (embedded unless REDIS_URL is set), its users, worker processes."""
-    shared = ctx.find_root().params
+def up(ctx: click.Context, workers: int, prefix: str, ledger: bool, dashboard: bool, until_stdin_ends: bool) -> None:
+    """Run the broker on this host: queue (embedded unless REDIS_URL is set), its users, all processes.
+
+    Those are the workers, the ledger, the dashboard, whose login link is shown, and, where broker.yaml names
+    notifications, the process that sends them. Each is started again when it ends.
+    """
+    root = ctx.find_root()
+    shared = root.params
     options = ["--log-level", shared["log_level"], *(["--log-json"] if shared["log_json"] else [])]
-    asyncio.run(_run(Supervisor(ctx.obj, workers, prefix, options), until_stdin_ends=until_stdin_ends))
+    supervisor = Supervisor(
+        ctx.obj,
+        workers,
+        prefix,
+        options,
+        ledger=ledger and _can_run("ledger", root.command, _LEDGER_NEEDS),
+        dashboard=dashboard and _can_run("dashboard", root.command, _DASHBOARD_NEEDS),
+    )
+    asyncio.run(_run(supervisor, until_stdin_ends=until_stdin_ends))
+
+
+def _can_run(command: str, root: click.Command, packages: Sequence[str]) -> bool:
+    """Whether a process beside the workers can be started here; the broker works without it."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        _log.warning(f"{command}_not_started", missing=missing, hint="install secret-broker with its extra `all`")
+    return not missing and isinstance(root, click.Group) and command in root.commands
 
 
 async def _run(supervisor: Supervisor, *, until_stdin_ends: bool) -> None:

@@ -44,7 +44,7 @@ class ApprovalNotice(Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     approvers: Annotated[tuple[Text, ...], Meta(max_length=64)] = ()
     expires_at: Time
     asked_today: Annotated[int, Meta(ge=0)] = 0
-    link: Annotated[str, Meta(max_length=512)] = ""
+    link: Annotated[str, Meta(max_length=512, pattern="^[!-~]*$")] = ""
 
 
 class Delivery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

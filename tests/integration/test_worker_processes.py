@@ -26,6 +26,8 @@ from broker_worker.core.errors import QueueError
 from broker_worker.queue.acl import operator_url
 from broker_worker.queue.embedded import EmbeddedServer
 
+ALONE = ("--no-ledger", "--no-dashboard")
+"""`up` without the parts that these tests are not about."""
 CLAUDE = keynames.requests("claude")
 
 
@@ -176,9 +178,9 @@ def worker_of(up: "subprocess.Popen[bytes]", name: str) -> int | None:
 
 async def test_up_keeps_its_workers_and_its_home_to_itself(processes: Processes, embedded_home: Home) -> None:
     """A killed worker comes back, a second `up` is refused, and a stop ends everything in order."""
-    up = processes.start("up", "--workers", "2")
+    up = processes.start("up", *ALONE, "--workers", "2")
     await until(lambda: processes.log.count("worker_ready") == 2 or up.poll() is not None, 30)
-    second = processes.start("up")
+    second = processes.start("up", *ALONE)
     async with embedded_home.client() as claude:
         assert (await claude.get("openai.api_key")).reveal() == "value of openai"
         victim = worker_of(up, "worker-1")
@@ -201,7 +203,7 @@ async def test_up_gives_an_added_agent_its_user_and_starts_an_ended_server_again
     processes: Processes, embedded_home: Home
 ) -> None:
     """A new agent is served without a restart, also by the server that takes the place of one that was killed."""
-    up = processes.start("up")
+    up = processes.start("up", *ALONE)
     await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
     embedded_home.write(**{**ENV_FILES, "policy": "agents: {grok: {allow: [openai.api_key]}}"})
     await until(lambda: "agent-grok" in users_of(embedded_home) and embedded_home.records("config_loaded"), 20)
@@ -219,7 +221,7 @@ async def test_up_gives_an_added_agent_its_user_and_starts_an_ended_server_again
 async def test_up_does_not_start_what_no_worker_could_use(processes: Processes, embedded_home: Home) -> None:
     """A vault's section with a misspelt option ends `up` at once, with its line and exit code 3."""
     embedded_home.write(**{**ENV_FILES, "broker": "provider:\n  type: env\n  pathh: x\n"})
-    assert await processes.ended(processes.start("up")) == 3
+    assert await processes.ended(processes.start("up", *ALONE)) == 3
     assert "broker.yaml:" in processes.log
     assert "worker_launched" not in processes.log
 
@@ -248,12 +250,12 @@ async def test_users_that_could_not_be_set_are_set_later(embedded_home: Home, mo
 
 async def test_workers_do_not_outlive_an_up_that_is_killed(processes: Processes, embedded_home: Home) -> None:
     """They drain by themselves, so that the next `up` can have their names; it also takes over the server."""
-    up = processes.start("up")
+    up = processes.start("up", *ALONE)
     await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
     up.kill()
     await processes.ended(up)
     await until(lambda: embedded_home.records("worker_stopped"), 20)
-    again = processes.start("up")
+    again = processes.start("up", *ALONE)
     await until(lambda: processes.log.count("worker_ready") == 2 or again.poll() is not None, 30)
     async with embedded_home.client() as claude:
         assert (await claude.get("openai.api_key")).reveal() == "value of openai"
