@@ -34,6 +34,7 @@ class SecretBroker:
     Raises:
         CredentialMissing: if no credential is given and the run was handed none.
         CredentialInvalid: if the credential cannot be used.
+        InvalidRequest: if the timeout is no positive number.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class SecretBroker:
     ) -> None:
         if client is None:
             taken = RunCredential.load() if credential is None else credential
-            AsyncSecretBroker(taken)  # a credential that cannot be used is refused here, not at the first request
+            AsyncSecretBroker(taken, timeout=timeout)  # what cannot be used is refused here, not at the first request
             client = lambda: AsyncSecretBroker(taken, timeout=timeout, on_notice=on_notice)  # noqa: E731  # a closure over three arguments
         self._make = client
         self._closed = False

@@ -46,6 +46,7 @@ class AsyncSecretBroker:
     Raises:
         CredentialMissing: if no credential is given and the run was handed none.
         CredentialInvalid: if the credential cannot be used.
+        InvalidRequest: if the timeout is no positive number.
     """
 
     def __init__(

@@ -1,0 +1,96 @@
+"""What a caller gets wrong is said before anything is sent, without repeating it; and what the package tells."""
+
+from typing import Any
+
+import pytest
+
+import agent_sdk
+from agent_sdk import Code, Denied, InvalidRequest, NotGranted, Revoked, RunIssuer, SecretBroker
+from agent_sdk.holdings import Holdings
+from agent_sdk.outcome import settle
+from agent_sdk.recent import Recent
+from agent_sdk.secret import wall_clock
+from agent_sdk.testing import FakeDesk, FakeSecretBroker
+from agent_sdk.wire.messages import Reply, Result
+from agent_sdk.wire.sealing import run_public_key
+
+CANARY = "canary-7c1f0e"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"name": 3}, "a name is a text; got int"),
+        ({"name": b"a"}, "a name is a text; got bytes"),
+        ({"name": None}, "a name is a text; got NoneType"),
+        ({"name": CANARY + "!"}, "this secret name is not in canonical form"),
+        ({"purpose": 3}, "a purpose is a text; got int"),
+        ({"purpose": None}, "a purpose is a text; got NoneType"),
+        ({"purpose": CANARY + "\ud800"}, "a purpose is a text of whole characters"),
+        ({"timeout": CANARY}, "a timeout is a positive number of seconds; got str"),
+        ({"timeout": -1}, "a timeout is a positive number of seconds; got -1"),
+        ({"ttl": CANARY}, "a ttl is a timedelta or whole seconds; got str"),
+        ({"ttl": 1.5}, "a ttl is a timedelta or whole seconds; got float"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_an_invalid_request(arguments: dict[str, Any], expected: str) -> None:
+    """One class of error for all that asking again does not help; what was passed by mistake is not repeated."""
+    with FakeSecretBroker({"a": "x"}) as broker:
+        with pytest.raises(InvalidRequest, match=expected) as caught:
+            broker.get(**{"name": "a", **arguments})
+        assert CANARY not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+        assert broker.desk.requests == []
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (3, "get_many takes several names; got int"),
+        (None, "get_many takes several names; got NoneType"),
+        ([3], "a name is a text; got int"),
+        ([["a"]], "a name is a text; got list"),
+    ],
+)
+def test_names_of_the_wrong_type_are_an_invalid_request(names: Any, expected: str) -> None:
+    """Also what cannot be looked through or compared."""
+    with FakeSecretBroker({"a": "x"}) as broker, pytest.raises(InvalidRequest, match=expected):
+        broker.get_many(names)
+
+
+def test_a_client_is_not_made_with_a_timeout_that_is_none() -> None:
+    """Not at the first request, when the agent is half-way through its work."""
+    with pytest.raises(InvalidRequest, match="a timeout is a positive number of seconds; got 0"):
+        SecretBroker(FakeDesk().credential(), timeout=0)
+
+
+@pytest.mark.parametrize("code", [Code.DENIED, Code.REVOKED])
+def test_a_request_that_is_refused_as_a_whole_grants_nothing(code: Code) -> None:
+    """Whatever results come with it: a reply that contradicts itself is read in the strictest way."""
+    results = (Result("a", "granted", value=b"x"), Result("b", "refused", Code.RATE_LIMITED))
+    answer = settle(Reply(bytes(16), "refused", code, results=results), ("a", "b"), Holdings(wall_clock), 0)
+    assert (answer.secrets, [refusal.code for refusal in answer.refusals]) == ({}, [code, code])
+    with pytest.raises(NotGranted) as caught:
+        answer.raise_if_refused()
+    assert type(caught.value) is {Code.DENIED: Denied, Code.REVOKED: Revoked}[code]
+
+
+def test_the_package_lists_each_of_its_names_once() -> None:
+    """Also once they were imported."""
+    for name in agent_sdk.__all__:
+        getattr(agent_sdk, name)
+    listed = dir(agent_sdk)
+    assert len(listed) == len(set(listed))
+    assert set(agent_sdk.__all__) <= set(listed)
+
+
+def test_an_issuer_says_which_key_the_broker_must_list() -> None:
+    """The public half of its seed."""
+    seed = bytes(range(32))
+    assert RunIssuer(seed, "orchestrator").public_key == run_public_key(seed)
+
+
+def test_what_was_heard_lately_is_remembered_within_a_bound() -> None:
+    """The first is forgotten first; what is known is not news, and does not become younger."""
+    recent: Recent[int] = Recent(3)
+    assert [recent.add(number) for number in (1, 2, 3, 1, 4, 1)] == [True, True, True, False, True, True]
+    assert (len(recent), 2 in recent, 4 in recent) == (3, False, True)
