@@ -6,6 +6,8 @@ from typing import Final
 
 from itsdangerous import BadSignature, Signer
 
+from broker_worker.core.approvals import Verdict
+
 IDLE_MS: Final = 30 * 60 * 1000
 """A session that nobody used for this long is over, ms."""
 ABSOLUTE_MS: Final = 12 * 3600 * 1000
@@ -29,7 +31,7 @@ class Asked:
 
     approval_id: str
     request: bytes
-    verdict: str
+    verdict: Verdict
     approver: str
     decided_at: int
     reason: str
@@ -45,6 +47,7 @@ class Session:
         created_at: when it logged in, ms since the epoch.
         seen_at: when it was last used, ms since the epoch.
         approver: as whom the person decided last.
+        notice: what the next page says about what was done just now.
         asked: by challenge, the decisions that this session was asked to have signed; each is used once.
     """
 
@@ -53,6 +56,7 @@ class Session:
     created_at: int
     seen_at: int
     approver: str = ""
+    notice: str = ""
     asked: dict[bytes, Asked] = field(default_factory=dict, repr=False)
 
     def is_over(self, now: int) -> bool:

@@ -71,6 +71,7 @@ class LedgerFilling:
         self._runs: dict[tuple[str, str], dict[str, Any]] = {}
         self._usage: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
         self._open: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._asking = (*BUSY_RUN, BUSY_SECRET)
         self._number = 0
         self.agent_ids = [f"agent-{index:02d}" for index in range(self.agents)]
         self.secret_names = [f"service-{index:02d}.api_key" for index in range(self.secrets)]
@@ -116,8 +117,10 @@ class LedgerFilling:
         return self.now - int((1 - share) * DAYS * 24 * HOUR)
 
     def _one_event(self, at: int) -> None:
-        agent, run_id = self._who(at)
-        name = BUSY_SECRET if self._random.random() < 0.2 else self._random.choice(self.secret_names)
+        if self._random.random() > 0.6:  # else the same run asks for the same secret again
+            name = BUSY_SECRET if self._random.random() < 0.2 else self._random.choice(self.secret_names)
+            self._asking = (*self._who(at), name)
+        agent, run_id, name = self._asking
         chain = self._random.choice(self._chains)
         kind = self._random.random()
         if kind < 0.8:

@@ -157,17 +157,19 @@ def _newest_findings() -> Select[tuple[object, ...]]:
 
 
 def incidents(connection: Connection, since: int) -> list[RowMapping]:
-    """What nobody should see often, since a time: kind, agent, reason, how often and when last."""
+    """What nobody should see often, since a time: kind, reason, by how many agents, how often and when last."""
     query = (
         select(
             EVENTS.c.event,
-            EVENTS.c.agent_id,
+            EVENTS.c.outcome,
             EVENTS.c.reason,
+            func.max(EVENTS.c.agent_id).label("agent_id"),
+            func.count(EVENTS.c.agent_id.distinct()).label("agents"),
             func.sum(func.coalesce(EVENTS.c["count"], 1)).label("times"),
             func.max(EVENTS.c.at).label("last_at"),
         )
         .where(EVENTS.c.event.in_(_INCIDENTS), EVENTS.c.at >= since)
-        .group_by(EVENTS.c.event, EVENTS.c.agent_id, EVENTS.c.reason)
+        .group_by(EVENTS.c.event, EVENTS.c.outcome, EVENTS.c.reason)
         .order_by(func.max(EVENTS.c.at).desc())
         .limit(INCIDENTS_SHOWN)
     )

@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 PAGE: Final = 50
 """How many rows a page shows."""
-_CURSOR = re.compile(r"(-?[0-9]{1,16})~([A-Za-z0-9._:/-]{0,200})", re.ASCII)
+_CURSOR = re.compile(r"(-?[0-9]{1,16})~([^\x00-\x1f]{0,256})", re.ASCII)
 _Row = TypeVar("_Row")
 
 

@@ -1,14 +1,19 @@
 """Leases: who holds what, until when, and who held it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import CTE, ColumnElement, Connection, RowMapping, Select, func, literal, select, tuple_
+from sqlalchemy import CTE, ColumnElement, Connection, Select, func, literal, select, tuple_
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from sqlalchemy.sql.expression import Tuple
 
 from broker_worker.dashboard.reads.keyset import PAGE, Cursor, Page, cut
+from broker_worker.ledger.queries import LeaseRow, is_open, revoked_at
 from broker_worker.ledger.schema import LEASES
+
+VERSIONS: Final = 6
+_VERSIONS_LOOKED_AT: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +38,15 @@ class LeaseFilter:
         return [columns[name] == value for name, value in wanted.items() if value is not None]
 
 
+def lease_columns() -> list[ColumnElement[Any]]:
+    """What a `LeaseRow` is made of, to select from `leases`."""
+    columns: list[ColumnElement[Any]] = [LEASES.c[name] for name in LeaseRow.__dataclass_fields__ if name != "cut_at"]
+    return [*columns, revoked_at().label("cut_at")]
+
+
 def open_leases(
     connection: Connection, wanted: LeaseFilter, now: int, *, after: Cursor | None = None, limit: int = PAGE
-) -> Page[RowMapping]:
+) -> Page[LeaseRow]:
     """What is held now, what expires next first.
 
     Args:
@@ -49,30 +60,35 @@ def open_leases(
     query = select(held).where(*wanted.conditions(held.c)).order_by(held.c.expires_at, held.c.lease_id)
     if after is not None:
         query = query.where(tuple_(held.c.expires_at, held.c.lease_id) > _place(after))
-    return _page(connection, query, limit, "expires_at")
+    return _page(connection, query, limit, lambda lease: Cursor(lease.expires_at, lease.lease_id))
 
 
 def _held(now: int) -> CTE:
     """What is held now, found by when it ends and only then narrowed: that is few of all that one secret ever had."""
-    query = select(LEASES).where(LEASES.c.expires_at > now, LEASES.c.ended_at.is_(None))
-    return query.cte("held").prefix_with("MATERIALIZED")
+    return select(*lease_columns()).where(is_open(now)).cte("held").prefix_with("MATERIALIZED")
 
 
 def all_leases(
     connection: Connection, wanted: LeaseFilter, *, after: Cursor | None = None, limit: int = PAGE
-) -> Page[RowMapping]:
+) -> Page[LeaseRow]:
     """What is and was held, the newest first; parameters as for `open_leases`."""
-    query = (
-        select(LEASES).where(*wanted.conditions(LEASES.c)).order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id.desc())
-    )
+    query = select(*lease_columns()).where(*wanted.conditions(LEASES.c))
     if after is not None:
         query = query.where(tuple_(LEASES.c.issued_at, LEASES.c.lease_id) < _place(after))
-    return _page(connection, query, limit, "issued_at")
+    query = query.order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id.desc())
+    return _page(connection, query, limit, lambda lease: Cursor(lease.issued_at, lease.lease_id))
 
 
-def find_lease(connection: Connection, lease_id: str) -> RowMapping | None:
-    """One lease; None if the ledger knows none of that id."""
-    return connection.execute(select(LEASES).where(LEASES.c.lease_id == lease_id)).mappings().one_or_none()
+def is_known_lease(connection: Connection, lease_id: str) -> bool:
+    """Whether the ledger knows a lease of that id."""
+    return connection.execute(select(LEASES.c.lease_id).where(LEASES.c.lease_id == lease_id)).first() is not None
+
+
+def versions_of(connection: Connection, secret: str) -> list[str]:
+    """The versions of a secret among its newest leases, the newest first."""
+    query = select(LEASES.c.version).where(LEASES.c.secret_name == secret).order_by(LEASES.c.issued_at.desc())
+    found = dict.fromkeys(version for (version,) in connection.execute(query.limit(_VERSIONS_LOOKED_AT)))
+    return [version for version in found if version is not None][:VERSIONS]
 
 
 def count_open(connection: Connection, now: int, by: str) -> dict[str, int]:
@@ -92,6 +108,8 @@ def _place(cursor: Cursor) -> Tuple:
     return tuple_(literal(cursor.number), literal(cursor.key))
 
 
-def _page(connection: Connection, query: Select[Any], limit: int, order: str) -> Page[RowMapping]:
-    rows = connection.execute(query.limit(limit + 1)).mappings().all()
-    return cut(rows, limit, lambda row: Cursor(row[order], row["lease_id"]))
+def _page(
+    connection: Connection, query: Select[Any], limit: int, cursor_of: Callable[[LeaseRow], Cursor]
+) -> Page[LeaseRow]:
+    rows = connection.execute(query.limit(limit + 1)).mappings()
+    return cut([LeaseRow(**row) for row in rows], limit, cursor_of)

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, literal, select, tuple_
+from sqlalchemy import Connection, RowMapping, Select, literal, select, tuple_
 
 from broker_worker.dashboard.reads.keyset import PAGE, Cursor, Page, cut
+from broker_worker.dashboard.reads.leases import lease_columns
+from broker_worker.ledger.queries import LeaseRow
 from broker_worker.ledger.schema import APPROVALS, EVENTS, LEASES, RUNS
 
 LEASES_OF_A_RUN = 200
-APPROVALS_OF_A_RUN = 50
+APPROVALS_OF_A_RUN = 10
 _SHOWN = tuple(column for column in EVENTS.columns if column.name != "line")
 
 
@@ -51,7 +53,7 @@ def find_run(connection: Connection, agent: str, run: str) -> RowMapping | None:
 def story_of(
     connection: Connection, agent: str, run: str, *, after: Cursor | None = None, limit: int = PAGE
 ) -> Page[RowMapping]:
-    """What happened in a run, in order: its own events, and revocations of it or of its agent.
+    """What happened in a run, in order: its own events, and revocations of it, of its agent or of its leases.
 
     Args:
         connection: to the ledger.
@@ -61,18 +63,14 @@ def story_of(
         limit: how many.
     """
     own = select(*_SHOWN).where(EVENTS.c.agent_id == agent, EVENTS.c.run_id == run)
-    orders = select(*_SHOWN).where(EVENTS.c.subject.in_((f"run:{agent}/{run}", f"agent:{agent}")), ~_is_of(agent, run))
-    found = [
-        *connection.execute(_page_of(own, after, limit)).mappings(),
-        *connection.execute(_page_of(orders, after, limit)).mappings(),
+    held = select(literal("lease:") + LEASES.c.lease_id).where(LEASES.c.agent_id == agent, LEASES.c.run_id == run)
+    whole = select(*_SHOWN).where(EVENTS.c.subject.in_((f"run:{agent}/{run}", f"agent:{agent}")))
+    single = select(*_SHOWN).where(EVENTS.c.subject.in_(held))
+    rows = [
+        row for query in (own, whole, single) for row in connection.execute(_page_of(query, after, limit)).mappings()
     ]
-    found.sort(key=lambda row: (row["at"], row["position"]))
+    found = sorted({row["position"]: row for row in rows}.values(), key=lambda row: (row["at"], row["position"]))
     return cut(found[: limit + 1], limit, lambda row: Cursor(row["at"], str(row["position"])))
-
-
-def _is_of(agent: str, run: str) -> ColumnElement[bool]:
-    """Whether an event says itself that it is of this run, so that it is told once only."""
-    return and_(EVENTS.c.agent_id.is_not_distinct_from(agent), EVENTS.c.run_id.is_not_distinct_from(run))
 
 
 def _page_of(query: Select[Any], after: Cursor | None, limit: int) -> Select[Any]:
@@ -82,11 +80,11 @@ def _page_of(query: Select[Any], after: Cursor | None, limit: int) -> Select[Any
     return query.order_by(EVENTS.c.at, EVENTS.c.position).limit(limit + 1)
 
 
-def leases_of(connection: Connection, agent: str, run: str) -> list[RowMapping]:
+def leases_of(connection: Connection, agent: str, run: str) -> list[LeaseRow]:
     """The newest leases of a run, newest first."""
-    query = select(LEASES).where(LEASES.c.agent_id == agent, LEASES.c.run_id == run)
+    query = select(*lease_columns()).where(LEASES.c.agent_id == agent, LEASES.c.run_id == run)
     query = query.order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id).limit(LEASES_OF_A_RUN)
-    return list(connection.execute(query).mappings())
+    return [LeaseRow(**row) for row in connection.execute(query).mappings()]
 
 
 def approvals_of(connection: Connection, agent: str, run: str) -> list[RowMapping]:
