@@ -79,24 +79,40 @@ def search(folder: Path, query: Query, limit: int) -> Found:
     Raises:
         AuditError: if the folder cannot be read.
     """
-    unreadable = _Counter()
+    unreadable = UnreadableLines()
+    newest = deque(find(folder, query, unreadable), maxlen=limit)
+    return Found(tuple(newest), unreadable.count)
+
+
+class UnreadableLines:
+    """Counts lines that are no audit events."""
+
+    count = 0
+
+
+def find(folder: Path, query: Query, unreadable: UnreadableLines) -> Iterator[AuditEvent]:
+    """Yield the events that are wanted by time, oldest first, in memory that does not grow. Nothing is verified here.
+
+    Args:
+        folder: the audit folder.
+        query: which events.
+        unreadable: counts what cannot be read, as it is met.
+
+    Raises:
+        AuditError: if the folder cannot be read.
+    """
     try:
         by_worker = [list(found) for _, found in groupby(list_files(folder), key=attrgetter("worker"))]
         streams = [_wanted(_recent(files, query.since), query, unreadable) for files in by_worker]
-        newest = deque(heapq.merge(*streams, key=by_time), maxlen=limit)
+        yield from heapq.merge(*streams, key=by_time)
     except OSError as error:
         raise AuditError(
             f"cannot read the audit: {error.filename or folder}: {error.strerror}",
             hint="run it as the broker's user, or name the folder with --folder",
         ) from error
-    return Found(tuple(newest), unreadable.count)
 
 
-class _Counter:
-    count = 0
-
-
-def _wanted(files: Sequence[ChainFile], query: Query, unreadable: _Counter) -> Iterator[AuditEvent]:
+def _wanted(files: Sequence[ChainFile], query: Query, unreadable: UnreadableLines) -> Iterator[AuditEvent]:
     for file in files:
         for event in _events_of(file):
             if event is None:

@@ -19,6 +19,7 @@ from broker_worker.audit.report import Report
 from broker_worker.audit.search import Query, search
 from broker_worker.audit.stream import read_stream
 from broker_worker.audit.verify import verify_folder
+from broker_worker.cli.audit_export import export
 from broker_worker.cli.audit_text import event_json, event_line, finding_line
 from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.core.errors import AuditError
@@ -166,6 +167,9 @@ def query(
 def schema() -> None:
     """Print the JSON Schema of one event."""
     click.echo(json.dumps(event_schema(), indent=2))
+
+
+audit.add_command(export)
 
 
 def _existing(settings: Settings, folder: Path | None) -> Path:

@@ -12,6 +12,7 @@ import click
 
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
+from broker_worker.cli.policy_replay import replay_command
 from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import ConfigError
@@ -254,3 +255,6 @@ def _failure(case: Expectation, configuration: Configuration, now: int) -> str |
     if case.rule is not None and case.rule != rule:
         return f"{subject}: expected the rule {case.rule}, found {verdict}"
     return None
+
+
+policy.add_command(replay_command)

@@ -151,7 +151,7 @@ def list_leases(
         open_at: only those that are open at this time, ms since the epoch.
         limit: how many at most.
     """
-    cut_at = _cut_at()
+    cut_at = revoked_at()
     columns = [LEASES.c[name] for name in LeaseRow.__dataclass_fields__ if name != "cut_at"]
     query = select(*columns, cut_at.label("cut_at")).order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id).limit(limit)
     wanted = (
@@ -186,10 +186,13 @@ def read_status(engine: Engine) -> LedgerStatus:
         counts = [connection.scalar(select(func.count()).select_from(table)) or 0 for table in tables]
         newest = connection.scalar(select(func.max(EVENTS.c.at)))
         chains = connection.execute(select(*columns).order_by(CHAINS.c.worker, CHAINS.c.chain)).mappings()
-        return LedgerStatus(*counts, newest, tuple(ChainRow(**row) for row in chains))
+        events, runs, leases, approvals, findings = counts
+        rows = tuple(ChainRow(**row) for row in chains)
+        return LedgerStatus(events, runs, leases, approvals, findings, newest, rows)
 
 
-def _cut_at() -> ColumnElement[int | None]:
+def revoked_at() -> ColumnElement[int | None]:
+    """Of a row of `leases`: when a revocation first ended it; null if none did."""
     earliest = select(func.min(REVOCATIONS.c.revoked_at)).where(
         _covers(), REVOCATIONS.c.revoked_at >= LEASES.c.issued_at
     )
