@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
+from broker_worker.core.notifications import NotificationTarget
 from broker_worker.core.policy import Origin, Policy
 
 
@@ -95,6 +96,7 @@ class Configuration:
         policy_only: whether a policy was read by itself, to check or test it; nothing can be released with that.
         approvers: the people who may decide; nobody if the files name nobody.
         dashboard: where people look.
+        notifications: whom to tell that an approval waits.
     """
 
     policy: Policy
@@ -107,6 +109,7 @@ class Configuration:
     policy_only: bool = False
     approvers: Approvers = Approvers()  # noqa: RUF009  # a frozen value
     dashboard: Dashboard = Dashboard()
+    notifications: tuple[NotificationTarget, ...] = ()
 
     def ttl_of(self, entry: SecretEntry) -> int:
         """Seconds that a value of `entry` may be used after it was fetched."""

@@ -97,4 +97,5 @@ def configuration_digest(configuration: Configuration) -> str:
         {name: _person(person) for name, person in approvers.people.items()},
         (sorted(approvers.origins), approvers.max_open_per_run),
         (configuration.dashboard.port, configuration.dashboard.origin),
+        sorted((target.name, target.kind, sorted(target.groups)) for target in configuration.notifications),
     )

@@ -8,7 +8,7 @@ from broker_worker.files.approvers import read_origin
 from broker_worker.files.quantities import LONGEST_SECONDS
 from broker_worker.files.sections import Section, Value
 
-KEYS = ("server", "dashboard", "provider", "providers", "cache")
+KEYS = ("server", "dashboard", "notifications", "provider", "providers", "cache")
 _MAX_ENTRIES = 1_000_000
 
 

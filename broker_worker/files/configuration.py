@@ -18,6 +18,7 @@ from broker_worker.files import approvers, broker, policy
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
 from broker_worker.files.issuers import read_issuers
+from broker_worker.files.notifications import read_notifications
 from broker_worker.files.policy import read_policy
 from broker_worker.files.registry import read_registry
 from broker_worker.files.sections import Section, Value
@@ -101,6 +102,7 @@ def _read(
         digest="",
         server=read_server(document.get("server")),
         dashboard=read_dashboard(document.get("dashboard")),
+        notifications=read_notifications(document.get("notifications", private=True)),
     )
     _check_providers(configuration, document)
     return configuration
