@@ -38,6 +38,7 @@ class ControlTail:
         desk: the gate; it takes what is read.
         read_report: the audit record of an authentic report of the job process; None if it is not.
         clock: the time.
+        stopping: set when the worker stops.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class ControlTail:
         desk: Desk,
         read_report: Callable[[bytes], AuditRecord | None],
         clock: Clock,
+        stopping: asyncio.Event,
     ) -> None:
         self._client = client
         self._consumer = consumer
         self._desk = desk
         self._read_report = read_report
         self._clock = clock
+        self._stopping = stopping
         self._last = {keynames.APPROVALS: "0", keynames.CONTROL: "0"}
         self._letters: list[Letter] = []
         self._polls = 0
@@ -67,13 +70,13 @@ class ControlTail:
         self.caught_up.set()
 
     async def listen(self) -> None:
-        """Take what comes until cancelled.
+        """Take what comes until the worker stops.
 
         Raises:
             RedisError: if the queue is away; call it again, it goes on where it was.
         """
         await self._catch_up()
-        while True:
+        while not self._stopping.is_set():  # redis-py may swallow a cancellation
             found = await self._client.xread(dict(self._last), count=_PAGE, block=_BLOCK_MS)
             if found:
                 self._take(found)
@@ -82,12 +85,12 @@ class ControlTail:
                 self._last = dict.fromkeys(self._last, "0")
 
     async def attend(self) -> None:
-        """Look at the broker's files, put requests onto the queue, settle what is due, until cancelled.
+        """Look at the broker's files, put requests onto the queue, settle what is due, until the worker stops.
 
         Raises:
             RedisError: if the queue is away; what was to be sent is kept.
         """
-        while True:
+        while not self._stopping.is_set():
             desk = self._desk
             try:
                 self._letters += desk.affairs.poll(desk.configuration, desk.session, self._clock.now())

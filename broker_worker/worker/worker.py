@@ -36,6 +36,7 @@ from broker_worker.queue.upkeep import leave, mend
 from broker_worker.worker.control_tail import ControlTail
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
+from broker_worker.worker.readers import Reader, Readers
 
 MAIN_LANES = 2
 """One reads and computes while the other's answers are written."""
@@ -53,26 +54,6 @@ HEAR_SECONDS = 3.0
 _BACKOFF = (0.05, 2.0)
 
 _log = structlog.get_logger()
-
-
-class _Reader:
-    """What a main lane blocks on, and the connection by which its read can be ended."""
-
-    def __init__(self, client_id: int) -> None:
-        self.client_id = client_id
-        self.watched: tuple[str, ...] = ()
-
-    def covers(self, agents: set[str]) -> bool:
-        """Whether all these agents are watched."""
-        return agents.issubset(self.watched)
-
-    def need_not_wake(self, agents: set[str]) -> bool:
-        """Whether it reads these agents' streams, or will choose what to read before it reads at all."""
-        return self.is_idle() or self.covers(agents)
-
-    def is_idle(self) -> bool:
-        """Whether it blocks on nothing."""
-        return not self.watched
 
 
 class Worker:
@@ -111,12 +92,12 @@ class Worker:
         self._clock = clock
         self._in_hand = InHand()
         self._stopping = asyncio.Event()
-        self._readers: list[_Reader] = []
+        self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
+        self._readers = Readers(self._control)
         self._desk_turn = asyncio.Lock()
         self._ended_streams: set[str] = set()
         self._taken_names: set[str] = set()
-        self._control = Redis.from_url(url, client_name=f"{self.consumer}-control", socket_timeout=5.0)
-        self._tail = ControlTail(self._control, self.consumer, desk, read_report, clock)
+        self._tail = ControlTail(self._control, self.consumer, desk, read_report, clock, self._stopping)
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -130,7 +111,7 @@ class Worker:
                     group.create_task(self._repeat(self._tick)),
                     group.create_task(self._repeat(self._tail.listen)),
                     group.create_task(self._repeat(self._tail.attend)),
-                    group.create_task(self._wake_at_stop()),
+                    group.create_task(self._end_reads_at_stop()),
                 ]
                 await self._hear_people_first()
                 async with asyncio.TaskGroup() as lanes:
@@ -199,8 +180,7 @@ class Worker:
             await self._ensure_groups(lane.connection, agents)
             await leave(lane.connection, "", agents)
             self._ended_streams |= agents
-            reader = _Reader(lane.connection.client_id)
-            self._readers.append(reader)
+            reader = self._readers.add(lane.connection.client_id)
             try:
                 while not self._stopping.is_set():
                     await self._take_turns(lane, reader)
@@ -209,7 +189,7 @@ class Worker:
             finally:
                 self._readers.remove(reader)
 
-    async def _take_turns(self, lane: Lane, reader: _Reader) -> None:
+    async def _take_turns(self, lane: Lane, reader: Reader) -> None:
         """Read and serve until a batch is large enough to let the other lane read before this one is released.
 
         So a batch is what came in while the one before it was computed: the more load, the fewer syncs a request.
@@ -255,7 +235,7 @@ class Worker:
         self._note_activity(entries)
         return entries
 
-    def _next_read(self, reader: _Reader) -> Command:
+    def _next_read(self, reader: Reader) -> Command:
         """Read the watched agents' streams; wait for something only if nothing else is to be done."""
         reader.watched = self._hot_set.watched()
         if self._taken_names:
@@ -326,7 +306,7 @@ class Worker:
             return
         try:
             entries = await claim(connection, self.consumer, agents, self._in_hand.keys(), now_us)
-            unwatched = [agent for agent in agents if not any(reader.covers({agent}) for reader in self._readers)]
+            unwatched = [agent for agent in agents if not self._readers.cover(agent)]
             if unwatched:
                 (reply,) = await connection.call_all([read_command(self.consumer, unwatched, None)])
                 entries += read_entries(reply, self._clock.monotonic_us())
@@ -336,7 +316,7 @@ class Worker:
         self._note_activity(entries)
         if entries:
             await lane.serve(entries)
-            await self._watch({entry.agent_id for entry in entries})
+            await self._readers.watch({entry.agent_id for entry in entries} & self._hot_set.agents - self._taken_names)
         for agent, count in (await trim_overfull(connection, agents)).items():
             _log.warning("stream_overfull", agent=agent, dropped=count)
             with contextlib.suppress(AuditError):  # the log has it; the next batch will meet the same disk
@@ -362,26 +342,11 @@ class Worker:
                     if agent in self._hot_set.agents:
                         self._ended_streams.add(agent)
                         self._hot_set.touch(agent, self._clock.now())
-                        await self._watch({agent})
+                        await self._readers.watch({agent} - self._taken_names)
 
-    async def _watch(self, agents: set[str]) -> None:
-        """Have agents that became active read by the main lanes from now on."""
-        wanted = agents & self._hot_set.agents - self._taken_names
-        wakes = [self._wake(reader, functools.partial(reader.need_not_wake, wanted)) for reader in self._readers]
-        await asyncio.gather(*wakes)
-
-    async def _wake(self, reader: _Reader, is_awake: Callable[[], bool]) -> None:
-        """End the read that blocks, so that the next one watches what has changed."""
-        for _ in range(40):
-            if is_awake() or reader not in self._readers:
-                return
-            await self._control.client_unblock(reader.client_id)
-            await asyncio.sleep(0.005)
-
-    async def _wake_at_stop(self) -> None:
+    async def _end_reads_at_stop(self) -> None:
         await self._stopping.wait()
-        with contextlib.suppress(RedisError, OSError):
-            await asyncio.gather(*(self._wake(reader, reader.is_idle) for reader in self._readers))
+        await self._readers.end_all()
 
     async def _tick(self) -> None:
         """Four times a second: ends, deadlines, counts, the session key."""

@@ -131,7 +131,7 @@ class Home:
             process = compose(self.settings, name)
         process.providers = {"local": vault or FakeVault(), **(others or {})}
         process.fetches.replace(process.providers)
-        process.desk.provider_of = provider_names(process.providers)
+        process.desk.set_provider_names(provider_names(process.providers))
         worker = asyncio.create_task(process.worker.run())
         changed = asyncio.Event()
         beside = [asyncio.create_task(Reloader(process).run(changed))] if reloading else []
@@ -155,6 +155,7 @@ class Home:
                 process.desk.close()
             process.sink.close()
             await process.publisher_client.aclose()
+            await asyncio.to_thread(process.jobs.close)
 
 
 class HostileRun(Run):
