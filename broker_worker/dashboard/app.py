@@ -13,12 +13,13 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from broker_worker.core.errors import BrokerError
+from agent_sdk.wire.errors import SecretBrokerError
+from broker_worker.core.errors import ApprovalError, BrokerError
 from broker_worker.dashboard.context import Context
 from broker_worker.dashboard.pages import ROUTES
 from broker_worker.dashboard.rendering import page
@@ -41,6 +42,7 @@ def make_app(context: Context, routes: Iterable[Route] = ROUTES) -> ASGIApp:
         routes=[*(_guarded(route) for route in routes), Mount("/static", static)],
         exception_handlers={
             HTTPException: _refused,
+            SecretBrokerError: _failed,
             BrokerError: _failed,
             SQLAlchemyError: _without_ledger,
             Exception: _defect,
@@ -81,8 +83,9 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    hint = error.hint if isinstance(error, BrokerError) else ""
-    return _error(request, 503, "That did not work", str(error), hint)
+    """Something that people can act on: what was asked makes no sense (any more), or a part of the broker is away."""
+    status = 400 if isinstance(error, SecretBrokerError) else 409 if isinstance(error, ApprovalError) else 503
+    return _error(request, status, "That did not work", str(error), getattr(error, "hint", ""))
 
 
 def _without_ledger(request: Request, error: Exception) -> Response:
@@ -99,4 +102,6 @@ def _defect(request: Request, error: Exception) -> Response:
 
 
 def _error(request: Request, status: int, title: str, text: str, hint: str = "") -> Response:
+    if "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"error": text or title, "hint": hint}, status)
     return page(request, "error.html", status=status, title=title, text=text, hint=hint)

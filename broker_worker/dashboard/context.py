@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.revocations import Kind, Revocation
+from broker_worker.dashboard.feed import Feed
 from broker_worker.dashboard.links import Links
 from broker_worker.dashboard.sessions import Session, Sessions
 from broker_worker.settings import Settings
@@ -36,6 +37,7 @@ class Context:
         settings: where the installation lives.
         configuration: reads the operator's files as they are now.
         ledger: the run ledger's database, to read.
+        approvals: what people are asked.
         revoke: signs and publishes a revocation.
         clock: the time, ms since the epoch.
         origin: where browsers visit, such as `http://localhost:7710`.
@@ -46,6 +48,7 @@ class Context:
     settings: Settings
     configuration: Callable[[], Configuration]
     ledger: Engine
+    approvals: Feed
     revoke: Revoke
     clock: Callable[[], int]
     origin: str

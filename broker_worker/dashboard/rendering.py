@@ -40,7 +40,7 @@ def page(request: Request, template: str, /, *, status: int = 200, **values: Any
         request: what asked for it; templates see it as `request`.
         template: the file in `templates`.
         status: the HTTP status.
-        **values: what the template says. Besides these it knows `session`, `now`, `origin` and `here(…)`.
+        **values: what the template says, besides `session`, `now`, `origin`, `waiting_count` and `here(…)`.
     """
     return HTMLResponse(render(request, template, **values), status)
 
@@ -67,6 +67,7 @@ def render(request: Request, template: str, /, *, at: str = "", **values: Any) -
         session=session_of(request),
         now=context.clock(),
         origin=context.origin,
+        waiting_count=context.approvals.waiting,
         navigation=NAVIGATION,
         here=here,
         **values,

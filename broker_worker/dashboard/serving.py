@@ -1,6 +1,37 @@
-"""The dashboard's process: what its pages work with is made here."""
+"""The dashboard's process: what its pages work with is made here, and served to browsers of this host."""
 
-from sqlalchemy import Engine, create_engine, make_url
+import asyncio
+import errno
+import functools
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import uvicorn
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine, make_url
+
+from broker_worker.core.errors import SetupError
+from broker_worker.dashboard.app import make_app
+from broker_worker.dashboard.context import Context
+from broker_worker.dashboard.feed import Feed
+from broker_worker.dashboard.links import Links
+from broker_worker.ledger.database import open_database
+from broker_worker.people.current_rules import CurrentRules
+from broker_worker.people.inbox import open_inbox
+from broker_worker.people.revoking import revoke
+from broker_worker.private_files import make_private_folder, read_private, write_private
+from broker_worker.settings import Settings
+
+_GRACE_SECONDS = 2
+_MAX_ADDRESS = 1024
+_log = structlog.get_logger(__name__)
 
 
 def read_only(address: str) -> Engine:
@@ -8,8 +39,199 @@ def read_only(address: str) -> Engine:
 
     Args:
         address: as SQLAlchemy writes it. A SQLite file that is missing stays missing, and is an error at each read.
+
+    Raises:
+        SetupError: if it is no such address.
     """
     url = make_url(address)
-    if url.get_backend_name() != "sqlite" or not url.database:
-        return create_engine(url, pool_pre_ping=True, execution_options={"postgresql_readonly": True})
-    return create_engine(url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"}))
+    if url.get_backend_name() == "sqlite" and url.database:
+        url = url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
+    return open_database(url.render_as_string(hide_password=False))
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to whoever runs it: uvicorn's own way ends the process before it has tidied up."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+@dataclass
+class Dashboard:
+    """One dashboard of an installation.
+
+    Args:
+        settings: the installation.
+        port: the port on 127.0.0.1; None for the one that `broker.yaml` says, 0 for any free one.
+
+    Raises:
+        BrokerError: if the operator's files cannot be used.
+    """
+
+    settings: Settings
+    port: int | None = None
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._rules = CurrentRules(self.settings.config_dir)
+
+    def stop(self) -> None:
+        """End the streams and the server."""
+        self._stopping.set()
+
+    async def run(self, ready: Callable[[str], None]) -> None:
+        """Serve until `stop`.
+
+        Args:
+            ready: told where browsers visit, when they can.
+
+        Raises:
+            SetupError: if another dashboard of this installation runs, or the port is taken.
+            BrokerError: if the operator's files cannot be used.
+        """
+        configured = self._rules().dashboard
+        with _sockets(configured.port if self.port is None else self.port) as sockets:
+            port = sockets[0].getsockname()[1]
+            origin = configured.origin if port == configured.port else f"http://localhost:{port}"
+            with _registered(_folder(self.settings), origin):
+                await self._serve(self._context(origin), sockets, ready)
+
+    def _context(self, origin: str) -> Context:
+        if origin not in self._rules().approvers.origins:
+            hint = "approvers.yaml names where browsers may sign: add it under `origins`"
+            _log.warning("origin_unknown", origin=origin, hint=hint)
+        return Context(
+            settings=self.settings,
+            configuration=self._rules,
+            ledger=read_only(self.settings.ledger_address),
+            approvals=Feed(functools.partial(open_inbox, self.settings, self._rules, _now)),
+            revoke=revoke,
+            clock=_now,
+            origin=origin,
+            links=Links(_folder(self.settings)),
+        )
+
+    async def _serve(self, context: Context, sockets: list[socket.socket], ready: Callable[[str], None]) -> None:
+        server = _Server(
+            uvicorn.Config(
+                make_app(context),
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                following = group.create_task(context.approvals.run())
+                serving = group.create_task(server.serve(sockets))
+                ready(context.origin)
+                await self._stopping.wait()
+                context.sessions.end_all()  # and with them every stream
+                server.should_exit = True
+                await serving
+                following.cancel()
+        finally:
+            context.ledger.dispose()
+
+
+def make_link(settings: Settings) -> str:
+    """A fresh one-time login link of the dashboard that runs.
+
+    Raises:
+        SetupError: if none runs on this installation.
+    """
+    folder = _folder(settings)
+    lock = FileLock(folder / "running.lock", mode=0o600)
+    try:
+        make_private_folder(folder)
+        lock.acquire(timeout=0)
+    except Timeout:
+        origin = read_private(folder / "address", "the dashboard's address", _MAX_ADDRESS, hint="is it starting?")
+        return link_of(settings, origin.decode())
+    lock.release()
+    raise SetupError(
+        f"no dashboard of {settings.home} is running", hint="`secret-broker dashboard` or `secret-broker up` starts it"
+    )
+
+
+def link_of(settings: Settings, origin: str) -> str:
+    """A fresh one-time login link of a dashboard that is visited at `origin`.
+
+    Raises:
+        SetupError: if it cannot be stored.
+    """
+    return f"{origin}/login?token={Links(_folder(settings)).make(_now())}"
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.state_dir / "dashboard"
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@contextmanager
+def _registered(folder: Path, origin: str) -> Iterator[None]:
+    """Be the one dashboard of this installation, and say where it is."""
+    make_private_folder(folder)
+    lock = FileLock(folder / "running.lock", mode=0o600)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SetupError(
+            "another dashboard of this installation is running",
+            hint="`secret-broker dashboard link` prints a login link for it",
+        ) from None
+    try:
+        write_private(folder / "address", origin.encode())
+        yield
+    finally:
+        (folder / "address").unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _sockets(port: int) -> Iterator[list[socket.socket]]:
+    """Listen on both addresses that `localhost` means, so that no other user's program can answer on one of them."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in ("127.0.0.1", "::1"):
+            try:
+                made = _listen(address, sockets[0].getsockname()[1] if sockets else port)
+            except OSError as error:
+                if sockets and not _is_taken(error):
+                    continue  # this host has no IPv6
+                raise SetupError(
+                    f"port {port} of {address} cannot be used: {os.strerror(error.errno or 0)}",
+                    hint="stop what uses it, or choose another with --port",
+                ) from None
+            sockets.append(made)
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET if ipaddress.ip_address(address).version == 4 else socket.AF_INET6
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port))
+        made.listen(128)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _is_taken(error: OSError) -> bool:
+    return error.errno in {errno.EADDRINUSE, errno.EACCES}

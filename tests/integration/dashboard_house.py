@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from sqlalchemy import create_engine
 
 from agent_sdk.wire.audit import event_id
 from broker_worker.core.configuration import Configuration
+from broker_worker.core.errors import QueueError
 from broker_worker.core.revocations import Kind, Revocation
 from broker_worker.dashboard.app import make_app
 from broker_worker.dashboard.context import Context
+from broker_worker.dashboard.feed import Feed
 from broker_worker.dashboard.links import Links
 from broker_worker.dashboard.serving import read_only
 from broker_worker.files.configuration import load_configuration
 from broker_worker.ledger.schema import EVENTS, METADATA
+from broker_worker.people.inbox import Inbox
 from broker_worker.settings import Settings
 
 NOW = 1_790_000_000_000
@@ -51,6 +55,7 @@ class House:
             settings=self.settings,
             configuration=self.configuration,
             ledger=self.reader,
+            approvals=Feed(self.no_queue),
             revoke=self.revoke,
             clock=lambda: self.now,
             origin=ORIGIN,
@@ -61,6 +66,10 @@ class House:
     def configuration(self) -> Configuration:
         """The operator's files."""
         return load_configuration(self.settings.config_dir)
+
+    def no_queue(self) -> AbstractAsyncContextManager[Inbox]:
+        """What connects to the queue, where a test has none."""
+        raise QueueError("these tests have no queue")
 
     async def revoke(
         self, settings: Settings, kind: Kind, subject: str, *, version: str | None = None, reason: str, by: str
