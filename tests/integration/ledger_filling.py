@@ -13,7 +13,7 @@ from sqlalchemy import Engine, insert
 
 from agent_sdk.wire.audit import GENESIS, AuditRecord, encode_line, event_id, format_time, line_hash
 from agent_sdk.wire.errors import Code
-from broker_worker.ledger.schema import APPROVALS, CHAINS, EVENTS, FINDINGS, LEASES, METADATA, RUNS, USAGE
+from broker_worker.ledger.schema import APPROVALS, CHAINS, EVENTS, FINDINGS, LEASES, METADATA, REVOCATIONS, RUNS, USAGE
 
 NOW: Final = 1_790_000_000_000
 HOUR: Final = 3_600_000
@@ -71,6 +71,7 @@ class LedgerFilling:
         self._runs: dict[tuple[str, str], dict[str, Any]] = {}
         self._usage: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
         self._open: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._revoked: dict[str, int] = {}
         self._asking = (*BUSY_RUN, BUSY_SECRET)
         self._number = 0
         self.agent_ids = [f"agent-{index:02d}" for index in range(self.agents)]
@@ -81,7 +82,7 @@ class LedgerFilling:
         self._make()
         METADATA.create_all(engine)
         with engine.begin() as connection:
-            for table in (EVENTS, RUNS, LEASES, APPROVALS, USAGE, CHAINS, FINDINGS):
+            for table in (EVENTS, RUNS, LEASES, APPROVALS, USAGE, REVOCATIONS, CHAINS, FINDINGS):
                 if self.rows[table.name]:
                     connection.execute(insert(table), self.rows[table.name])
         self.rows.clear()
@@ -96,6 +97,16 @@ class LedgerFilling:
         self.rows["usage"] = [
             {"agent_id": agent, "secret_name": name, "hour": hour, "granted": granted, "refused": refused}
             for (agent, name, hour), (granted, refused) in self._usage.items()
+        ]
+        self.rows["revocations"] = [
+            {
+                "subject": subject,
+                "revoked_at": at,
+                "reinstated_at": None,
+                "reason": "leaked in a log",
+                "revoked_by": "maria",
+            }
+            for subject, at in self._revoked.items()
         ]
         self.rows["chains"] = [
             {
@@ -233,6 +244,7 @@ class LedgerFilling:
     def _revoke(self, chain: _Chain, at: int, agent: str, run_id: str) -> None:
         subject = f"run:{agent}/{run_id}"
         self._note(chain, at, event="revoked", subject=subject, reason="leaked in a log", approver="maria")
+        self._revoked[subject] = at
         if (agent, run_id) in self._runs:
             self._runs[agent, run_id]["revoked_at"] = at
 

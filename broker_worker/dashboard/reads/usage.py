@@ -141,8 +141,9 @@ def last_granted(connection: Connection, by: Side, names: Iterable[str]) -> dict
         hour = connection.execute(hours.order_by(USAGE.c.hour.desc()).limit(1)).scalar()
         if hour is None:
             continue
+        is_granted = func.coalesce(EVENTS.c.outcome, "") == "granted"  # so that no index of outcomes is preferred
         query = select(func.max(EVENTS.c.at)).where(
-            column == name, EVENTS.c.at.between(hour, hour + HOUR_MS - 1), EVENTS.c.outcome == "granted"
+            column == name, EVENTS.c.at.between(hour, hour + HOUR_MS - 1), is_granted
         )
         found[name] = connection.execute(query).scalar() or hour
     return found
