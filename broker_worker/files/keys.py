@@ -23,8 +23,8 @@ from broker_worker.private_files import create_private, make_private_folder, rea
 IDENTITY, ISSUER, QUEUE, VAULT, INTAKE = "identity.key", "issuer.key", "queue.key", "vault.key", "intake"
 CONTROL, JOBS = "control.key", "jobs.key"
 """`control.key` signs revocations; `jobs.key` seals what background jobs are about."""
-PUBLIC_IDENTITY = "identity.pub"
-"""The public half of the identity, for programs that check what the broker signed and hold none of its keys."""
+PUBLIC_IDENTITY, PUBLIC_CONTROL = "identity.pub", "control.pub"
+"""Public halves, for programs that check what the broker or its operator signed and hold none of their keys."""
 
 _SEED = re.compile(rb"SECRET-BROKER-KEY-1:([A-Za-z0-9_-]{43})\n?")
 _INTAKE = re.compile(rb"SECRET-BROKER-INTAKE-1:([0-9]{1,13}):([A-Za-z0-9_-]{43})\n?")
@@ -127,12 +127,37 @@ def ensure_control_seed(keys_dir: Path, orders: Path) -> bytes:
         SetupError: if the key is missing though there are orders, or it cannot be used or made.
     """
     path = keys_dir / CONTROL
-    if not path.exists() and orders.exists() and orders.stat().st_size:
+    # Another process may be making all this: the key comes first, so it is looked for last.
+    if (keys_dir / PUBLIC_CONTROL).exists() and not path.exists():
+        raise SetupError(
+            f"{path} does not exist: this home has only the public half, which checks orders and gives none",
+            hint="give orders where the key is; if it was lost, restore it from a backup",
+        )
+    if orders.exists() and orders.stat().st_size and not path.exists():
         raise SetupError(
             f"{path} does not exist, but {orders} holds orders that were signed with it",
             hint="restore the key from a backup; or move the orders away, give every one again, and see the audit",
         )
-    return ensure_seed(path)
+    seed = ensure_seed(path)
+    _write_public(keys_dir / PUBLIC_CONTROL, run_public_key(seed))
+    return seed
+
+
+def control_public(keys_dir: Path, orders: Path) -> bytes:
+    """What workers check revocations with, 32 bytes: the control key's public half, which they need no more than.
+
+    Args:
+        keys_dir: the folder with the key, or with its public half alone.
+        orders: as in `ensure_control_seed`, which makes both where there is neither.
+
+    Raises:
+        SetupError: if what is there cannot be used, or nothing can be made.
+    """
+    if (keys_dir / CONTROL).exists():
+        return run_public_key(load_seed(keys_dir / CONTROL))
+    if (keys_dir / PUBLIC_CONTROL).exists():
+        return _load_public(keys_dir / PUBLIC_CONTROL, "restore it, or keys/control.key")
+    return run_public_key(ensure_control_seed(keys_dir, orders))
 
 
 def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
@@ -150,6 +175,7 @@ def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
     for name in (IDENTITY, ISSUER, QUEUE, CONTROL, JOBS):
         create_seed(keys_dir / name)
     write_public_identity(keys_dir)
+    _write_public(keys_dir / PUBLIC_CONTROL, run_public_key(load_seed(keys_dir / CONTROL)))
     _create_intake(keys_dir / INTAKE, now)
     return load_broker_keys(keys_dir)
 
@@ -164,9 +190,7 @@ def write_public_identity(keys_dir: Path) -> bytes:
         SetupError: if the identity cannot be read, or the file cannot be written.
     """
     public = run_public_key(load_seed(keys_dir / IDENTITY))
-    path, content = keys_dir / PUBLIC_IDENTITY, b"SECRET-BROKER-PUBLIC-1:" + _base64url(public) + b"\n"
-    if not path.exists() or read_private(path, "the key", _MAX_FILE, hint=_MISSING) != content:
-        write_private(path, content)
+    _write_public(keys_dir / PUBLIC_IDENTITY, public)
     return public
 
 
@@ -176,12 +200,7 @@ def load_public_identity(keys_dir: Path) -> bytes:
     Raises:
         SetupError: if the file is missing, open to others or damaged.
     """
-    path = keys_dir / PUBLIC_IDENTITY
-    hint = "`secret-broker keys show` writes it"
-    found = _PUBLIC.fullmatch(read_private(path, "the public key", _MAX_FILE, hint=hint))
-    if found is None:
-        raise SetupError(f"{path} does not hold the public half of the broker's identity", hint=hint)
-    return base64.urlsafe_b64decode(found[1] + b"=")
+    return _load_public(keys_dir / PUBLIC_IDENTITY, "`secret-broker keys show` writes it")
 
 
 def load_broker_keys(keys_dir: Path) -> BrokerKeys:
@@ -248,6 +267,19 @@ def _load_intake(path: Path) -> IntakeKey:
             hint="restore the file from a backup, or remove it and run `secret-broker keys rotate`",
         )
     return IntakeKey(key_id(public), secret, public, int(found[1]))
+
+
+def _write_public(path: Path, public: bytes) -> None:
+    content = b"SECRET-BROKER-PUBLIC-1:" + _base64url(public) + b"\n"
+    if not path.exists() or read_private(path, "the public key", _MAX_FILE, hint=_MISSING) != content:
+        write_private(path, content)
+
+
+def _load_public(path: Path, hint: str) -> bytes:
+    found = _PUBLIC.fullmatch(read_private(path, "the public key", _MAX_FILE, hint=hint))
+    if found is None:
+        raise SetupError(f"{path} does not hold the public half of a key", hint=hint)
+    return base64.urlsafe_b64decode(found[1] + b"=")
 
 
 def _base64url(raw: bytes) -> bytes:

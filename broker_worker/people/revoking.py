@@ -20,7 +20,7 @@ from agent_sdk.wire import keynames
 from broker_worker.core.control import revocation_message
 from broker_worker.core.errors import BrokerError, QueueError, SetupError
 from broker_worker.core.revocations import Kind, Revocation, Revocations, check_subject, sign_revocation
-from broker_worker.files.keys import QUEUE, ensure_control_seed, load_seed
+from broker_worker.files.keys import QUEUE, control_public, ensure_control_seed, load_seed
 from broker_worker.queue.acl import CONSOLE, user_url
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
@@ -115,19 +115,15 @@ async def reinstate(
     return revocation
 
 
-def orders_of(settings: Settings, control_seed: bytes | None = None) -> Revocations:
+def orders_of(settings: Settings) -> Revocations:
     """The orders in force, as the broker's own file has them.
 
-    Args:
-        settings: the installation.
-        control_seed: the control key, if it was read already.
-
     Raises:
-        SetupError: if the key or the file cannot be used.
+        SetupError: if the control key's public half or the file cannot be used.
     """
-    seed = control_seed or ensure_control_seed(settings.keys_dir, settings.revocations_file)
+    public = control_public(settings.keys_dir, settings.revocations_file)
     orders = Revocations()
-    for revocation in RevocationFile(settings.revocations_file, _public(seed)).poll():
+    for revocation in RevocationFile(settings.revocations_file, public).poll():
         orders.apply(revocation)
     return orders
 
@@ -154,7 +150,7 @@ def _write(
 ) -> tuple[list[Revocation], list[bytes]]:
     seed = ensure_control_seed(settings.keys_dir, settings.revocations_file)
     public, secret = sodium.crypto_sign_seed_keypair(seed)
-    known = orders_of(settings, seed)
+    known = orders_of(settings)
     revocations = []
     for subject, version in subjects:
         newest = known.newest(kind, subject, version)
@@ -198,7 +194,3 @@ async def _announce(settings: Settings, orders: Sequence[bytes]) -> str:
     finally:
         await client.aclose()
     return ""
-
-
-def _public(seed: bytes) -> bytes:
-    return sodium.crypto_sign_seed_keypair(seed)[0]

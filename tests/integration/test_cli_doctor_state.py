@@ -16,7 +16,7 @@ from broker_worker.cli.doctor import examine
 from broker_worker.cli.doctor.check import Check, Status
 from broker_worker.cli.doctor.queue import check_queue
 from broker_worker.cli.init import create_installation
-from broker_worker.files.keys import CONTROL, JOBS, QUEUE, load_seed
+from broker_worker.files.keys import CONTROL, JOBS, PUBLIC_CONTROL, QUEUE, load_seed
 from broker_worker.queue.acl import operator_url
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
@@ -65,7 +65,7 @@ def test_what_is_in_force_is_counted(settings: Settings) -> None:
 
 def test_older_home_without_the_new_keys_is_a_warning(settings: Settings) -> None:
     """The next start makes them, and doctor does not."""
-    for name in (CONTROL, JOBS):
+    for name in (CONTROL, PUBLIC_CONTROL, JOBS):
         (settings.keys_dir / name).unlink()
     checks = state_checks(settings)
     assert {checks[name].status for name in ("revocations", "jobs key")} == {Status.WARN}
@@ -76,10 +76,21 @@ def test_older_home_without_the_new_keys_is_a_warning(settings: Settings) -> Non
 def test_lost_control_key_is_a_failure(settings: Settings) -> None:
     """Orders that cannot be verified any more keep workers from starting."""
     revoke(settings)
-    (settings.keys_dir / CONTROL).unlink()
+    for name in (CONTROL, PUBLIC_CONTROL):
+        (settings.keys_dir / name).unlink()
     check = state_checks(settings)["revocations"]
     assert check.status is Status.FAIL
     assert "backup" in check.hint
+
+
+def test_home_with_the_public_half_alone_is_sound(settings: Settings) -> None:
+    """A worker's home checks orders that are given elsewhere."""
+    revoke(settings)
+    (settings.keys_dir / CONTROL).unlink()
+    check = state_checks(settings)["revocations"]
+    assert check.status is Status.OK
+    assert check.detail.startswith("in force: 1; ")
+    assert "given elsewhere" in check.detail
 
 
 def test_forged_line_is_a_failure(settings: Settings) -> None:

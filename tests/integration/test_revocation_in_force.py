@@ -15,7 +15,7 @@ from agent_sdk.wire import keynames
 from broker_worker.core.control import revocation_message
 from broker_worker.core.errors import SetupError
 from broker_worker.core.revocations import Kind, Revocation, sign_revocation
-from broker_worker.files.keys import CONTROL, load_seed
+from broker_worker.files.keys import CONTROL, PUBLIC_CONTROL, load_seed
 from broker_worker.people.revoking import NotAnnouncedError, orders_of, reinstate, revoke, revoke_all
 from broker_worker.settings import Settings
 
@@ -143,6 +143,7 @@ async def test_worker_does_not_start_where_revocations_cannot_be_believed(home: 
     key, file = home.settings.keys_dir / CONTROL, home.settings.revocations_file
     if harm == "key lost":
         key.unlink()
+        (home.settings.keys_dir / PUBLIC_CONTROL).unlink()
     elif harm == "key exchanged":
         key.write_bytes((home.settings.keys_dir / "jobs.key").read_bytes())
     elif harm == "file of junk":

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from broker_worker.cli import main
 from broker_worker.cli.init import create_installation
-from broker_worker.files.keys import CONTROL, ensure_control_seed, ensure_seed, load_seed
+from broker_worker.files.keys import CONTROL, PUBLIC_CONTROL, ensure_control_seed, ensure_seed, load_seed
 from broker_worker.people.revoking import orders_of
 from broker_worker.settings import Settings
 
@@ -26,6 +26,11 @@ def settings(tmp_path: Path) -> Settings:
 
 def run(settings: Settings, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["--home", str(settings.home), *arguments])
+
+
+def forget_control_key(settings: Settings) -> None:
+    for name in (CONTROL, PUBLIC_CONTROL):
+        (settings.keys_dir / name).unlink()
 
 
 def in_force(settings: Settings) -> list[str]:
@@ -182,7 +187,7 @@ def test_external_queue_that_is_away_is_an_error(settings: Settings, tmp_path: P
 
 def test_older_home_gets_a_control_key(settings: Settings) -> None:
     """A home from before there were revocations needs no step by hand."""
-    (settings.keys_dir / CONTROL).unlink()
+    forget_control_key(settings)
     assert run(settings, "revoke", "agent", "claude", *WHY).exit_code == 0
     assert in_force(settings) == ["agent:claude"]
 
@@ -190,7 +195,7 @@ def test_older_home_gets_a_control_key(settings: Settings) -> None:
 def test_lost_control_key_is_not_replaced_where_there_are_orders(settings: Settings) -> None:
     """A new key would serve again all that was revoked, so nothing goes on without the old one."""
     run(settings, "revoke", "agent", "claude", *WHY)
-    (settings.keys_dir / CONTROL).unlink()
+    forget_control_key(settings)
     result = run(settings, "revocations")
     assert result.exit_code == 7
     assert "holds orders that were signed with it" in result.stderr
@@ -200,7 +205,7 @@ def test_lost_control_key_is_not_replaced_where_there_are_orders(settings: Setti
 def test_exchanged_control_key_is_refused(settings: Settings) -> None:
     """Orders of another key are not quietly taken for none."""
     run(settings, "revoke", "agent", "claude", *WHY)
-    (settings.keys_dir / CONTROL).unlink()
+    forget_control_key(settings)
     ensure_seed(settings.keys_dir / CONTROL)
     result = run(settings, "revocations")
     assert result.exit_code == 7
@@ -209,7 +214,7 @@ def test_exchanged_control_key_is_refused(settings: Settings) -> None:
 
 def test_key_made_on_demand_stays(settings: Settings) -> None:
     """The second process reads what the first one made."""
-    (settings.keys_dir / CONTROL).unlink()
+    forget_control_key(settings)
     made = ensure_control_seed(settings.keys_dir, settings.revocations_file)
     assert ensure_control_seed(settings.keys_dir, settings.revocations_file) == made
     assert load_seed(settings.keys_dir / CONTROL) == made
@@ -220,3 +225,13 @@ def test_no_key_is_shown(settings: Settings) -> None:
     secret = (settings.keys_dir / CONTROL).read_text().split(":")[-1].strip()
     shown = run(settings, "revoke", "agent", "claude", *WHY, "--json").output + run(settings, "revocations").output
     assert secret not in shown + settings.revocations_file.read_text()
+
+
+def test_home_with_the_public_half_alone_lists_orders_and_gives_none(settings: Settings) -> None:
+    """Orders are given where the key is, and the error says so."""
+    run(settings, "revoke", "agent", "claude", *WHY)
+    (settings.keys_dir / CONTROL).unlink()
+    assert "agent:claude" in run(settings, "revocations").stdout
+    refused = run(settings, "revoke", "agent", "codex", *WHY)
+    assert refused.exit_code == 7
+    assert "give orders where the key is" in refused.stderr

@@ -9,9 +9,19 @@ from unittest.mock import patch
 import pytest
 from filelock import FileLock
 
+from agent_sdk.wire.sealing import run_public_key
 from broker_worker.core.errors import SetupError
 from broker_worker.files import keys
-from broker_worker.files.keys import CONTROL, JOBS, create_broker_keys, ensure_control_seed, ensure_seed, load_seed
+from broker_worker.files.keys import (
+    CONTROL,
+    JOBS,
+    PUBLIC_CONTROL,
+    control_public,
+    create_broker_keys,
+    ensure_control_seed,
+    ensure_seed,
+    load_seed,
+)
 
 NOW = 1_800_000_000_000
 
@@ -79,7 +89,55 @@ def test_control_key_is_not_made_where_orders_stand(tmp_path: Path) -> None:
     orders.write_bytes(b"an order\n")
     assert ensure_control_seed(tmp_path, orders) == first
     (tmp_path / CONTROL).unlink()
+    (tmp_path / PUBLIC_CONTROL).unlink()
     with pytest.raises(SetupError, match="holds orders that were signed with it") as caught:
         ensure_control_seed(tmp_path, orders)
     assert "backup" in caught.value.hint
     assert not (tmp_path / CONTROL).exists()
+
+
+def test_workers_need_the_public_half_alone(tmp_path: Path) -> None:
+    """A worker's home without the private half checks orders, and neither gives any nor makes another key."""
+    create_broker_keys(tmp_path, NOW)
+    orders = tmp_path / "revocations.jsonl"
+    public = run_public_key(load_seed(tmp_path / CONTROL))
+    assert control_public(tmp_path, orders) == public
+    (tmp_path / CONTROL).unlink()
+    assert control_public(tmp_path, orders) == public
+    with pytest.raises(SetupError, match="only the public half") as caught:
+        ensure_control_seed(tmp_path, orders)
+    assert "where the key is" in caught.value.hint
+    orders.write_bytes(b"an order\n")
+    assert control_public(tmp_path, orders) == public
+    assert not (tmp_path / CONTROL).exists()
+
+
+def test_older_home_gets_both_halves_of_the_control_key(tmp_path: Path) -> None:
+    """Where there is neither half, both are made by whichever process asks first."""
+    public = control_public(tmp_path, tmp_path / "revocations.jsonl")
+    assert public == run_public_key(load_seed(tmp_path / CONTROL))
+    (tmp_path / CONTROL).unlink()
+    assert control_public(tmp_path, tmp_path / "revocations.jsonl") == public
+
+
+def test_processes_that_make_the_control_key_together_agree(tmp_path: Path) -> None:
+    """Workers of an older home that start at the same moment all end up with one key and its public half."""
+    found: list[bytes] = []
+    orders = tmp_path / "revocations.jsonl"
+    threads = [threading.Thread(target=lambda: found.append(control_public(tmp_path, orders))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [run_public_key(load_seed(tmp_path / CONTROL))] * 8
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"SECRET-BROKER-KEY-1:" + b"A" * 43 + b"\n"])
+def test_damaged_public_half_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Anything else in its place ends the start, and is not repeated."""
+    create_broker_keys(tmp_path, NOW)
+    (tmp_path / CONTROL).unlink()
+    (tmp_path / PUBLIC_CONTROL).write_bytes(content)
+    with pytest.raises(SetupError, match="does not hold the public half") as caught:
+        control_public(tmp_path, tmp_path / "revocations.jsonl")
+    assert "AAAA" not in str(caught.value)

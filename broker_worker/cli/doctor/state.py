@@ -4,11 +4,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nacl.bindings as sodium
-
 from broker_worker.cli.doctor.check import Check, failed, ok, warn
 from broker_worker.core.revocations import Revocations
-from broker_worker.files.keys import CONTROL, JOBS, load_seed
+from broker_worker.files.keys import CONTROL, JOBS, PUBLIC_CONTROL, control_public, load_seed
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
 from broker_worker.state.used_approvals import UsedApprovals
@@ -30,12 +28,12 @@ def check_state(settings: Settings) -> Iterator[Check]:
 
 def _check_revocations(settings: Settings) -> Check:
     control, file = settings.keys_dir / CONTROL, settings.revocations_file
-    if not control.exists():
+    if not control.exists() and not (settings.keys_dir / PUBLIC_CONTROL).exists():
         if file.exists() and file.stat().st_size:
-            hint = "restore the key from a backup: workers do not start without it"
+            hint = "restore the key from a backup: workers do not start without it or its public half"
             return failed("revocations", f"{control} is gone, and with it the proof of every order in {file}", hint)
         return warn("revocations", f"an older home: there is no {control.name} yet", _MADE_AT_START)
-    public, _ = sodium.crypto_sign_seed_keypair(load_seed(control))
+    public = control_public(settings.keys_dir, file)
     faults: list[str] = []
     orders = Revocations()
     for revocation in RevocationFile(file, public, faults.append).poll():
@@ -43,7 +41,8 @@ def _check_revocations(settings: Settings) -> Check:
     if faults:
         hint = "compare the file with the `revoked` events of the audit; remove the line, or restore the file"
         return failed("revocations", f"{faults[0]} ({len(faults)} such lines)", hint)
-    return ok("revocations", f"in force: {len(list(orders))}; every line is signed")
+    given = "" if control.exists() else "; orders are given elsewhere: only the key's public half is here"
+    return ok("revocations", f"in force: {len(list(orders))}; every line is signed{given}")
 
 
 def _check_used(name: str, file: Path) -> Check:
