@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _ENTRIES: Final = 32
 _MAX_FINDINGS: Final = 100
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _PASSING = (RedisConnectionError, RedisTimeoutError, BusyLoadingError)
+_LONGEST_WAIT: Final = 20.0
+_Entries = list[tuple[str, dict[bytes, bytes] | None]]
 _LOG = logging.getLogger(__name__)
 
 
@@ -173,24 +176,28 @@ class AuditReader:
         Raises:
             AuditNotReadable: if the queue cannot be read; nothing is lost by trying again.
         """
-        if self._current is not None:
-            return self._current
-        try:
-            assembler = self._ready()
-            self._send_acknowledgements()
-            entries = self._read_entries(max(1, int(min(wait_seconds, 20.0) * 1000)))
-        except RedisError as error:
-            raise self._failure(error) from None
+        end = time.monotonic() + min(wait_seconds, _LONGEST_WAIT)
+        while self._current is None:
+            try:
+                assembler = self._ready()
+                self._send_acknowledgements()
+                left = end - time.monotonic()
+                entries = self._read_entries(max(1, int(left * 1000)))
+            except RedisError as error:
+                raise self._failure(error) from None
+            self._current = self._made_of(assembler, entries)
+            if left <= 0:
+                break
+        return self._current
+
+    def _made_of(self, assembler: ChainAssembler, entries: _Entries) -> AuditBatch | None:
         into = Assembled()
         for entry_id, fields in entries:
             self._take(assembler, entry_id, fields, into)
         if not (into.lines or into.findings or into.positions):
             self._done += into.settled  # nothing but what was read before
             return None
-        self._current = AuditBatch(
-            tuple(into.lines), _bounded(into.findings), dict(into.positions), tuple(into.settled)
-        )
-        return self._current
+        return AuditBatch(tuple(into.lines), _bounded(into.findings), dict(into.positions), tuple(into.settled))
 
     def acknowledge(self, batch: AuditBatch) -> None:
         """Say that a batch is done: it does not come again.
@@ -238,7 +245,7 @@ class AuditReader:
             raise
         return True
 
-    def _read_entries(self, wait_ms: int) -> list[tuple[str, dict[bytes, bytes] | None]]:
+    def _read_entries(self, wait_ms: int) -> _Entries:
         """Entries that were delivered before and not acknowledged; when there are no more of those, new ones."""
         try:
             answer: Any = self._client.xreadgroup(
