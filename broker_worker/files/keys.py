@@ -79,7 +79,7 @@ def create_seed(path: Path) -> bytes:
         SetupError: if the file exists or cannot be written.
     """
     seed = secrets.token_bytes(KEY_BYTES)
-    create_private(path, b"SECRET-BROKER-KEY-1:" + _base64url(seed) + b"\n")
+    create_private(path, _seed_line(seed))
     return seed
 
 
@@ -108,7 +108,9 @@ def ensure_seed(path: Path) -> bytes:
         return load_seed(path)
     try:
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_SECONDS, mode=0o600):
-            return load_seed(path) if path.exists() else create_seed(path)
+            if not path.exists():
+                write_private(path, _seed_line(secrets.token_bytes(KEY_BYTES)))  # nobody reads a part of it
+            return load_seed(path)
     except OSError as error:
         raise SetupError(
             f"{path} does not exist and cannot be made: {error.strerror or 'another process holds its lock'}",
@@ -280,6 +282,10 @@ def _load_public(path: Path, hint: str) -> bytes:
     if found is None:
         raise SetupError(f"{path} does not hold the public half of a key", hint=hint)
     return base64.urlsafe_b64decode(found[1] + b"=")
+
+
+def _seed_line(seed: bytes) -> bytes:
+    return b"SECRET-BROKER-KEY-1:" + _base64url(seed) + b"\n"
 
 
 def _base64url(raw: bytes) -> bytes:
