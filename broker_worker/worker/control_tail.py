@@ -59,6 +59,7 @@ class ControlTail:
         self._last = {keynames.APPROVALS: "0", keynames.CONTROL: "0"}
         self._letters: list[Letter] = []
         self._polls = 0
+        self._acting = asyncio.Lock()
         self.caught_up = asyncio.Event()
         """Set when everything that people decided so far is known."""
 
@@ -80,7 +81,7 @@ class ControlTail:
             found = await self._client.xread(dict(self._last), count=_PAGE, block=_BLOCK_MS)
             if found:
                 self._take(found)
-                await self.act()
+                await self._act()
             elif await self._is_wiped():
                 self._last = dict.fromkeys(self._last, "0")
 
@@ -96,18 +97,25 @@ class ControlTail:
                 self._letters += desk.affairs.poll(desk.configuration, desk.session, self._clock.now())
             except AuditError as error:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
-            await self.act()
+            await self._act()
             await self._take_reports()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def act(self) -> None:
-        """Put onto the queue what waits for that."""
+    async def _act(self) -> None:
+        """Put onto the queue what waits for that, each thing once."""
+        async with self._acting:
+            await self._publish()
+            await self._send_letters()
+
+    async def _publish(self) -> None:
         affairs = self._desk.affairs
         for request in list(affairs.unpublished.values()):
             fields: Any = {keynames.MESSAGE_FIELD: affairs.signed(request)}
             await self._client.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
             origin = self._desk.configuration.dashboard.origin
             affairs.published(request, f"{origin}/approvals/{request.approval_id}")
+
+    async def _send_letters(self) -> None:
         while self._letters:
             letter = self._letters[0]
             async with self._client.pipeline(transaction=False) as pipeline:

@@ -1,0 +1,367 @@
+"""People in the loop, whole: a real client waits, a real worker asks, a signed decision arrives over the real queue."""
+
+import asyncio
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from broker_home import Home
+from desk_workbench import SECRETS, FakeVault, until
+from redis import Redis
+
+from agent_sdk.client import AsyncSecretBroker
+from agent_sdk.errors import ApprovalDenied, ApprovalPending, LeaseExpired, NotGranted, Revoked
+from agent_sdk.wire import keynames
+from agent_sdk.wire.sealing import run_public_key
+from broker_worker.core.approvals import ApprovalRequest, Verdict, open_request, sign_decision
+from broker_worker.core.control import decision_message
+from broker_worker.files.keys import load_broker_keys
+from broker_worker.people.revoking import reinstate, revoke
+
+ALICE, BOB, MALLORY = (bytes([n]) * 32 for n in (11, 12, 13))
+POLICY = """
+    agents:
+      claude:
+        allow:
+          - openai.api_key
+          - secret: anthropic.api_key
+            approval: {{approvers: [ops], quorum: {quorum}, ttl: 10m, grant: {grant}}}
+"""
+
+
+def approvers(**people: bytes) -> str:
+    """The text of approvers.yaml."""
+    lines = ["approvers:"]
+    for name, seed in people.items():
+        public = base64.urlsafe_b64encode(run_public_key(seed)).decode().rstrip("=")
+        lines.append(f"  - {{name: {name}, groups: [ops], keys: [{{kind: ed25519, public_key: {public}}}]}}")
+    return "\n".join(lines) + "\n"
+
+
+def furnish(home: Home, quorum: int = 1, grant: str = "once", people: Mapping[str, bytes] | None = None) -> None:
+    """A policy that asks ops for one of two names, and who ops are."""
+    path = home.settings.config_dir / "approvers.yaml"
+    path.write_text(approvers(**(people if people is not None else {"alice": ALICE, "bob": BOB})))
+    home.write(policy=POLICY.format(quorum=quorum, grant=grant))
+
+
+async def asked(home: Home, count: int = 1) -> list[ApprovalRequest]:
+    """What people are asked, once there is so much of it."""
+    identity = load_broker_keys(home.settings.keys_dir).identity_public
+    redis = home.redis()
+
+    def look() -> list[ApprovalRequest]:
+        entries: Any = redis.xrange(keynames.APPROVALS)
+        mine = [open_request(fields[b"m"], identity) for _, fields in entries if _is_of(fields[b"m"], identity)]
+        return mine if len(mine) >= count else []
+
+    try:
+        found: list[ApprovalRequest] = await until(look)
+        return found
+    finally:
+        redis.close()
+
+
+def _is_of(raw: bytes, identity: bytes) -> bool:
+    try:
+        open_request(raw, identity)
+    except Exception:  # noqa: BLE001  # another test's installation on the shared server
+        return False
+    return True
+
+
+def decide(home: Home, request: ApprovalRequest, who: str = "alice", seed: bytes = ALICE, **other: Any) -> None:
+    """Put a person's decision onto the queue."""
+    verdict: Verdict = other.get("verdict", "approve")
+    at = other.get("at", home.clock.now())
+    secret = seed + run_public_key(seed)
+    decision = sign_decision(request.digest(), verdict, who, at, secret, other.get("reason", ""))
+    redis = home.redis()
+    redis.xadd(keynames.CONTROL, {keynames.MESSAGE_FIELD: decision_message(decision)})
+    redis.close()
+
+
+def refusal(error: NotGranted) -> str:
+    """The code of the one refused name."""
+    return error.refusals[0].code.value
+
+
+@pytest.fixture
+def desk(home: Home, valkey_url: str) -> Home:
+    """An installation whose second name needs an approval, on a queue without older matters."""
+    with Redis.from_url(valkey_url) as redis:
+        redis.delete(keynames.APPROVALS, keynames.CONTROL)
+    furnish(home)
+    return home
+
+
+async def waiting_for(claude: AsyncSecretBroker, **other: Any) -> "asyncio.Task[Any]":
+    """A client that asks and waits."""
+    return asyncio.create_task(claude.get("anthropic.api_key", **{"purpose": "deploy", **other}))
+
+
+async def test_a_client_that_waits_gets_the_value_when_a_person_approved(desk: Home) -> None:
+    """Nothing else is held up meanwhile; the audit says who asked, who decided and what was released on it."""
+    async with desk.working(), desk.client() as claude:
+        waits = await waiting_for(claude)
+        (request,) = await asked(desk)
+        assert (request.names, request.purpose, request.asked_today) == (("anthropic.api_key",), "deploy", 0)
+        assert (await claude.get("openai.api_key")).reveal() == "value of openai"
+        assert not waits.done()
+        decide(desk, request)
+        assert (await waits).reveal() == "value of anthropic"
+    events = [(r.event, r.outcome, r.approval_id, r.approver) for r in desk.records() if r.approval_id]
+    assert events[0] == ("approval_requested", None, request.approval_id, "ops")
+    assert ("approval_decided", "granted", request.approval_id, "alice") in events
+    assert ("approval_settled", "granted", request.approval_id, "alice") in events
+    assert events[-1] == ("access", "granted", request.approval_id, "alice")
+    desk.check_audit()
+
+
+async def test_a_caller_that_does_not_wait_is_told_at_once_and_may_come_back(desk: Home) -> None:
+    """The same question again is the same approval, not another one."""
+    async with desk.working(), desk.client() as claude:
+        for _ in range(2):
+            with pytest.raises(ApprovalPending) as caught:
+                await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+        (request,) = await asked(desk)
+        assert caught.value.refusals[0].approval == request.approval_id
+        decide(desk, request)
+        await until(lambda: desk.records("approval_settled"))
+        secret = await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+        assert secret.reveal() == "value of anthropic"
+        assert len(await asked(desk)) == 1
+
+
+async def test_a_single_use_approval_serves_once(desk: Home) -> None:
+    """The next question is a new one."""
+    async with desk.working(), desk.client() as claude:
+        waits = await waiting_for(claude)
+        decide(desk, (await asked(desk))[0])
+        await waits
+        with pytest.raises(ApprovalPending):
+            await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+        assert len(await asked(desk, 2)) == 2
+
+
+@pytest.mark.parametrize("grant", ["run", "15m"])
+async def test_a_longer_grant_serves_the_same_question_again(desk: Home, grant: str) -> None:
+    """But not another purpose, and not another run."""
+    furnish(desk, grant=grant)
+    async with desk.working(), desk.client() as claude, desk.client() as other:
+        waits = await waiting_for(claude)
+        decide(desk, (await asked(desk))[0])
+        await waits
+        assert (await claude.get("anthropic.api_key", purpose="deploy")).reveal() == "value of anthropic"
+        for client, purpose in ((claude, "something else"), (other, "deploy")):
+            with pytest.raises(ApprovalPending):
+                await client.get("anthropic.api_key", purpose=purpose, wait_for_approval=False)
+
+
+async def test_a_denial_ends_the_wait(desk: Home) -> None:
+    """The reason is in the audit."""
+    async with desk.working(), desk.client() as claude:
+        waits = await waiting_for(claude)
+        decide(desk, (await asked(desk))[0], verdict="deny", reason="not on a Friday")
+        with pytest.raises(ApprovalDenied):
+            await waits
+    (decided,) = desk.records("approval_decided")
+    assert (decided.outcome, decided.approver, decided.reason) == ("refused", "alice", "not on a Friday")
+
+
+async def test_two_people_must_approve_where_the_policy_says_so(desk: Home) -> None:
+    """One person twice does not do."""
+    furnish(desk, quorum=2)
+    async with desk.working(), desk.client() as claude:
+        waits = await waiting_for(claude)
+        (request,) = await asked(desk)
+        decide(desk, request)
+        decide(desk, request, at=desk.clock.now() + 1)
+        await until(lambda: desk.records("decision_refused"))
+        assert not waits.done()
+        decide(desk, request, "bob", BOB)
+        assert (await waits).reveal() == "value of anthropic"
+    assert [r.reason for r in desk.records("decision_refused")] == ["decided_already"]
+
+
+async def test_what_nobody_may_decide_is_recorded_and_changes_nothing(desk: Home) -> None:
+    """A forged signature, a stranger, a decision that comes too late, and bytes of anybody."""
+    async with desk.working(), desk.client() as claude:
+        waits = await waiting_for(claude)
+        (request,) = await asked(desk)
+        decide(desk, request, "alice", MALLORY)
+        decide(desk, request, "mallory", MALLORY)
+        decide(desk, request, at=request.expires_at)
+        redis = desk.redis()
+        redis.xadd(keynames.CONTROL, {"m": b"junk"})
+        redis.close()
+        wanted = {"bad_signature", "unknown_approver", "too_late", "malformed"}
+        await until(lambda: wanted <= {r.reason for r in desk.records("decision_refused")})
+        assert not waits.done()
+        waits.cancel()
+    assert [r for r in desk.records("access") if r.outcome == "granted"] == []
+
+
+async def test_an_approver_who_was_removed_meanwhile_decides_nothing(desk: Home) -> None:
+    """Also if the decision came before, as long as another one is missing."""
+    furnish(desk, quorum=2)
+    async with desk.working(reloading=True), desk.client() as claude:
+        waits = await waiting_for(claude)
+        (request,) = await asked(desk)
+        decide(desk, request)
+        await until(lambda: desk.records("approval_decided"))
+        await asyncio.to_thread((desk.settings.config_dir / "approvers.yaml").write_text, approvers(bob=BOB))
+        await until(lambda: desk.records("config_loaded"))
+        decide(desk, request, "bob", BOB)
+        await until(lambda: len(desk.records("approval_decided")) == 2)
+        assert not waits.done()
+        waits.cancel()
+
+
+async def test_a_changed_policy_voids_what_waits(desk: Home) -> None:
+    """The run is told, and asks under the new policy."""
+    async with desk.working(reloading=True), desk.client() as claude:
+        waits = await waiting_for(claude)
+        (request,) = await asked(desk)
+        furnish(desk, grant="run")
+        second = (await asked(desk, 2))[1]
+        decide(desk, request)
+        await until(lambda: [r.reason for r in desk.records("approval_settled")] == ["void"])
+        assert not waits.done()
+        decide(desk, second)
+        assert (await waits).reveal() == "value of anthropic"
+
+
+async def test_a_worker_that_died_between_decision_and_release_loses_nothing(desk: Home) -> None:
+    """The next one knows the request and the decision from the queue, and the use from the broker's own file."""
+    async with desk.client() as claude:
+        async with desk.working():
+            waits = await waiting_for(claude, timeout=30)
+            (request,) = await asked(desk)
+        decide(desk, request)
+        async with desk.working(name="worker-2"):
+            assert (await waits).reveal() == "value of anthropic"
+            with pytest.raises(ApprovalPending):
+                await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+
+
+async def test_a_run_cannot_ask_people_without_end(desk: Home) -> None:
+    """Five wait; the sixth is refused until one of them is settled."""
+    async with desk.working(), desk.client() as claude:
+        for number in range(5):
+            with pytest.raises(ApprovalPending):
+                await claude.get("anthropic.api_key", purpose=f"number {number}", wait_for_approval=False)
+        with pytest.raises(NotGranted) as caught:
+            await claude.get("anthropic.api_key", purpose="number 5", wait_for_approval=False)
+        assert refusal(caught.value) == "rate_limited"
+        assert len(await asked(desk, 5)) == 5
+
+
+async def test_names_of_one_request_are_one_decision(desk: Home) -> None:
+    """What needs nobody is granted at once."""
+    entry = '{pattern: "anthropic.*", approval: {approvers: [ops]}}'
+    registry = SECRETS + '      anthropic.admin_key: "local://github"\n'
+    desk.write(policy=f"agents:\n  claude:\n    allow: [openai.api_key, {entry}]\n", registry=registry)
+    async with desk.working(), desk.client() as claude:
+        names = ["openai.api_key", "anthropic.api_key", "anthropic.admin_key"]
+        waits = asyncio.create_task(claude.get_many(names, purpose="deploy"))
+        (request,) = await asked(desk)
+        assert request.names == ("anthropic.admin_key", "anthropic.api_key")
+        decide(desk, request)
+        assert {name: secret.reveal() for name, secret in (await waits).items()} == {
+            "openai.api_key": "value of openai",
+            "anthropic.api_key": "value of anthropic",
+            "anthropic.admin_key": "gh",
+        }
+
+
+async def test_a_purpose_that_holds_a_value_is_not_shown_to_people(desk: Home) -> None:
+    """It is refused: they would not see what they sign, and the queue's owner would see the value."""
+    async with desk.working(), desk.client() as claude:
+        value = (await claude.get("openai.api_key")).reveal()
+        with pytest.raises(NotGranted) as caught:
+            await claude.get("anthropic.api_key", purpose=f"with {value}", wait_for_approval=False)
+        assert refusal(caught.value) == "denied"
+        redis = desk.redis()
+        assert redis.xlen(keynames.APPROVALS) == 0
+        redis.close()
+
+
+# --- leases and revocations --------------------------------------------------------------------------------------
+
+
+async def test_a_lease_is_renewed_and_given_back_by_its_holder_alone(desk: Home) -> None:
+    """Another run's request with the same token is invalid."""
+    async with desk.working(), desk.client() as claude, desk.client() as other:
+        secret = await claude.get("openai.api_key")
+        renewed = await claude.renew(secret)
+        assert renewed.reveal() == "value of openai"
+        with pytest.raises(NotGranted):
+            await other.renew(renewed)
+        await claude.release(renewed)
+        with pytest.raises(LeaseExpired):
+            renewed.reveal()
+    shown = [(r.action, r.outcome, r.lease_id is not None) for r in desk.records("access")]
+    assert shown == [("resolve", "granted", True), ("renew", "granted", True), ("release", "granted", True)]
+
+
+@pytest.mark.parametrize("kind", ["run", "agent", "secret", "lease", "token"])
+async def test_what_was_revoked_ends_at_once_and_is_refused_from_then_on(desk: Home, kind: Any) -> None:
+    """The holder's copy is gone, the next request is refused, and the audit of every worker says so."""
+    async with desk.working(), desk.client(run_id="run-1") as claude:
+        secret = await claude.get("openai.api_key")
+        (granted,) = desk.records("access")
+        subject = {
+            "run": "claude/run-1",
+            "agent": "claude",
+            "secret": "openai.api_key",
+            "lease": granted.lease_id,
+            "token": granted.token_id,
+        }[kind]
+        assert subject is not None
+        await revoke(desk.settings, kind, subject, reason="leaked", by="olivia")
+
+        def is_gone() -> bool:
+            try:
+                secret.reveal()
+            except LeaseExpired:
+                return True
+            return False
+
+        await until(is_gone)
+        if kind == "lease":
+            assert (await claude.get("openai.api_key")).reveal() == "value of openai"
+        else:
+            with pytest.raises(Revoked):
+                await claude.get("openai.api_key")
+            await reinstate(desk.settings, kind, subject, reason="rotated", by="olivia")
+            await until(lambda: desk.records("reinstated"))
+            assert (await claude.get("openai.api_key")).reveal() == "value of openai"
+    (order,) = desk.records("revoked")
+    assert (order.subject, order.reason, order.approver) == (f"{kind}:{subject}", "leaked", "olivia")
+    assert [r.lease_id for r in desk.records("lease_ended")] == [granted.lease_id]
+
+
+async def test_a_wiped_queue_undoes_no_revocation(desk: Home) -> None:
+    """Nor does a restart: they are in a file of the broker's own."""
+    await desk.set_users()
+    await revoke(desk.settings, "agent", "claude", reason="leaked", by="olivia")
+    redis = desk.redis()
+    redis.delete(keynames.CONTROL)
+    redis.close()
+    async with desk.working(FakeVault()), desk.client() as claude:
+        with pytest.raises(Revoked):
+            await claude.get("openai.api_key")
+
+
+async def test_an_approval_for_a_revoked_run_releases_nothing(desk: Home) -> None:
+    """The person approved, the operator revoked: the operator wins."""
+    async with desk.working(), desk.client(run_id="run-9") as claude:
+        waits = await waiting_for(claude)
+        (request,) = await asked(desk)
+        await revoke(desk.settings, "run", "claude/run-9", reason="leaked", by="olivia")
+        await until(lambda: desk.records("revoked"))
+        decide(desk, request)
+        with pytest.raises(Revoked):
+            await waits
