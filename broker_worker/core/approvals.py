@@ -204,7 +204,12 @@ def sign_decision(
         decided_at: when, ms since the epoch.
         secret: the key in libsodium's 64-byte form.
         reason: in the person's words, at most 256 characters.
+
+    Raises:
+        ValueError: if the key has another length; the binding would read past its end.
     """
+    if len(secret) != sodium.crypto_sign_SECRETKEYBYTES:
+        raise ValueError(f"a key in libsodium's form has {sodium.crypto_sign_SECRETKEYBYTES} bytes")
     challenge = decision_challenge(request, verdict, approver, decided_at, reason)
     proof = Ed25519Proof(sodium.crypto_sign(challenge, secret)[:64])
     return Decision(
