@@ -154,6 +154,20 @@ class ApprovalBook:
             Why it does not count, as a slug; None if it does. A person's second decision on the same request does
             not (`decided_already`), unless it denies what the person approved.
         """
+        found = self._judge(decision, approvers, now)
+        if isinstance(found, str):
+            return found
+        matter, key = found
+        matter.decisions[decision.approver] = decision
+        matter.keys[decision.approver] = key
+        return None
+
+    def fault_of(self, decision: Decision, approvers: Approvers, now: int) -> str | None:
+        """Why a decision would not count; nothing is noted. See `decide`."""
+        found = self._judge(decision, approvers, now)
+        return found if isinstance(found, str) else None
+
+    def _judge(self, decision: Decision, approvers: Approvers, now: int) -> tuple[Matter, Key] | str:
         matter = self._matters.get(decision.request)
         if matter is None:
             return "unknown_request"
@@ -167,9 +181,7 @@ class ApprovalBook:
         known = next((each for each in matter.counting(approvers) if each.approver == decision.approver), None)
         if known is not None and (known.verdict == "deny" or decision.verdict == "approve"):
             return "decided_already"
-        matter.decisions[decision.approver] = decision
-        matter.keys[decision.approver] = key
-        return None
+        return matter, key
 
     def matter_for(self, key: ApprovalKey, approvers: Approvers, now: int, used: frozenset[str]) -> Matter | None:
         """The newest request for exactly this that still has something to say: approved first, waiting, then refused.
@@ -207,11 +219,11 @@ class ApprovalBook:
         )
 
     def purge(self, now: int) -> None:
-        """Forget requests whose end lies a day back; `run` grants are kept as long as there is room."""
+        """Forget requests whose end lies a day back; those approved for a run are kept as long as there is room."""
         for digest, matter in list(self._matters.items()):
             request = matter.request
             ends = request.expires_at + (request.grant_ms or 0)
-            if request.grant != "run" and now >= ends + KEPT_MS:
+            if now >= ends + KEPT_MS and not (request.grant == "run" and matter.names_of("approve")):
                 self._forget(digest)
 
     def _forget(self, digest: bytes) -> None:

@@ -5,6 +5,7 @@ BrokerError
 ├── ProviderError        a vault did not give a value; `kind` says why
 ├── AuditError           the audit cannot be written or does not verify
 ├── QueueError           the queue is away or refuses
+├── ApprovalError        there is no such approval, or a decision on it would not count
 └── SetupError           something on this host is missing or in the way
 """
 
@@ -99,6 +100,12 @@ class QueueError(BrokerError):
     """The queue cannot be reached or refuses a command."""
 
     code = "queue_failed"
+
+
+class ApprovalError(BrokerError):
+    """An approval that nobody was asked for, or a decision that would not count."""
+
+    code = "approval_failed"
 
 
 class SetupError(BrokerError):
