@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from sdk_responder import REQUESTS, Responder, responding, stream_of
 
 from agent_sdk import (
     AsyncSecretBroker,
@@ -30,55 +29,9 @@ from agent_sdk import (
 from agent_sdk.exchange import WINDOW
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire import keynames
-from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.sealing import parse_envelope
 from broker_worker.queue.acl import agent_rules
 
-REQUESTS = keynames.requests("claude")
 LONG = 10.0
-
-
-class Responder:
-    """A broker made of a desk, over the real queue: reads every request of `claude` and answers it."""
-
-    def __init__(self, url: str, desk: FakeDesk) -> None:
-        self.desk = desk
-        # With a socket timeout redis-py uses asyncio.wait_for, which can lose a cancellation before Python 3.12.
-        self.redis: Any = Redis.from_url(url, protocol=2, socket_timeout=None)
-        self.respond = self._answer
-
-    async def run(self) -> None:
-        last = b"0-0"
-        while True:
-            for _, entries in await self.redis.xread({REQUESTS: last}, count=1000, block=200) or ():
-                for entry_id, fields in entries:
-                    last = entry_id
-                    await self.respond(fields[keynames.MESSAGE_FIELD])
-
-    async def _answer(self, envelope: bytes) -> None:
-        with suppress(WireError):
-            if (reply := self.desk.answer(envelope, "claude")) is not None:
-                await self.write(reply, envelope)
-
-    async def write(self, reply: bytes, envelope: bytes) -> None:
-        await self.redis.xadd(stream_of(parse_envelope(envelope).run_public_key), {keynames.MESSAGE_FIELD: reply})
-
-
-def stream_of(run_public_key: bytes) -> str:
-    return keynames.replies("claude", keynames.fingerprint(run_public_key))
-
-
-@asynccontextmanager
-async def responding(url: str, desk: FakeDesk) -> AsyncIterator[Responder]:
-    responder = Responder(url, desk)
-    task = asyncio.create_task(responder.run())
-    try:
-        yield responder
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError, RedisError):
-            await task
-        await responder.redis.aclose()
 
 
 @pytest.fixture
