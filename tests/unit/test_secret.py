@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from agent_sdk import LeaseExpired, NotText, Secret
+from agent_sdk.secret import loan_of
 
 VALUE = "canary-7c1f0e"
 SHOWN = "[secret openai.api_key]"
@@ -96,6 +97,16 @@ def test_pickling_says_what_to_do_instead(secret: Secret) -> None:
 def test_no_attribute_shows_the_value(secret: Secret) -> None:
     """What walks over attributes, as debuggers and error trackers do, finds nothing."""
     assert VALUE not in repr(inspect.getmembers(secret))
+
+
+def test_what_stands_behind_a_secret_does_not_show_the_value(secret: Secret) -> None:
+    """The client's own record of it, should it be printed, logged or looked at in a debugger, names it and no more."""
+    loan = loan_of(secret)
+    assert (repr(loan), loan.__rich_repr__()) == ("Loan('openai.api_key')", [("name", "openai.api_key")])
+    assert VALUE not in repr(inspect.getmembers(loan))
+    with pytest.raises(TypeError) as caught:
+        msgspec.json.encode(loan)
+    assert VALUE not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_traceback_with_local_variables_does_not_show_the_value(secret: Secret) -> None:
