@@ -11,7 +11,6 @@ from redis.asyncio import Redis
 
 from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.sealing import run_public_key
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.app.clock import SystemClock
 from broker_worker.audit.publisher import AuditPublisher
@@ -27,7 +26,7 @@ from broker_worker.files.keys import (
     JOBS,
     QUEUE,
     BrokerKeys,
-    ensure_control_seed,
+    control_public,
     ensure_seed,
     load_broker_keys,
     load_seed,
@@ -148,18 +147,18 @@ def _affairs(
     """
     make_private_folder(settings.state_dir)
     orders = settings.revocations_file
-    control_public = run_public_key(ensure_control_seed(settings.keys_dir, orders))
+    public = control_public(settings.keys_dir, orders)
     once = UsedApprovals(settings.used_approvals_file, clock.now)
     revocations = Revocations()
     mint = LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48))
     return Affairs(
         worker=name,
-        keys=AffairsKeys(keys.identity_seed + keys.identity_public, control_public),
+        keys=AffairsKeys(keys.identity_seed + keys.identity_public, public),
         approvals=Approvals(ApprovalBook(check_assertion), once, cache, name),
         leases=Leases(mint, revocations),
         revocations=revocations,
-        revocation_log=RevocationFile(orders, control_public),
-        settled=UsedApprovals(settings.state_dir / "settled_approvals.jsonl", clock.now),
+        revocation_log=RevocationFile(orders, public),
+        settled=UsedApprovals(settings.settled_approvals_file, clock.now),
         sink=sink,
         cache=cache,
         peers=peers,

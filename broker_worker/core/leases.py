@@ -7,7 +7,7 @@ a restart, can tell a true one without having stored it. Its first 16 bytes are 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hmac import compare_digest
 from itertools import count
 from typing import Final
@@ -46,6 +46,7 @@ class Lease:
         version: the vault's own version, if it has one.
         issued_at: when it began.
         ends_at: its hard end: renewing leads no further.
+        lease_id: 32 hexadecimal digits: what people and the audit call it.
     """
 
     token: bytes
@@ -53,11 +54,10 @@ class Lease:
     version: str | None
     issued_at: int
     ends_at: int
+    lease_id: str = field(init=False)
 
-    @property
-    def lease_id(self) -> str:
-        """32 hexadecimal digits: what people and the audit call it."""
-        return lease_id(self.token).hex()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lease_id", lease_id(self.token).hex())
 
 
 def lease_key(identity_seed: bytes) -> bytes:
@@ -144,6 +144,7 @@ class LeaseBook:
     def __init__(self, limit: int = 32_768) -> None:
         self._limit = limit
         self._open: OrderedDict[tuple[bytes, str, str | None], Holding] = OrderedDict()
+        self._forgotten: list[Holding] = []
 
     def __iter__(self) -> Iterator[Holding]:
         return iter(list(self._open.values()))
@@ -157,12 +158,12 @@ class LeaseBook:
         return holding if holding is not None and now < holding.expires_at else None
 
     def note(self, holding: Holding) -> None:
-        """Remember a lease that was issued, used or renewed."""
+        """Remember a lease that was issued, used or renewed. What makes room comes with the next `purge`."""
         place = (holding.run_key, holding.lease.name, holding.lease.version)
         self._open[place] = holding
         self._open.move_to_end(place)
         if len(self._open) > self._limit:
-            self._open.popitem(last=False)
+            self._forgotten.append(self._open.popitem(last=False)[1])
 
     def use(self, holding: Holding, expires_at: int) -> None:
         """Count one more use of a lease."""
@@ -179,8 +180,9 @@ class LeaseBook:
         self._open.pop((holding.run_key, holding.lease.name, holding.lease.version), None)
 
     def purge(self, now: int) -> list[Holding]:
-        """Forget what has expired, and return it."""
+        """Forget what has expired, and return it, with what had to make room meanwhile."""
+        forgotten, self._forgotten = self._forgotten, []
         over = [holding for holding in self._open.values() if now >= holding.expires_at]
         for holding in over:
             self.end(holding)
-        return over
+        return forgotten + over

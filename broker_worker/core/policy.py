@@ -143,7 +143,8 @@ class AgentPolicy:
 
     def denial_of(self, name: str) -> Denial | None:
         """A deny entry that covers `name`: the first that spells it, else the first pattern."""
-        return next(iter(self._denied.covering(name)), None)
+        covering = self._denied.covering(name)
+        return covering[0] if covering else None
 
 
 _Entry = TypeVar("_Entry", bound=Grant | Denial)
@@ -165,11 +166,11 @@ class _Index(Generic[_Entry]):
         self._exact = exact
         self._patterns = tuple(patterns)
 
-    def covering(self, name: str) -> Iterable[_Entry]:
-        yield from self._exact.get(name, ())
-        for entry in self._patterns:
-            if entry.pattern.matches(name):
-                yield entry
+    def covering(self, name: str) -> tuple[_Entry, ...]:
+        exact = self._exact.get(name, ())
+        if not self._patterns:
+            return exact
+        return (*exact, *(entry for entry in self._patterns if entry.pattern.matches(name)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ signature, decisions with an approver's, revocations with the operator's control
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_sdk.wire.audit import AuditRecord
@@ -217,12 +218,9 @@ class Affairs:
         ]
 
     def _conclude(self, digest: bytes, matter: Matter, now: int) -> None:
-        try:
-            self._settled.use(
-                matter.request.approval_id, matter.request.request_id.hex(), max(now, matter.request.expires_at)
-            )
-        except AuditError:
-            return  # it is recorded, and will be once more
+        request = matter.request
+        with suppress(AuditError):  # then the next process records it once more; this one does not
+            self._settled.use(request.approval_id, request.request_id.hex(), max(now, request.expires_at))
         self._forget(digest)
 
     def _forget(self, digest: bytes) -> None:

@@ -35,7 +35,9 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
     ask.action = ACTIONS[type(body)]
     if isinstance(body, Resolve):
         ask.cases = [_case(ask, configuration, name, body.purpose, now) for name in body.names]
-        ask.guarded = any(case.rule is not None for case in ask.cases)
+        for case in ask.cases:
+            if case.rule is not None:
+                ask.guarded = True
         if len(ask.cases) > 1:
             _refuse_beyond_burst(ask, configuration)
     elif isinstance(body, ListNames):
@@ -109,6 +111,11 @@ class Limits:
         """
         identity, request = ask.identity, ask.request
         bucket = request.deadline // MARKS_MS
+        counted = [case for case in ask.cases if case.code is None]
+        if ask.action == "resolve":
+            of_names = tuple([self.of_case(identity.agent_id, case) for case in counted])
+        else:
+            of_names = ((),) * len(counted)
         return AdmissionAsk(
             keynames.seen(identity.agent_id, bucket),
             request.request_id,
@@ -116,13 +123,7 @@ class Limits:
             (bucket + 1) * MARKS_MS - now + MARKS_KEPT_MS,
             len(ask.cases) or 1,
             self.of_run(identity.agent_id, identity.run_id),
-            tuple(
-                [
-                    self.of_case(identity.agent_id, case) if ask.action == "resolve" else ()
-                    for case in ask.cases
-                    if case.code is None
-                ]
-            ),
+            of_names,
         )
 
     def of_run(self, agent_id: str, run_id: str) -> tuple[Limit, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Release as ReleaseLease
-from agent_sdk.wire.messages import Renew
+from agent_sdk.wire.messages import Renew, Resolve
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.approvals import ApprovalRequest
@@ -139,10 +139,12 @@ class Desk:
     def _decide(self, ask: Ask, now: int) -> None:
         """Decide every name of a request: by what was revoked first, then by the policy."""
         body, identity, revocations = ask.request.body, ask.identity, self.affairs.revocations
-        if not revocations.is_empty and revocations.of_run(identity.agent_id, identity.run_id, identity.token_id):
+        if revocations.is_empty and type(body) is Resolve:  # what nearly always comes
+            open_cases(ask, self.configuration, now)
+        elif not revocations.is_empty and revocations.of_run(identity.agent_id, identity.run_id, identity.token_id):
             ask.action = ACTIONS[type(body)]
             ask.refuse(Code.REVOKED, "revoked")
-        elif isinstance(body, Renew | ReleaseLease):
+        elif isinstance(body, (Renew, ReleaseLease)):
             ask.action, ask.guarded = ACTIONS[type(body)], True
             self.affairs.leases.open_cases(ask, self.configuration, now)
         else:

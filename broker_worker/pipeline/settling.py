@@ -59,14 +59,15 @@ class Settler:
             return missing, there
         for case in ask.cases:
             if case.code is None:
-                assert case.entry is not None
-                ttl_ms = configuration.ttl_of(case.entry) * 1000
-                known = self._cache.get(case.entry.ref, ttl_ms, now)
+                entry = case.entry
+                assert entry is not None
+                ttl_ms = configuration.ttl_of(entry) * 1000
+                known = self._cache.get(entry.ref, ttl_ms, now)
                 if known is None:
-                    missing[case.entry.ref] = max(ttl_ms, missing.get(case.entry.ref, 0))
+                    missing[entry.ref] = max(ttl_ms, missing.get(entry.ref, 0))
                 else:
-                    there[case.entry.ref] = known
-                    self._settle(ask, case, known, configuration, now)
+                    there[entry.ref] = known
+                    self._settle(ask, case, known, ttl_ms, now)
                     case.source = "cache"
         return missing, there
 
@@ -80,22 +81,19 @@ class Settler:
     def settle_fetched(self, waiting: Waiting, case: Case, configuration: Configuration, now: int) -> None:
         """Give a case what the vault gave for it, or say why there is nothing."""
         assert case.entry is not None
-        ref = case.entry.ref
+        ref, ttl_ms = case.entry.ref, configuration.ttl_of(case.entry) * 1000
         result = waiting.found.get(ref)
         case.source = "cache" if result is None else "provider"
         if isinstance(result, Fetched):
-            self._settle(waiting.ask, case, CachedValue(result, now), configuration, now)
+            self._settle(waiting.ask, case, CachedValue(result, now), ttl_ms, now)
         elif result is not None:
-            self._settle(waiting.ask, case, result, configuration, now)
+            self._settle(waiting.ask, case, result, ttl_ms, now)
         else:
-            ttl_ms = configuration.ttl_of(case.entry) * 1000
             gone = ProviderError(FailureKind.UNKNOWN, "no longer known")
             known = self._cache.get(ref, ttl_ms, now) or waiting.known.get(ref, gone)
-            self._settle(waiting.ask, case, known, configuration, now)
+            self._settle(waiting.ask, case, known, ttl_ms, now)
 
-    def _settle(
-        self, ask: Ask, case: Case, known: CachedValue | ProviderError, configuration: Configuration, now: int
-    ) -> None:
+    def _settle(self, ask: Ask, case: Case, known: CachedValue | ProviderError, ttl_ms: int, now: int) -> None:
         """Give a case its value and its end, or say why there is none."""
         entry = case.entry
         assert entry is not None
@@ -103,14 +101,12 @@ class Settler:
         if isinstance(known, ProviderError):
             case.refuse(Code.UNAVAILABLE, f"provider_{known.kind}", known.retry_after)
             return
-        lifetimes = [known.fetched_at + configuration.ttl_of(entry) * 1000, ask.identity.expires_at]
-        grant = case.decision.grant
+        ends = min(known.fetched_at + ttl_ms, ask.identity.expires_at)
+        grant, body = case.decision.grant, ask.request.body
         if grant is not None and grant.max_ttl is not None:
-            lifetimes.append(now + grant.max_ttl * 1000)
-        body = ask.request.body
+            ends = min(ends, now + grant.max_ttl * 1000)
         if isinstance(body, Resolve) and body.ttl is not None:
-            lifetimes.append(now + body.ttl * 1000)
-        ends = min(lifetimes)
+            ends = min(ends, now + body.ttl * 1000)
         if ends <= now:  # the token's end, within the skew, or that of a value while its request waited
             case.refuse(Code.EXPIRED, "expired_already")
             return
@@ -118,7 +114,8 @@ class Settler:
         if not revocations.is_empty and revocations.of_secret(case.name, known.fetched.version):
             case.refuse(Code.REVOKED, "version_revoked")
             return
-        case.value, case.version = known.fetched.value, known.fetched.version
+        fetched = known.fetched
+        case.value, case.version = fetched.value, fetched.version
         self._leases.open(ask, case, known, ends, now)
         case.expires_at = ends
         case.reason = None

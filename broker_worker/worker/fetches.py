@@ -16,7 +16,7 @@ CALLS_PER_PROVIDER = 4
 MAX_WAITING = 10_000
 """How many requests may wait for vaults at once; more are refused as unavailable."""
 MAX_VERSION = 128
-"""Longest version of a value, in characters, that a reply can hold."""
+"""Longest version of a value, in bytes of UTF-8, that a reply and a lease can hold."""
 _BUSY_RETRY_MS = 2_000
 
 _log = structlog.get_logger()
@@ -176,5 +176,5 @@ def _usable(found: object, otherwise: ProviderError) -> Fetched | ProviderError:
             FailureKind.TOO_LARGE, f"the value has {len(found.value)} bytes; 1 to {MAX_VALUE} can be sent"
         )
     version: object = found.version
-    fits = version is None or (isinstance(version, str) and len(version) <= MAX_VERSION)
+    fits = version is None or (isinstance(version, str) and len(version.encode(errors="replace")) <= MAX_VERSION)
     return found if fits else Fetched(found.value)
