@@ -1,6 +1,6 @@
 """What every page works with, handed in from outside."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,6 +29,20 @@ class Revoke(Protocol):
         ...
 
 
+class RevokeAll(Protocol):
+    """The same for several subjects of a kind by one write (`broker_worker.people.revoking.revoke_all`)."""
+
+    def __call__(
+        self, settings: Settings, kind: Kind, subjects: Sequence[str], *, reason: str, by: str
+    ) -> Awaitable[Sequence[Revocation]]:
+        """Refuse all of them from now on.
+
+        Raises:
+            BrokerError: as `Revoke` does; none of them need be in force then.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What every page works with.
@@ -39,6 +53,7 @@ class Context:
         ledger: the run ledger's database, to read.
         approvals: what people are asked.
         revoke: signs and publishes a revocation.
+        revoke_all: the same for several subjects at once.
         clock: the time, ms since the epoch.
         origin: where browsers visit, such as `http://localhost:7710`.
         links: one-time links.
@@ -50,6 +65,7 @@ class Context:
     ledger: Engine
     approvals: Feed
     revoke: Revoke
+    revoke_all: RevokeAll
     clock: Callable[[], int]
     origin: str
     links: Links

@@ -1,6 +1,7 @@
 """Revoking from a page: the order, what is said about it afterwards, and where the browser goes then."""
 
 import getpass
+from collections.abc import Awaitable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
+from agent_sdk.wire.errors import WireError
 from broker_worker.core.revocations import Kind
 from broker_worker.dashboard.context import context_of, session_of
 from broker_worker.dashboard.security import form_of
@@ -34,17 +36,18 @@ async def revoke(request: Request, kind: Kind, subject: str, *, version: str | N
     """Revoke a subject for the reason in the form, and note it for the page that is shown next.
 
     Raises:
-        HTTPException: 400 without a reason.
+        HTTPException: 400 without a reason, or for what cannot be a subject.
         BrokerError: if the order could not be made durable; it is then not in force.
     """
-    reason = reason_of(request)
-    problem = await _order(request, kind, subject, version, reason)
+    reason, context = reason_of(request), context_of(request)
+    order = context.revoke(context.settings, kind, subject, version=version, reason=reason, by=_operator())
+    problem = await _given(order)
     what = f"{kind} {subject}" + ("" if version is None else f", version {version},")
     tell(request, f"Revoked {what}. {problem or _IN_FORCE}")
 
 
 async def revoke_leases(request: Request, lease_ids: list[str], more: int) -> None:
-    """End leases for the reason in the form, each by an order of its own.
+    """End leases for the reason in the form, all by one write.
 
     Args:
         request: the post.
@@ -53,23 +56,28 @@ async def revoke_leases(request: Request, lease_ids: list[str], more: int) -> No
 
     Raises:
         HTTPException: 400 without a reason.
-        BrokerError: if an order could not be made durable; those before it are in force.
+        BrokerError: if the orders could not be made durable; none need be in force then.
     """
-    reason = reason_of(request)
-    problem = ""
-    for lease_id in lease_ids:
-        problem = await _order(request, "lease", lease_id, None, reason) or problem
+    reason, context = reason_of(request), context_of(request)
+    problem = await _given(context.revoke_all(context.settings, "lease", lease_ids, reason=reason, by=_operator()))
+    count = "1 lease" if len(lease_ids) == 1 else f"{len(lease_ids)} leases"
     rest = f" {more} more are held: repeat it." if more else ""
-    tell(request, f"Ended {len(lease_ids)} leases.{rest} {problem or _IN_FORCE}")
+    tell(request, f"Ended {count}.{rest} {problem or _IN_FORCE}")
 
 
-async def _order(request: Request, kind: Kind, subject: str, version: str | None, reason: str) -> str:
-    """Give one order; what is to be said if other hosts did not hear of it."""
-    context = context_of(request)
+async def _given(order: Awaitable[object]) -> str:
+    """Wait until an order was given; what is to be said if other hosts did not hear of it.
+
+    Raises:
+        HTTPException: 400 for what cannot be a subject.
+        BrokerError: if it could not be made durable.
+    """
     try:
-        await context.revoke(context.settings, kind, subject, version=version, reason=reason, by=_operator())
+        await order
     except NotAnnouncedError as error:
         return f"{error}; {error.hint}."
+    except WireError as error:
+        raise HTTPException(400, f"nothing was revoked: {error}") from None
     return ""
 
 

@@ -25,7 +25,7 @@ from broker_worker.dashboard.links import Links
 from broker_worker.ledger.database import open_database
 from broker_worker.people.current_rules import CurrentRules
 from broker_worker.people.inbox import open_inbox
-from broker_worker.people.revoking import revoke
+from broker_worker.people.revoking import revoke, revoke_all
 from broker_worker.private_files import make_private_folder, read_private, write_private
 from broker_worker.settings import Settings
 
@@ -108,6 +108,7 @@ class Dashboard:
             ledger=read_only(self.settings.ledger_address),
             approvals=Feed(functools.partial(open_inbox, self.settings, self._rules, _now)),
             revoke=revoke,
+            revoke_all=revoke_all,
             clock=_now,
             origin=origin,
             links=Links(_folder(self.settings)),

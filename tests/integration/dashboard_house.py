@@ -1,7 +1,7 @@
 """A dashboard for tests: its pages in this process, on a ledger in a file, with a clock that can be turned."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from broker_worker.dashboard.links import Links
 from broker_worker.dashboard.serving import read_only
 from broker_worker.files.configuration import load_configuration
 from broker_worker.ledger.schema import EVENTS, METADATA
-from broker_worker.people.inbox import Inbox
+from broker_worker.people.inbox import Inbox, open_inbox
 from broker_worker.settings import Settings
 
 NOW = 1_790_000_000_000
@@ -36,17 +36,19 @@ class House:
 
     Args:
         folder: its home.
+        redis_url: its queue; None for none, so that approvals are never read.
         now: the time, ms since the epoch.
         revoked: the orders that its pages gave.
     """
 
     folder: Path
+    redis_url: str | None = None
     now: int = NOW
     revoked: list[Revocation] = field(default_factory=list)
     sequence: int = 0
 
     def __post_init__(self) -> None:
-        self.settings = Settings(home=self.folder)
+        self.settings = Settings(home=self.folder, redis_url=self.redis_url)
         self.database = f"sqlite:///{self.folder / 'ledger.sqlite3'}"
         self.writer = create_engine(self.database)
         METADATA.create_all(self.writer)
@@ -55,8 +57,9 @@ class House:
             settings=self.settings,
             configuration=self.configuration,
             ledger=self.reader,
-            approvals=Feed(self.no_queue),
+            approvals=Feed(self.inbox if self.redis_url else self.no_queue),
             revoke=self.revoke,
+            revoke_all=self.revoke_all,
             clock=lambda: self.now,
             origin=ORIGIN,
             links=Links(self.settings.state_dir / "dashboard"),
@@ -66,6 +69,10 @@ class House:
     def configuration(self) -> Configuration:
         """The operator's files."""
         return load_configuration(self.settings.config_dir)
+
+    def inbox(self) -> AbstractAsyncContextManager[Inbox]:
+        """What connects to the queue."""
+        return open_inbox(self.settings, self.configuration, lambda: self.now)
 
     def no_queue(self) -> AbstractAsyncContextManager[Inbox]:
         """What connects to the queue, where a test has none."""
@@ -87,6 +94,12 @@ class House:
         )
         self.revoked.append(order)
         return order
+
+    async def revoke_all(
+        self, settings: Settings, kind: Kind, subjects: Sequence[str], *, reason: str, by: str
+    ) -> list[Revocation]:
+        """Remember orders instead of publishing them."""
+        return [await self.revoke(settings, kind, subject, reason=reason, by=by) for subject in subjects]
 
     def client(self, origin: str = ORIGIN) -> httpx.AsyncClient:
         """A browser that is not logged in."""

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from sqlalchemy import Connection, RowMapping
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,13 +18,14 @@ from broker_worker.dashboard.reads.leases import LeaseFilter, all_leases, open_l
 from broker_worker.dashboard.reads.orders import order_about
 from broker_worker.dashboard.reads.usage import SPAN_LABELS, last_granted, partners, recent_refusals, series, span_of
 from broker_worker.dashboard.rendering import page, path
+from broker_worker.dashboard.security import form_of
 from broker_worker.dashboard.use_table import ORDERS, Use
 
 REFUSALS: Final = 12
 PARTNERS: Final = 50
 HELD: Final = 20
-MOST_AT_ONCE: Final = 200
-"""How many leases one post ends at most: each is an order that is synced to disk."""
+MOST_AT_ONCE: Final = 2000
+"""How many leases one post ends at most."""
 _SHOWN: Final = (
     ("", "all"),
     ("used", "used"),
@@ -88,9 +90,13 @@ def show_one(request: Request) -> Response:
             before=exposure.following,
             version_choices=[(None, "all"), *((version, version) for version in versions_of(connection, name))],
             refusals=refusals,
-            order=order_about(connection, f"secret:{name}"),
+            order=order_about(connection, f"secret:{name}") or _order_about_version(connection, name, wanted.version),
             notice=notice_of(request),
         )
+
+
+def _order_about_version(connection: Connection, name: str, version: str | None) -> RowMapping | None:
+    return None if version is None else order_about(connection, f"secret:{name}@{version}")
 
 
 async def revoke_one(request: Request) -> Response:
@@ -98,7 +104,7 @@ async def revoke_one(request: Request) -> Response:
     name: str = request.path_params["name"]
     if not await run_in_threadpool(_is_known, request, name):
         raise HTTPException(404, f"neither the registry nor the ledger knows a secret {name}")
-    await revoke(request, "secret", name)
+    await revoke(request, "secret", name, version=form_of(request).get("version") or None)
     return back(request, path("secrets", name))
 
 
@@ -122,7 +128,7 @@ def _is_known(request: Request, name: str) -> bool:
 
 def _open_ids(request: Request, name: str) -> tuple[list[str], int]:
     context = context_of(request)
-    wanted = LeaseFilter(secret=name, version=request.query_params.get("version") or None)
+    wanted = LeaseFilter(secret=name, version=form_of(request).get("version") or None)
     with context.ledger.connect() as connection:
         rows = open_leases(connection, wanted, context.clock(), limit=10_000).rows
     found = [lease.lease_id for lease in rows]
