@@ -37,7 +37,12 @@ def lease(number: int) -> str:
 def story() -> dict[str, list[list[AuditRecord]]]:
     """What two workers recorded of two runs, in batches: leases, an approval, refusals, a revocation."""
     asked: dict[str, Any] = {"approval_id": "a" * 16, "secret_name": "db.password"}
-    opened = {"lease_id": lease(1), "version": "v7", "expires_at": 5 * MINUTE, "lease_ends": 60 * MINUTE}
+    opened: dict[str, Any] = {
+        "lease_id": lease(1),
+        "version": "v7",
+        "expires_at": 5 * MINUTE,
+        "lease_ends": 60 * MINUTE,
+    }
     first = [
         [record(at=0, uses=1, source="provider", task="nightly", issuer="local", **opened)],
         [
