@@ -158,5 +158,6 @@ def recent_refusals(connection: Connection, by: Side, name: str, limit: int) -> 
 
 def runs_since(connection: Connection, since: int) -> Mapping[str, int]:
     """How many runs of each agent were active since a time, ms since the epoch."""
-    query = select(RUNS.c.agent_id, func.count()).where(RUNS.c.last_at >= since).group_by(RUNS.c.agent_id)
+    active = select(RUNS.c.agent_id).where(RUNS.c.last_at >= since).cte("active").prefix_with("MATERIALIZED")
+    query = select(active.c.agent_id, func.count()).group_by(active.c.agent_id)
     return {str(row[0]): int(row[1]) for row in connection.execute(query)}
