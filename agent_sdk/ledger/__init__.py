@@ -14,10 +14,10 @@ it has finished it does not. Whoever keeps a database stores `batch.positions` t
 made of the events, and passes them instead of `state`: then every event counts exactly once.
 """
 
-from agent_sdk.ledger.assembly import ChainAssembler, ChainPosition, VerifiedLine
+from agent_sdk.ledger.assembly import ChainAssembler, ChainFinding, ChainPosition, VerifiedLine
 from agent_sdk.ledger.reader import AuditBatch, AuditNotReadable, AuditReader
 from agent_sdk.wire.audit import AuditEvent
-from agent_sdk.wire.audit_chain import Fault, Finding
+from agent_sdk.wire.audit_chain import Fault
 
 __all__ = [
     "AuditBatch",
@@ -25,8 +25,8 @@ __all__ = [
     "AuditNotReadable",
     "AuditReader",
     "ChainAssembler",
+    "ChainFinding",
     "ChainPosition",
     "Fault",
-    "Finding",
     "VerifiedLine",
 ]

@@ -51,6 +51,17 @@ class VerifiedLine:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class ChainFinding(Finding):
+    """Something that is wrong, and in which chain.
+
+    Args:
+        chain: the chain's id; None where an entry states none.
+    """
+
+    chain: str | None = None
+
+
 @dataclass(slots=True)
 class Assembled:
     """What came of some lines.
@@ -63,7 +74,7 @@ class Assembled:
     """
 
     lines: list[VerifiedLine] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ChainFinding] = field(default_factory=list)
     settled: list[str] = field(default_factory=list)
     positions: dict[str, ChainPosition] = field(default_factory=dict)
 
@@ -139,15 +150,15 @@ class ChainAssembler:
             line = VerifiedLine(event, raw, parse_time(event.timestamp))
         except (WireError, ValueError) as error:
             detail = str(error) if isinstance(error, WireError) else "audit line: not a time that there is"
-            into.findings.append(Finding(Fault.UNREADABLE, place, 0, sequence, detail))
+            into.findings.append(ChainFinding(Fault.UNREADABLE, place, 0, sequence, detail, chain))
             return
         if (event.chain, event.sequence) != (chain, sequence):
             detail = f"a line of chain {event.chain} stands in an entry of chain {chain}"
-            into.findings.append(Finding(Fault.FOREIGN, place, 0, event.sequence, detail))
+            into.findings.append(ChainFinding(Fault.FOREIGN, place, 0, event.sequence, detail, chain))
             return
         if event.event == "checkpoint" and not verify_checkpoint(self._identity, event):
             detail = "claims to be a checkpoint, and was not signed with this broker's identity"
-            into.findings.append(Finding(Fault.FORGED_STREAM, place, 0, sequence, detail))
+            into.findings.append(ChainFinding(Fault.FORGED_STREAM, place, 0, sequence, detail, chain))
             return
         digest = line_hash(raw)
         waiting = self._waiting.setdefault(chain, {})
@@ -200,20 +211,21 @@ class ChainAssembler:
                 into.lines.append(item.line)
         self._settle(item.places, into)
 
-    def _misplaced(self, event: AuditEvent, position: ChainPosition | None, place: str) -> Finding | None:
+    def _misplaced(self, event: AuditEvent, position: ChainPosition | None, place: str) -> ChainFinding | None:
         """What is wrong with the place of a signed line."""
         if position is None:
             return self._unlinked(event, place)
         if event.sequence < position.next_sequence:
-            return Finding(Fault.INSERTED, place, 0, event.sequence, "another signed line stands at this sequence")
+            detail = "another signed line stands at this sequence"
+            return ChainFinding(Fault.INSERTED, place, 0, event.sequence, detail, event.chain)
         if event.sequence > position.next_sequence:
             return _missing(position.next_sequence, event, place)
         if event.prev != position.prev:
             detail = "this signed line does not hold the hash of the one before: the chain was written twice"
-            return Finding(Fault.CHANGED, place, 0, event.sequence, detail)
+            return ChainFinding(Fault.CHANGED, place, 0, event.sequence, detail, event.chain)
         return None
 
-    def _unlinked(self, event: AuditEvent, place: str) -> Finding | None:
+    def _unlinked(self, event: AuditEvent, place: str) -> ChainFinding | None:
         """Check the first line of a chain that was not met before."""
         if event.sequence:
             return _missing(0, event, place) if self._from_beginning else None
@@ -223,7 +235,7 @@ class ChainAssembler:
         if not tips and not self._from_beginning:
             return None
         detail = f"chain {event.chain} of {event.worker} does not go on where the worker's chain before it ended"
-        return Finding(Fault.UNLINKED, place, 0, 0, detail)
+        return ChainFinding(Fault.UNLINKED, place, 0, 0, detail, event.chain)
 
     def _drop_overtaken(self, chain: str, into: Assembled) -> None:
         """Refuse what waits at sequences that signed lines have taken."""
@@ -235,7 +247,7 @@ class ChainAssembler:
         for item in [item for item in waiting.values() if item.line.event.sequence < reached]:
             detail = "no signed checkpoint covers this line: it is not the broker's, or one behind it was changed"
             sequence = item.line.event.sequence
-            into.findings.append(Finding(Fault.INSERTED, item.places[0], 0, sequence, detail))
+            into.findings.append(ChainFinding(Fault.INSERTED, item.places[0], 0, sequence, detail, chain))
             self._pop(chain, item.digest)
             self._settle(item.places, into)
 
@@ -244,7 +256,9 @@ class ChainAssembler:
         chain, waiting = max(self._waiting.items(), key=lambda pair: len(pair[1]))
         items = list(waiting.values())
         detail = f"{len(items)} lines of chain {chain} waited for a signed checkpoint in vain"
-        into.findings.append(Finding(Fault.INSERTED, items[0].places[0], 0, items[0].line.event.sequence, detail))
+        first = items[0]
+        sequence = first.line.event.sequence
+        into.findings.append(ChainFinding(Fault.INSERTED, first.places[0], 0, sequence, detail, chain))
         for item in items:
             self._pop(chain, item.digest)
             self._settle(item.places, into)
@@ -258,9 +272,9 @@ class ChainAssembler:
                 into.settled.append(place)
 
 
-def _missing(first: int, event: AuditEvent, place: str) -> Finding:
+def _missing(first: int, event: AuditEvent, place: str) -> ChainFinding:
     last = event.sequence - 1
     count = last - first + 1
     lines = "1 line is missing" if count == 1 else f"{count} lines are missing"
     detail = f"{lines} before this one of chain {event.chain}: {first} to {last}"
-    return Finding(Fault.REMOVED, place, 0, event.sequence, detail)
+    return ChainFinding(Fault.REMOVED, place, 0, event.sequence, detail, event.chain)

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,11 +16,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from agent_sdk.ledger.assembly import Assembled, ChainAssembler, ChainPosition, VerifiedLine
+from agent_sdk.ledger.assembly import Assembled, ChainAssembler, ChainFinding, ChainPosition, VerifiedLine
 from agent_sdk.ledger.state_file import read_positions, write_positions
 from agent_sdk.wire import keynames
 from agent_sdk.wire.audit import AuditEvent
-from agent_sdk.wire.audit_chain import Fault, Finding
+from agent_sdk.wire.audit_chain import Fault
 from agent_sdk.wire.audit_stream import unpack_segment
 from agent_sdk.wire.errors import Code, SecretBrokerError, WireError
 
@@ -60,7 +60,7 @@ class AuditBatch:
     """
 
     lines: tuple[VerifiedLine, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[ChainFinding, ...]
     positions: Mapping[str, ChainPosition]
     entries: tuple[str, ...]
 
@@ -275,7 +275,7 @@ class AuditReader:
             segment = unpack_segment(fields)
         except WireError as error:
             into.settled.append(entry_id)
-            into.findings.append(Finding(Fault.UNKNOWN_ENTRY, entry_id, 0, None, str(error)))
+            into.findings.append(ChainFinding(Fault.UNKNOWN_ENTRY, entry_id, 0, None, str(error)))
             return
         part = assembler.take(segment, entry_id)
         into.lines += part.lines
@@ -311,10 +311,10 @@ def _read_state(path: Path) -> tuple[ChainPosition, ...]:
         ) from None
 
 
-def _bounded(findings: list[Finding]) -> tuple[Finding, ...]:
+def _bounded(findings: list[ChainFinding]) -> tuple[ChainFinding, ...]:
     if len(findings) <= _MAX_FINDINGS:
         return tuple(findings)
     more = len(findings) - _MAX_FINDINGS
     last = findings[_MAX_FINDINGS]
-    note = Finding(last.fault, last.file, last.line, last.sequence, f"{last.detail}; and {more - 1} more findings")
+    note = replace(last, detail=f"{last.detail}; and {more - 1} more findings")
     return (*findings[:_MAX_FINDINGS], note)

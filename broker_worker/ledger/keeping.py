@@ -16,7 +16,15 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from agent_sdk.ledger import AuditBatch, AuditNotReadable, AuditReader, ChainAssembler, Fault, Finding, VerifiedLine
+from agent_sdk.ledger import (
+    AuditBatch,
+    AuditNotReadable,
+    AuditReader,
+    ChainAssembler,
+    ChainFinding,
+    Fault,
+    VerifiedLine,
+)
 from agent_sdk.ledger import ChainPosition as Position
 from broker_worker.core.errors import AuditError, QueueError
 from broker_worker.ledger.database import is_passing, migrate, name_of, only_writer, said
@@ -41,13 +49,13 @@ class CaughtUp:
     """What the files brought: how many events were new, and what was wrong with them."""
 
     events: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ChainFinding] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Gathered:
     lines: list[VerifiedLine] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ChainFinding] = field(default_factory=list)
     positions: dict[str, Position] = field(default_factory=dict)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from agent_sdk.ledger import ChainPosition, Finding, VerifiedLine
+from agent_sdk.ledger import ChainFinding, ChainPosition, VerifiedLine
 from broker_worker.ledger.folding import FOLDS, Fold, Key, Row, event_row, fitted, is_in_force, run_of_subject
 from broker_worker.ledger.schema import CHAINS, EVENTS, FINDINGS, METADATA, REVOCATIONS, RUNS
 
@@ -35,7 +35,7 @@ class Projection:
             ]
 
     def apply(
-        self, lines: Sequence[VerifiedLine], findings: Iterable[Finding], positions: Mapping[str, ChainPosition]
+        self, lines: Sequence[VerifiedLine], findings: Iterable[ChainFinding], positions: Mapping[str, ChainPosition]
     ) -> int:
         """Project lines, findings and how far their chains are read, all or nothing.
 
@@ -109,7 +109,7 @@ def _replace(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     connection.execute(statement.on_conflict_do_update(index_elements=primary, set_=others), rows)
 
 
-def _note_findings(connection: Connection, findings: Iterable[Finding]) -> None:
+def _note_findings(connection: Connection, findings: Iterable[ChainFinding]) -> None:
     noted = list(findings)
     if not noted:
         return
@@ -119,7 +119,7 @@ def _note_findings(connection: Connection, findings: Iterable[Finding]) -> None:
         {
             "at": now,
             "fault": finding.fault.value,
-            "chain": None,
+            "chain": finding.chain,
             "sequence": finding.sequence,
             "detail": f"{finding.file}: {finding.detail}".replace("\x00", "\ufffd"),
         }

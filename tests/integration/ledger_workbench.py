@@ -7,7 +7,7 @@ from typing import Any
 from audit_workbench import IDENTITY, START, open_sink, read_log
 from sqlalchemy import Engine, select
 
-from agent_sdk.ledger import ChainAssembler, ChainPosition, Finding, VerifiedLine
+from agent_sdk.ledger import ChainAssembler, ChainFinding, ChainPosition, VerifiedLine
 from agent_sdk.wire.audit import AuditRecord, format_time
 from agent_sdk.wire.audit_stream import ChainSegment
 from broker_worker.audit.chain_files import list_files
@@ -101,7 +101,7 @@ class Gathered:
     def __init__(self, positions: Iterable[ChainPosition] = (), *, from_beginning: bool = True) -> None:
         self.assembler = ChainAssembler(IDENTITY, positions, from_beginning=from_beginning)
         self.lines: list[VerifiedLine] = []
-        self.findings: list[Finding] = []
+        self.findings: list[ChainFinding] = []
         self.settled: list[str] = []
 
     def take(self, *taken: ChainSegment) -> "Gathered":

@@ -134,7 +134,10 @@ def test_findings_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(projection_module, "MAX_FINDINGS", 3)
     engine = fresh_ledger(tmp_path / "ledger" / "ledger.sqlite3")
     project(engine, [ChainSegment("0" * 16, n, (b"garbage",)) for n in range(5)])
-    assert len(rows(engine, "findings")) == 3
+    kept = rows(engine, "findings")
+    assert [(row["fault"], row["chain"], row["sequence"]) for row in kept] == [
+        ("unreadable", "0" * 16, number) for number in range(3)
+    ]
 
 
 def test_files_that_were_changed_are_findings_and_lose_no_other_line(folder: Path, tmp_path: Path) -> None:
