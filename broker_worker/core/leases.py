@@ -160,6 +160,9 @@ class LeaseBook:
     def note(self, holding: Holding) -> None:
         """Remember a lease that was issued, used or renewed. What makes room comes with the next `purge`."""
         place = (holding.run_key, holding.lease.name, holding.lease.version)
+        before = self._open.get(place)
+        if before is not None and before.upstream != holding.upstream:
+            self._forgotten.append(before)
         self._open[place] = holding
         self._open.move_to_end(place)
         if len(self._open) > self._limit:

@@ -126,6 +126,8 @@ class Revocations:
     def __init__(self) -> None:
         self._orders: dict[tuple[str, str, str | None], Revocation] = {}
         self._refusing = 0
+        self.changes = 0
+        """How often what is refused changed: whoever decided something and waited can see whether it still holds."""
 
     @property
     def is_empty(self) -> bool:
@@ -150,6 +152,7 @@ class Revocations:
         is_refused = revocation.order == "revoke"
         self._orders[place] = revocation
         self._refusing += is_refused - was_refused
+        self.changes += was_refused != is_refused
         return was_refused != is_refused
 
     def newest(self, kind: Kind, subject: str, version: str | None = None) -> Revocation | None:

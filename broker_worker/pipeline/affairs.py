@@ -29,6 +29,7 @@ from broker_worker.ports import AuditSink, Cache, JobQueue, OnceLog, RevocationL
 
 TAKE_OVER_MS = 3_000
 """After this long another worker settles what the one that asked did not."""
+_PURGE_EVERY_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Affairs:
         self._recorded: dict[bytes, set[str]] = {}
         self._seen_settled: dict[bytes, int] = {}
         self._unkept: list[bytes] = []
+        self._purge_at = 0
         for revocation in revocation_log.poll():
             revocations.apply(revocation)
 
@@ -238,7 +240,9 @@ class Affairs:
         letters = self.revoke(self._log.poll(), configuration, session, now)
         for holding in self.leases.book.purge(now):
             self._tell_vault(holding, configuration)
-        self.approvals.book.purge(now)
+        if now >= self._purge_at:
+            self._purge_at = now + _PURGE_EVERY_MS
+            self.approvals.book.purge(now)
         self._tally.record_due(self._sink.append, now)
         return letters + self.settle(configuration, session, now)
 

@@ -47,14 +47,26 @@ class Approvals:
             What people must be asked, each already in the book.
         """
         asked: list[ApprovalRequest] = []
-        guarded = [case for case in ask.cases if case.code is None and case.rule is not None]
-        guarded.sort(key=lambda case: (str(case.decision.origin), case.name))
-        for _, group in groupby(guarded, lambda case: str(case.decision.origin)):
-            cases = list(group)
+        for cases in _by_rule(ask):
             request = self._apply_rule(ask, cases, configuration, now)
             if request is not None:
                 asked.append(request)
         return asked
+
+    def note_approved(self, ask: Ask, configuration: Configuration, now: int) -> None:
+        """Note which names of a request wait for people, so that asking again does not use up a secret's limit.
+
+        Args:
+            ask: its names are decided.
+            configuration: the files in force.
+            now: the time, ms since the epoch.
+        """
+        approvers, policy = configuration.approvers, configuration.policy.digest
+        for cases in _by_rule(ask):
+            matter = self.book.matter_for(_key(ask, cases, policy), approvers, now, self._once.used())
+            is_approved = matter is not None and matter.state(approvers, policy, now) == "approved"
+            for case in cases:
+                case.is_counted = is_approved
 
     def _apply_rule(
         self, ask: Ask, cases: Sequence[Case], configuration: Configuration, now: int
@@ -161,6 +173,13 @@ _REFUSALS = {
     "denied": (Code.APPROVAL_DENIED, "approval_denied"),
     "expired": (Code.APPROVAL_EXPIRED, "approval_expired"),
 }
+
+
+def _by_rule(ask: Ask) -> list[list[Case]]:
+    """The names that need an approval, by the policy entry that says so: one decision each."""
+    guarded = [case for case in ask.cases if case.code is None and case.rule is not None]
+    guarded.sort(key=lambda case: (str(case.decision.origin), case.name))
+    return [list(group) for _, group in groupby(guarded, lambda case: str(case.decision.origin))]
 
 
 def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:

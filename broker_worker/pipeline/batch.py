@@ -28,6 +28,7 @@ class Case:
         reason: why, for the audit.
         retry_after: ms, where waiting helps.
         rule: who must approve it; None if nobody need.
+        is_counted: whether it counts against the secret's and the entry's own limits.
         approval: the approval that it goes on with, waits for, or was refused by.
         holding: the lease that it is released under, or that is renewed or given back.
     """
@@ -36,6 +37,7 @@ class Case:
     decision: Decision
     entry: SecretEntry | None
     rule: ApprovalRule | None = None
+    is_counted: bool = True
     code: Code | None = None
     reason: str | None = None
     retry_after: int | None = None

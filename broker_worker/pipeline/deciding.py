@@ -112,10 +112,7 @@ class Limits:
         identity, request = ask.identity, ask.request
         bucket = request.deadline // MARKS_MS
         counted = [case for case in ask.cases if case.code is None]
-        if ask.action == "resolve":
-            of_names = tuple([self.of_case(identity.agent_id, case) for case in counted])
-        else:
-            of_names = ((),) * len(counted)
+        of_names = tuple([self.of_case(identity.agent_id, case) if case.is_counted else () for case in counted])
         return AdmissionAsk(
             keynames.seen(identity.agent_id, bucket),
             request.request_id,

@@ -167,11 +167,13 @@ class Desk:
         """Have asks marked and counted; what they get if they are admitted is prepared while the queue does so."""
         if not asks:
             return *self._settle_all(asks, noted, now), []
-        configuration = self.configuration
+        rules = self._rules()
+        is_guarded = any(ask.guarded for ask in asks)  # then what it gets follows from being admitted
+        if is_guarded:
+            self._note_approved(asks, now)
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         admitting = asyncio.ensure_future(admission.admit(marks))
-        is_guarded = any(ask.guarded for ask in asks)  # then what it gets follows from being admitted
         try:
             await asyncio.sleep(0)  # the question is on its way
             prepared = ([], None) if is_guarded else self._settle_all(asks, noted, now)
@@ -182,7 +184,7 @@ class Desk:
         undisturbed, distrust = True, list[AuditRecord]()
         for ask, cases, mark, verdict in zip(asks, open_before, marks, await admitting, strict=True):
             undisturbed &= self._apply(ask, cases, mark, verdict, distrust, now)
-            if self.configuration is not configuration:
+            if self._rules() != rules:
                 undisturbed = False
                 if ask.code is None:
                     self._decide_again(ask, now)
@@ -192,11 +194,27 @@ class Desk:
         asked, noted = self._approve(asks, noted + distrust, now)
         try:
             filled = self._fill_all(asks, now)  # what was missing may have been fetched meanwhile
+            rules = self._rules()
             await self._use_approvals(filled[1], admission, now)
+            if self._rules() != rules:
+                for ask in asks:
+                    if ask.code is None:
+                        self._decide_again(ask, now, are_approved=True)
+                filled = self._fill_all(asks, now)
             return *self._prepare(*filled, noted, now), asked
         except BaseException:
             self.affairs.approvals.withdraw(asked)
             raise
+
+    def _rules(self) -> tuple[int, int]:
+        """Tells whether what decides changed while something was waited for."""
+        return id(self.configuration), self.affairs.revocations.changes
+
+    def _note_approved(self, asks: Sequence[Ask], now: int) -> None:
+        """Names that wait for people count against the agent's and the run's limits only, not as uses of a secret."""
+        for ask in asks:
+            if ask.guarded and ask.action == "resolve":
+                self.affairs.approvals.note_approved(ask, self.configuration, now)
 
     def _approve(
         self, asks: Sequence[Ask], noted: list[AuditRecord], now: int
@@ -254,14 +272,17 @@ class Desk:
         now = self._clock.now()
         for each in waiting:
             ask = each.ask
-            self._decide_again(ask, now)
+            self._decide_again(ask, now, are_approved=True)
             if ask.request.deadline <= now or ask.identity.expires_at <= now:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
             for case in ask.cases:
                 if case.code is None:
                     self._settler.settle_fetched(each, case, self.configuration, now)
         asks = [each.ask for each in waiting]
+        rules = self._rules()
         await self._use_approvals(asks, admission, now)
+        if self._rules() != rules:
+            return await self.resume(waiting, admission)
         release = self._releaser.prepare(asks, [], self.configuration.policy.digest, self.session)
         return self._releaser.carry_out(release, [], self.session)
 
@@ -310,15 +331,21 @@ class Desk:
         """
         self._sink.append([event])
 
-    def _decide_again(self, ask: Ask, now: int) -> None:
-        """Ask issuers and policy again after a wait; what was refused before stays refused."""
+    def _decide_again(self, ask: Ask, now: int, *, are_approved: bool = False) -> None:
+        """Ask revocations, issuers and policy again after a wait; what was refused before stays refused.
+
+        Args:
+            ask: the request.
+            now: the time, ms since the epoch.
+            are_approved: whether approvals were looked at already; they must then still hold.
+        """
         ask.draft = None
         refused_before = {case.name: case for case in ask.cases if case.code is not None}
         approved_before = {case.name: case.approval for case in ask.cases if case.code is None}
         self._decide(ask, now)
-        for case in ask.cases:
-            matter = case.approval = approved_before.get(case.name)
-            if case.rule is not None and case.code is None and not self._still_approved(matter, now):
+        for case in ask.cases if are_approved else ():
+            case.approval = approved_before.get(case.name)
+            if case.rule is not None and case.code is None and not self._still_approved(case.approval, now):
                 case.refuse(Code.APPROVAL_EXPIRED, "approval_over")
         ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
         if ask.peer.identity_of(ask.request.token) is None:  # forgotten, because the issuers may have changed

@@ -44,7 +44,8 @@ class Leases:
             return
         run_key, version = ask.identity.run_public_key, known.fetched.version
         held = self.book.held(run_key, case.name, version, now)
-        if held is not None and held.lease.ends_at >= expires_at:
+        is_same = held is not None and held.upstream == known.fetched.upstream_lease
+        if held is not None and is_same and held.lease.ends_at >= expires_at:
             self.book.use(held, expires_at)
             case.holding = held
             return
@@ -84,7 +85,9 @@ class Leases:
             holding = Holding(
                 identity.agent_id, identity.run_id, identity.token_id, identity.run_public_key, lease, lease.ends_at
             )
-        case = Case(lease.name, _NOBODY_ASKED, configuration.registry.get(lease.name), holding=holding)
+        case = Case(
+            lease.name, _NOBODY_ASKED, configuration.registry.get(lease.name), is_counted=False, holding=holding
+        )
         case.version = lease.version
         ask.cases = [case]
         if isinstance(body, Renew):
