@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker_worker.core.errors import AuditError, QueueError
-from broker_worker.pipeline.desk import Waiting
+from broker_worker.pipeline.settling import Waiting
 from broker_worker.ports import Answer, Entry
 
 NAMES = ("openai.api_key", "anthropic.api_key", "github.read_token")

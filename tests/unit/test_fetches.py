@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.pipeline.desk import Waiting
+from broker_worker.pipeline.settling import Waiting
 from broker_worker.ports import Fetched
 from broker_worker.worker import fetches as fetches_module
 from broker_worker.worker.fetches import Fetches
