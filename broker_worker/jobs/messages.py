@@ -19,7 +19,8 @@ BODY_VERSION: Final = 1
 SIGNATURE_HEADER: Final = "X-Secret-Broker-Signature"
 TIMESTAMP_HEADER: Final = "X-Secret-Broker-Timestamp"
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
-_SHOWN_NAMES = 10
+_SHOWN_CHARACTERS = 300
+_DISCORD_CHARACTERS = 2000  # Discord, "Execute Webhook"
 _SUPPRESS_EMBEDS = 4  # Discord, "Message Flags"
 
 
@@ -47,9 +48,12 @@ def slack_message(notice: ApprovalNotice, now: int) -> Message:
 
 def discord_message(notice: ApprovalNotice, now: int) -> Message:
     """Discord, webhook: nobody is mentioned, and facts stand in code spans, where nothing is interpreted."""
-    lines = [f"**{label}:** `{_code(text)}`" for label, text in _facts(notice, now)]
-    content = "\n".join(["**An approval waits**", *lines, *([notice.link] if notice.link else [])])
-    return _json({"content": content[:2000], "allowed_mentions": {"parse": []}, "flags": _SUPPRESS_EMBEDS})
+    content = "\n".join(["**An approval waits**", *([notice.link] if notice.link else [])])
+    for label, text in _facts(notice, now):
+        line = f"\n**{label}:** `{_code(text)}`"
+        if len(content) + len(line) <= _DISCORD_CHARACTERS:  # a line cut in two would leave its code span open
+            content += line
+    return _json({"content": content, "allowed_mentions": {"parse": []}, "flags": _SUPPRESS_EMBEDS})
 
 
 def ntfy_message(notice: ApprovalNotice, now: int) -> Message:
@@ -103,22 +107,29 @@ MESSAGES = {"slack": slack_message, "discord": discord_message, "ntfy": ntfy_mes
 
 
 def _facts(notice: ApprovalNotice, now: int) -> list[tuple[str, str]]:
-    """Who asks for what and why, until when: labels of ours, and texts on one line each."""
-    names = ", ".join(notice.names[:_SHOWN_NAMES])
-    more = len(notice.names) - _SHOWN_NAMES
+    """Who asks for what and why, until when: labels of ours, and texts on one line each, what matters most first."""
     minutes = max(0, notice.expires_at - now) // 60_000
     facts = [
         ("Agent", notice.agent_id),
-        ("Run", notice.run_id),
-        ("Task", notice.task or ""),
-        ("Wants", f"{names} and {more} more" if more > 0 else names),
+        ("Wants", _listed(notice.names)),
         ("Says it is for", notice.purpose or "(it gave no purpose)"),
-        ("Who may decide", ", ".join(notice.approvers)),
         ("Until", f"{_rfc3339(notice.expires_at)} ({minutes} min)"),
         ("Asked in the last 24 h", str(notice.asked_today)),
+        ("Run", notice.run_id),
+        ("Task", notice.task or ""),
+        ("Who may decide", _listed(notice.approvers)),
         ("Approval", notice.approval_id),
     ]
-    return [(label, _line(text)[:300]) for label, text in facts if text]
+    return [(label, _line(text)) for label, text in facts if text]
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    """The words, or as many as can be shown and how many more there are: nobody is to overlook one."""
+    shown = list(words)
+    while len(shown) > 1 and len(", ".join(shown)) > _SHOWN_CHARACTERS:
+        shown.pop()
+    more = len(words) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _line(text: str) -> str:
