@@ -52,6 +52,8 @@ class Envelope(Struct, frozen=True, array_like=True, forbid_unknown_fields=True,
 
 
 _ENVELOPE = Codec(Envelope, "envelope", MAX_ENVELOPE)
+REQUEST_START_BYTES = 49
+"""Length of `Opener.start` for requests: the header with an 8-byte key id and a 32-byte key, and that of the nonce."""
 _NONCE_HEADER = b"\xc4\x18"
 _BIN8, _BIN16 = 256, 65536
 
@@ -215,6 +217,11 @@ class Opener:
         self._sealed_at = self._nonce_at + NONCE_BYTES
         self._aad = header + key_name.encode()
         self._key = key
+
+    @property
+    def start(self) -> bytes:
+        """What every envelope with these arguments begins with, and no other: up to the nonce."""
+        return self._start
 
     def open(self, raw: bytes) -> bytes | None:
         """Open an envelope.

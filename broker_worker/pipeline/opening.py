@@ -9,16 +9,11 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Request, decode_request
-from agent_sdk.wire.sealing import (
-    Envelope,
-    Kind,
-    derive_key,
-    open_envelope,
-    parse_envelope,
-    run_exchange_public,
-)
+from agent_sdk.wire.sealing import Envelope, Kind, derive_key, parse_envelope, run_exchange_public
+from agent_sdk.wire.sealing import Opener as EnvelopeOpener
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier
 from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.peers import Peer, PeerCache
@@ -102,26 +97,14 @@ class Opener:
                 opened.junk.append((entry, entry.fault))
                 continue
             try:
-                envelope = parse_envelope(entry.raw)
+                peer = self._peers.find(entry.agent_id, entry.raw)
+                ask = None if peer is None else self._open_known(entry, peer)
+                if ask is None:
+                    self._set_aside(entry, _parsed(entry), opened)
+                else:
+                    opened.asks.append(self._checked(ask, now))
             except WireError as error:
                 opened.junk.append((entry, error.reason))
-                continue
-            if envelope.kind != Kind.REQUEST:
-                opened.junk.append((entry, "not_a_request"))
-                continue
-            peer = self._peers.get(entry.agent_id, envelope.run_public_key, envelope.key_id)
-            if peer is None:
-                self._set_aside(entry, envelope, opened)
-                continue
-            try:
-                ask = self._open_known(entry, envelope, peer)
-            except WireError as error:
-                opened.junk.append((entry, error.reason))
-                continue
-            if ask is None:
-                self._set_aside(entry, envelope, opened)
-            else:
-                opened.asks.append(self._checked(ask, now))
         return opened
 
     def open_cold(self, limit: int, now: int) -> Opened:
@@ -131,8 +114,8 @@ class Opener:
             agent_id, queue = next(iter(self._cold.items()))
             entry, envelope = queue[0]
             try:
-                peer = self._peers.get(agent_id, envelope.run_public_key, envelope.key_id)
-                ask = None if peer is None else self._open_known(entry, envelope, peer)
+                peer = self._peers.find(agent_id, entry.raw)
+                ask = None if peer is None else self._open_known(entry, peer)
                 if ask is None:
                     if limit <= 0:
                         break
@@ -156,9 +139,9 @@ class Opener:
             queue.append((entry, envelope))
 
     @staticmethod
-    def _open_known(entry: Entry, envelope: Envelope, peer: Peer) -> Ask | None:
+    def _open_known(entry: Entry, peer: Peer) -> Ask | None:
         """Open with remembered keys; None if the token in it is not one that was verified."""
-        plain = open_envelope(peer.request_key, entry.raw, envelope, peer.request_stream)
+        plain = _opened(peer, entry)
         request = decode_request(plain)
         identity = peer.identity_of(request.token)
         return None if identity is None else Ask(entry, peer, identity, request)
@@ -170,15 +153,17 @@ class Opener:
             raise WireError("sealed to an intake key that this broker does not have", reason="unknown_intake_key")
         exchange = run_exchange_public(envelope.run_public_key)
         key = derive_key(Kind.REQUEST, intake.secret, exchange, intake.public, peer=exchange)
-        peer = Peer(entry.agent_id, envelope.run_public_key, exchange, key)
-        request = decode_request(open_envelope(key, entry.raw, envelope, peer.request_stream))
+        stream = keynames.requests(entry.agent_id)
+        requests = EnvelopeOpener(Kind.REQUEST, key, envelope.key_id, envelope.run_public_key, stream)
+        peer = Peer(entry.agent_id, envelope.run_public_key, exchange, requests)
+        request = decode_request(_opened(peer, entry))
         try:
             identity = self.verifier.verify(request.token, now)
             _check_agreement(identity, peer)
         except WireError as error:
             return _refused(entry, peer, request, error)
         peer.remember(request.token, identity)
-        self._peers.add(envelope.key_id, peer)
+        self._peers.add(peer)
         return Ask(entry, peer, identity, request)
 
     def _checked(self, ask: Ask, now: int) -> Ask:
@@ -193,6 +178,21 @@ class Opener:
         elif request.deadline > now + MAX_HORIZON_MS + self._skew:
             ask.refuse(Code.INVALID, "deadline_too_far")
         return ask
+
+
+def _parsed(entry: Entry) -> Envelope:
+    envelope = parse_envelope(entry.raw)
+    if envelope.kind != Kind.REQUEST:
+        raise WireError("the envelope is no request", reason="not_a_request")
+    return envelope
+
+
+def _opened(peer: Peer, entry: Entry) -> bytes:
+    plain = peer.requests.open(entry.raw)
+    if plain is None:  # it begins like one of this run
+        _parsed(entry)
+        raise WireError("the envelope is not of the run that it names", reason="cannot_open")
+    return plain
 
 
 def _check_agreement(identity: RunIdentity, peer: Peer) -> None:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from agent_sdk.wire import keynames
-from agent_sdk.wire.sealing import Kind, Sealer, derive_key
+from agent_sdk.wire.sealing import REQUEST_START_BYTES, Kind, Opener, Sealer, derive_key
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.pipeline.session import Session
 
@@ -23,15 +23,14 @@ class Peer:
         agent_id: the stream's agent.
         run_public_key: its Ed25519 key.
         exchange_public: the X25519 form of it.
-        request_key: opens its requests to one intake key.
+        requests: opens its requests to one intake key.
     """
 
     agent_id: str
     run_public_key: bytes
     exchange_public: bytes
-    request_key: bytes = field(repr=False)
+    requests: Opener = field(repr=False)
     fingerprint: str = field(init=False)
-    request_stream: str = field(init=False)
     reply_stream: str = field(init=False)
     _tokens: dict[str, RunIdentity] = field(default_factory=dict, repr=False)
     _sealer: Sealer | None = field(default=None, repr=False)
@@ -39,7 +38,6 @@ class Peer:
 
     def __post_init__(self) -> None:
         self.fingerprint = keynames.fingerprint(self.run_public_key)
-        self.request_stream = keynames.requests(self.agent_id)
         self.reply_stream = keynames.replies(self.agent_id, self.fingerprint)
 
     def identity_of(self, token: str) -> RunIdentity | None:
@@ -84,15 +82,18 @@ class PeerCache:
 
     def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
-        self._peers: OrderedDict[tuple[str, bytes, bytes], Peer] = OrderedDict()
+        self._peers: OrderedDict[tuple[str, bytes], Peer] = OrderedDict()
 
-    def get(self, agent_id: str, run_public_key: bytes, key_id: bytes) -> Peer | None:
-        """The peer that this stream, run key and intake key belong to, if it is remembered."""
-        return self._peers.get((agent_id, run_public_key, key_id))
+    def find(self, agent_id: str, raw: bytes) -> Peer | None:
+        """The peer that an envelope on an agent's stream is of, if it is remembered; the envelope proves nothing yet.
 
-    def add(self, key_id: bytes, peer: Peer) -> None:
+        Its first bytes name the run's key and the intake key, in the one form that they have.
+        """
+        return self._peers.get((agent_id, raw[:REQUEST_START_BYTES]))
+
+    def add(self, peer: Peer) -> None:
         """Remember a peer, and forget the one that was added first if there are too many."""
-        self._peers[peer.agent_id, peer.run_public_key, key_id] = peer
+        self._peers[peer.agent_id, peer.requests.start] = peer
         if len(self._peers) > self._limit:
             self._peers.popitem(last=False)
 

@@ -5,17 +5,24 @@ from pathlib import Path
 import pytest
 from desk_workbench import IDENTITY, NOW, DeskBench
 
+from agent_sdk.wire import keynames
 from agent_sdk.wire.messages import REPLY, Reply
-from agent_sdk.wire.sealing import run_exchange_public
+from agent_sdk.wire.sealing import REQUEST_START_BYTES, Kind, Opener, run_exchange_public
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.pipeline.peers import MAX_TOKENS_PER_PEER, Peer, PeerCache
 from broker_worker.pipeline.session import LIFETIME_MS, start_session
 
 
+def peer_of(public: bytes, key_id: bytes = bytes(8)) -> Peer:
+    """A peer on claude's stream that seals to the intake key of that name."""
+    requests = Opener(Kind.REQUEST, bytes(32), key_id, public, keynames.requests("claude"))
+    return Peer("claude", public, run_exchange_public(public), requests)
+
+
 @pytest.fixture
 def peer(tmp_path: Path) -> Peer:
     public = DeskBench(tmp_path).run().credential.run_public_key
-    return Peer("claude", public, run_exchange_public(public), bytes(32))
+    return peer_of(public)
 
 
 def identity(number: int) -> RunIdentity:
@@ -32,34 +39,35 @@ def test_a_peer_remembers_its_latest_tokens_only(peer: Peer) -> None:
 
 def test_the_cache_is_bounded_and_forgets_the_oldest(peer: Peer) -> None:
     """However many runs there are."""
-    cache = PeerCache(limit=3)
-    for number in range(5):
-        cache.add(bytes([number]) * 8, peer)
-    assert [cache.get("claude", peer.run_public_key, bytes([n]) * 8) is peer for n in range(5)] == [
-        *[False] * 2,
-        *[True] * 3,
-    ]
+    cache, peers = PeerCache(limit=3), [peer_of(peer.run_public_key, bytes([n]) * 8) for n in range(5)]
+    for each in peers:
+        cache.add(each)
+    found = [cache.find("claude", each.requests.start) is each for each in peers]
+    assert found == [*[False] * 2, *[True] * 3]
 
 
 def test_a_peer_is_found_by_stream_run_key_and_intake_key_together(peer: Peer) -> None:
-    """The same run on another agent's stream is a stranger."""
+    """The same run on another agent's stream is a stranger; what follows in the envelope does not matter."""
     cache = PeerCache()
-    cache.add(bytes(8), peer)
-    assert cache.get("claude", peer.run_public_key, bytes(8)) is peer
-    assert cache.get("codex", peer.run_public_key, bytes(8)) is None
-    assert cache.get("claude", bytes(32), bytes(8)) is None
-    assert cache.get("claude", peer.run_public_key, bytes([1]) * 8) is None
+    cache.add(peer)
+    start = peer.requests.start
+    assert len(start) == REQUEST_START_BYTES
+    assert cache.find("claude", start + b"anything") is peer
+    assert cache.find("codex", start) is None
+    for place in range(len(start)):
+        assert cache.find("claude", start[:place] + bytes([start[place] ^ 1]) + start[place + 1 :]) is None
+    assert cache.find("claude", start[:-1]) is None
 
 
 def test_forgetting_tokens_or_everything(peer: Peer) -> None:
     """After a change of issuers tokens are verified again; after one of intake keys everybody is a stranger."""
     cache = PeerCache()
-    cache.add(bytes(8), peer)
+    cache.add(peer)
     peer.remember("token", identity(1))
     cache.forget_tokens()
     assert peer.identity_of("token") is None
     cache.clear()
-    assert cache.get("claude", peer.run_public_key, bytes(8)) is None
+    assert cache.find("claude", peer.requests.start) is None
 
 
 def test_a_new_session_key_is_used_at_once(tmp_path: Path) -> None:
@@ -67,7 +75,7 @@ def test_a_new_session_key_is_used_at_once(tmp_path: Path) -> None:
     bench = DeskBench(tmp_path)
     run = bench.run()
     public = run.credential.run_public_key
-    peer = Peer("claude", public, run_exchange_public(public), bytes(32))
+    peer = peer_of(public)
     plain = REPLY.encode(Reply(bytes(16), "ok"))
     sessions = [start_session(IDENTITY, "worker-1", NOW, bytes([n]) * 32) for n in (5, 6)]
     sealed = [peer.seal(session, plain, bytes([n]) * 24) for n, session in enumerate(sessions)]
@@ -88,5 +96,5 @@ def test_no_key_is_shown(peer: Peer) -> None:
     peer.seal(session, b"x", bytes(24))
     shown = repr(peer) + repr(session)
     assert "eyJ" not in shown
-    assert repr(peer.request_key) not in shown
+    assert repr(peer.requests._key) not in shown
     assert repr(b"k" * 32) not in shown
