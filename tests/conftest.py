@@ -18,9 +18,11 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 # Test code that several modules share lies beside them and is imported by its own name.
-sys.path.insert(0, str(Path(__file__).parent / "integration"))
-pytest.register_assert_rewrite("provider_conformance", "desk_workbench", "broker_home", "dashboard_house")
-pytest_plugins = ["broker_home", "dashboard_house"]
+sys.path[:0] = [str(Path(__file__).parent / name) for name in ("integration", "browser")]
+pytest.register_assert_rewrite(
+    "provider_conformance", "desk_workbench", "broker_home", "dashboard_house", "browser_site"
+)
+pytest_plugins = ["broker_home", "dashboard_house", "browser_site"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,17 +4,18 @@
 // A live list: each event is shown once, whatever a reconnected stream repeats, and the list stays short.
 document.addEventListener("htmx:sseBeforeMessage", (event) => {
   const list = event.target.closest("[data-live]");
-  const id = Number(event.detail.lastEventId);
-  if (!list || !id) return;
-  if (id <= Number(list.dataset.last)) {
+  const place = event.detail.lastEventId; // the position in the ledger, a dot, the event's id
+  const position = Number.parseInt(place, 10);
+  if (!list || Number.isNaN(position)) return;
+  if (position <= Number(list.dataset.last)) {
     event.preventDefault();
     return;
   }
-  list.dataset.last = String(id);
+  list.dataset.last = String(position);
   // A stream that has to be opened anew goes on where this one is.
   const source = list.closest("[sse-connect]");
   const address = new URL(source.getAttribute("sse-connect"), location.href);
-  address.searchParams.set("after", String(id));
+  address.searchParams.set("after", place);
   source.setAttribute("sse-connect", address.pathname + address.search);
 });
 
