@@ -146,7 +146,9 @@ async def decide(request: Request) -> Response:
 def _card(request: Request, item: Item) -> dict[str, Any]:
     """What a card shows: the request, what came of it, and who may decide it here."""
     context, session = context_of(request), session_of(request)
-    deciders = [person for person in _deciders(context, item.request) if person.name not in item.matter.decisions]
+    deciders = _deciders(context, item.request)
+    if item.state == "waiting":
+        deciders = [person for person in deciders if person.name not in item.matter.decisions]
     with_passkey = [person.name for person in deciders if _keys(context, person)]
     return {
         "item": item,
