@@ -14,10 +14,14 @@ from broker_worker.cli.root import main
 main.commands = CommandTable(
     {
         "acl": "broker_worker.cli.acl:acl",
+        "approvals": "broker_worker.cli.approvals:approvals",
+        "approve": "broker_worker.cli.approvals:approve",
+        "approvers": "broker_worker.cli.approvers:approvers",
         "audit": "broker_worker.cli.audit:audit",
         "completion": "broker_worker.cli.completion:completion",
         "dashboard": "broker_worker.cli.dashboard:dashboard",
         "demo": "broker_worker.cli.demo:demo",
+        "deny": "broker_worker.cli.approvals:deny",
         "doctor": "broker_worker.cli.doctor:doctor",
         "exposure": "broker_worker.cli.exposure:exposure",
         "init": "broker_worker.cli.init:init",

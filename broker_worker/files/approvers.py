@@ -60,6 +60,18 @@ def decode_base64url(text: str) -> bytes | None:
     return raw if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() == text.rstrip("=") else None
 
 
+def decode_ed25519(text: str) -> bytes | None:
+    """An Ed25519 public key from its one base64url form; None if it is none."""
+    raw = decode_base64url(text)
+    if raw is None or len(raw) != 32:
+        return None
+    try:
+        run_exchange_public(raw)  # refuses what is no point of prime order
+    except WireError:
+        return None
+    return raw
+
+
 def read_origin(value: Value) -> str:
     """What a browser shows as the address of a page, without a path (RFC 6454, section 6.2).
 
@@ -122,15 +134,11 @@ def _read_key(value: Value) -> Key:
 
 
 def _ed25519(value: Value) -> bytes:
-    raw = decode_base64url(value.raw or "")
-    try:
-        if raw is not None and len(raw) == 32:
-            run_exchange_public(raw)  # refuses what is no point of prime order
-            return raw
-    except WireError:
-        pass
-    hint = "`secret-broker approvers new-key` shows it"
-    raise value.error("expected an Ed25519 public key: 43 characters of base64url", hint)
+    raw = decode_ed25519(value.raw or "")
+    if raw is None:
+        hint = "`secret-broker approvers new-key` shows it"
+        raise value.error("expected an Ed25519 public key: 43 characters of base64url", hint)
+    return raw
 
 
 def _bytes(value: Value, most: int) -> bytes:

@@ -25,11 +25,10 @@ from broker_worker.core.control import decision_message, decode_control
 from broker_worker.core.errors import ApprovalError, QueueError
 from broker_worker.files.keys import QUEUE, load_public_identity, load_seed
 from broker_worker.people.assertion import check_assertion
+from broker_worker.people.revoking import CONTROL_LENGTH
 from broker_worker.queue.acl import CONSOLE, user_url
 from broker_worker.settings import Settings
 
-KEPT_MESSAGES: Final = 20_000
-"""About how many decisions and revocations `sb:control` keeps."""
 _COUNT = 256
 _ROUND_MS = 500
 _ANSWER_SECONDS = 10.0
@@ -180,7 +179,7 @@ class Inbox:
         entry: dict[Any, Any] = {keynames.MESSAGE_FIELD: decision_message(decision)}
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                await self._client.xadd(keynames.CONTROL, entry, maxlen=KEPT_MESSAGES, approximate=True)
+                await self._client.xadd(keynames.CONTROL, entry, maxlen=CONTROL_LENGTH, approximate=True)
         except (RedisError, OSError) as error:
             raise QueueError(f"the queue does not take the decision: {_why(error)}", hint="try again") from error
         self._book.decide(decision, rules.approvers, now)
