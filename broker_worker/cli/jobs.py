@@ -2,15 +2,15 @@
 
 import os
 import time
-from urllib.parse import urlsplit
 
 import click
 
 from broker_worker.app.hardening import harden
-from broker_worker.files.keys import JOBS, QUEUE, load_seed
+from broker_worker.files.keys import JOBS, load_seed
 from broker_worker.jobs.payloads import NOTIFICATIONS, UPSTREAM
 from broker_worker.jobs.serving import JobProcess
 from broker_worker.queue import acl
+from broker_worker.queue.login import process_url
 from broker_worker.settings import Settings
 
 
@@ -28,12 +28,11 @@ def jobs(settings: Settings, queue: str, until_stdin_ends: bool) -> None:
     """Do what may be late, until SIGTERM: tell people that approvals wait, or revoke upstream.
 
     `up` starts it where it is needed. The process that tells people reads keys/jobs.key and broker.yaml and has no
-    access to a vault. If REDIS_URL names a user, it logs in as that one; else it derives the password of the user
-    `jobs` from keys/queue.key.
+    access to a vault. Run apart, it needs keys/queue-jobs.password: `secret-broker acl --password jobs`.
     """
     harden()
     jobs_key = load_seed(settings.keys_dir / JOBS)
-    url = _queue_url(settings)
+    url = process_url(settings.queue_address, settings.keys_dir, acl.JOBS, load_seed)
     if queue == UPSTREAM:
         from broker_worker.app.upstream import serve_upstream  # noqa: PLC0415  # loads providers; the other does not
 
@@ -41,9 +40,3 @@ def jobs(settings: Settings, queue: str, until_stdin_ends: bool) -> None:
         return
     process = JobProcess(url, jobs_key, queue, lambda: time.time_ns() // 1_000_000)
     process.work(process.notifying(settings.config_dir, dict(os.environ)), until_stdin_ends=until_stdin_ends)
-
-
-def _queue_url(settings: Settings) -> str:
-    if "@" in urlsplit(settings.queue_address).netloc:
-        return settings.queue_address
-    return acl.user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), acl.JOBS)

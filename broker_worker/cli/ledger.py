@@ -16,13 +16,14 @@ from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import show_time
 from broker_worker.core.errors import SetupError
-from broker_worker.files.keys import PUBLIC_IDENTITY, QUEUE, load_broker_keys, load_public_identity, load_seed
+from broker_worker.files.keys import PUBLIC_IDENTITY, load_broker_keys, load_public_identity, load_seed
 from broker_worker.ledger.database import check_tables, database_errors, name_of, open_database
 from broker_worker.ledger.history import missing_beginnings
 from broker_worker.ledger.keeping import GROUP, Keeper
 from broker_worker.ledger.keeping import rebuild as fill_again
 from broker_worker.ledger.queries import LedgerStatus, read_status
-from broker_worker.queue.acl import LEDGER, user_url
+from broker_worker.queue.acl import LEDGER
+from broker_worker.queue.login import process_url
 from broker_worker.settings import Settings
 
 _MANY = 20
@@ -43,8 +44,7 @@ def run(settings: Settings, until_stdin_ends: bool) -> None:
     host, goes on with the queue's stream, and waits where either or the database is away.
     """
     engine = open_database(settings.ledger_address, writing=True)
-    queue_key = load_seed(settings.keys_dir / QUEUE)
-    url = user_url(settings.queue_address, queue_key, LEDGER)
+    url = process_url(settings.queue_address, settings.keys_dir, LEDGER, load_seed)
     keeper = Keeper(engine, url, _identity(settings), settings.audit_dir)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.stop())
@@ -137,7 +137,7 @@ def _refuse_loss(settings: Settings) -> None:
 def stream_lag(settings: Settings) -> int | None:
     """How many entries of the stream the ledger has not read; None if the queue does not say."""
     try:
-        url = user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), LEDGER)
+        url = process_url(settings.queue_address, settings.keys_dir, LEDGER, load_seed)
         with Redis.from_url(url, protocol=2, socket_timeout=5.0, socket_connect_timeout=2.0) as client:
             groups: Any = client.xinfo_groups(keynames.AUDIT)
     except (RedisError, SetupError):

@@ -12,8 +12,9 @@ from redis.exceptions import RedisError, ResponseError
 
 from agent_sdk.wire import keynames
 from broker_worker.core.errors import SetupError
-from broker_worker.files.keys import QUEUE, load_seed
-from broker_worker.queue.acl import CONSOLE, user_url
+from broker_worker.files.keys import load_seed
+from broker_worker.queue.acl import CONSOLE
+from broker_worker.queue.login import process_url
 from broker_worker.settings import Settings
 
 SECONDS: Final = 2.0
@@ -95,7 +96,7 @@ async def read_queue(settings: Settings, agents: Iterable[str]) -> QueueState:
     """
     wanted = sorted(agents)[:MOST_AGENTS]
     try:
-        url = user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), CONSOLE)
+        url = process_url(settings.queue_address, settings.keys_dir, CONSOLE, load_seed)
         client = Redis.from_url(url, protocol=2, socket_timeout=SECONDS, retry=Retry(NoBackoff(), 0))
     except (SetupError, ValueError) as error:
         return QueueState(fault=str(error))

@@ -20,8 +20,9 @@ from agent_sdk.wire import keynames
 from broker_worker.core.control import revocation_message
 from broker_worker.core.errors import BrokerError, QueueError, SetupError
 from broker_worker.core.revocations import Kind, Revocation, Revocations, check_subject, sign_revocation
-from broker_worker.files.keys import QUEUE, control_public, ensure_control_seed, load_seed
-from broker_worker.queue.acl import CONSOLE, user_url
+from broker_worker.files.keys import control_public, ensure_control_seed, load_seed
+from broker_worker.queue.acl import CONSOLE
+from broker_worker.queue.login import process_url
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
 
@@ -177,7 +178,7 @@ def _write(
 async def _announce(settings: Settings, orders: Sequence[bytes]) -> str:
     """Put orders onto the queue; what prevented it, if anything did."""
     try:
-        url = user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), CONSOLE)
+        url = process_url(settings.queue_address, settings.keys_dir, CONSOLE, load_seed)
         client = Redis.from_url(url, protocol=2, socket_timeout=_QUEUE_SECONDS, retry=Retry(NoBackoff(), 0))
     except (SetupError, ValueError) as error:
         return str(error)

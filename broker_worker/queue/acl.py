@@ -233,6 +233,16 @@ def user_url(address: str, queue_key: bytes, user: str) -> str:
     return _with_user(address, user, _password(queue_key, user))
 
 
+def user_password(queue_key: bytes, user: str) -> str:
+    """The password of one of our own users, hexadecimal: `console`, `ledger` or `jobs`."""
+    return _password(queue_key, user)
+
+
+def url_with_password(address: str, user: str, password: str) -> str:
+    """The queue's URL for a user with a password; a user that `address` names is replaced."""
+    return _with_user(address, user, password)
+
+
 def operator_url(address: str, queue_key: bytes) -> str:
     """The queue's URL for the operator's user."""
     return _with_user(address, OPERATOR, operator_password(queue_key))
