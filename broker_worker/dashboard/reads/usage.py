@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, column, func, literal_column, select, values
 
 from broker_worker.ledger.schema import EVENTS, RUNS, USAGE
 
@@ -85,16 +85,16 @@ _SUMS = (func.sum(USAGE.c.granted), func.sum(USAGE.c.refused))
 
 def totals(connection: Connection, by: Side, span: Span) -> dict[str, Count]:
     """How often each agent or secret was given and refused in a span; whoever was not used is not there."""
-    column = USAGE.c[by]
-    query = select(column, *_SUMS).where(_within(span)).group_by(column)
-    return {name: Count(granted, refused) for name, granted, refused in connection.execute(query)}
+    name = USAGE.c[by]
+    query = select(name, *_SUMS).where(_within(span)).group_by(name)
+    return {each: Count(granted, refused) for each, granted, refused in connection.execute(query)}
 
 
 def series(connection: Connection, by: Side, names: Iterable[str], span: Span) -> dict[str, Series]:
     """How often each of these agents or secrets was given and refused in each step of a span."""
     wanted = list(names)
-    column, step = USAGE.c[by], _step(span)
-    query = select(column, step, *_SUMS).where(column.in_(wanted), _within(span)).group_by(column, step)
+    side, step = USAGE.c[by], _step(span)
+    query = select(side, step, *_SUMS).where(side.in_(wanted), _within(span)).group_by(side, step)
     counts = {name: [_NOTHING] * span.steps for name in wanted}
     for name, index, granted, refused in connection.execute(query):
         counts[name][index] = Count(granted, refused)
@@ -121,9 +121,9 @@ def ever_used(connection: Connection, by: Side) -> list[str]:
 
     One look into an index a name: the database is not made to read what was used often as often.
     """
-    column = USAGE.c[by]
-    names = select(func.min(column).label("name")).cte("names", recursive=True)
-    later = select(func.min(column)).where(column > names.c.name).scalar_subquery()
+    side = USAGE.c[by]
+    names = select(func.min(side).label("name")).cte("names", recursive=True)
+    later = select(func.min(side)).where(side > names.c.name).scalar_subquery()
     names = names.union_all(select(later).where(names.c.name.is_not(None)))
     query = select(names.c.name).where(names.c.name.is_not(None)).limit(MOST_NAMES)
     return [name for (name,) in connection.execute(query)]
@@ -134,24 +134,24 @@ def last_granted(connection: Connection, by: Side, names: Iterable[str]) -> dict
 
     The last hour comes from `usage`, so that only this hour's events are looked at.
     """
-    found: dict[str, int] = {}
-    usage_column, column = USAGE.c[by], EVENTS.c[by]
-    for name in names:
-        hours = select(USAGE.c.hour).where(usage_column == name, USAGE.c.granted > 0)
-        hour = connection.execute(hours.order_by(USAGE.c.hour.desc()).limit(1)).scalar()
-        if hour is None:
-            continue
-        is_granted = func.coalesce(EVENTS.c.outcome, "") == "granted"  # so that no index of outcomes is preferred
-        query = select(func.max(EVENTS.c.at)).where(
-            column == name, EVENTS.c.at.between(hour, hour + HOUR_MS - 1), is_granted
-        )
-        found[name] = connection.execute(query).scalar() or hour
-    return found
+    wanted = [(name,) for name in names]
+    if not wanted:
+        return {}
+    asked = values(column("name", String), name="asked").data(wanted).cte("asked")
+    last = select(USAGE.c.hour).where(USAGE.c[by] == asked.c.name, USAGE.c.granted > 0)
+    hour = last.order_by(USAGE.c.hour.desc()).limit(1).correlate(asked).scalar_subquery()
+    hours = select(asked.c.name, hour.label("hour")).cte("hours").prefix_with("MATERIALIZED")
+    is_granted = func.coalesce(EVENTS.c.outcome, "") == "granted"  # so that no index of outcomes is preferred
+    at = select(func.max(EVENTS.c.at)).where(
+        EVENTS.c[by] == hours.c.name, EVENTS.c.at.between(hours.c.hour, hours.c.hour + HOUR_MS - 1), is_granted
+    )
+    query = select(hours.c.name, func.coalesce(at.correlate(hours).scalar_subquery(), hours.c.hour))
+    return {row[0]: row[1] for row in connection.execute(query.where(hours.c.hour.is_not(None)))}
 
 
 def recent_refusals(connection: Connection, by: Side, name: str, limit: int) -> list[RowMapping]:
     """The latest refusals of a secret or an agent, newest first."""
-    shown = [column for column in EVENTS.columns if column.name != "line"]
+    shown = [each for each in EVENTS.columns if each.name != "line"]
     query = select(*shown).where(EVENTS.c[by] == name, EVENTS.c.outcome == _REFUSED)
     return list(connection.execute(query.order_by(EVENTS.c.at.desc()).limit(limit)).mappings())
 
