@@ -1,104 +1,15 @@
 """People in the loop, whole: a real client waits, a real worker asks, a signed decision arrives over the real queue."""
 
 import asyncio
-import base64
-from collections.abc import Mapping
-from typing import Any
+from datetime import timedelta
 
 import pytest
 from broker_home import Home
-from desk_workbench import SECRETS, FakeVault, until
-from redis import Redis
+from desk_workbench import SECRETS, until
+from people_home import BOB, MALLORY, approvers, asked, decide, furnish, refusal, waiting_for
 
-from agent_sdk.client import AsyncSecretBroker
-from agent_sdk.errors import ApprovalDenied, ApprovalPending, LeaseExpired, NotGranted, Revoked
+from agent_sdk.errors import ApprovalDenied, ApprovalPending, NotGranted
 from agent_sdk.wire import keynames
-from agent_sdk.wire.sealing import run_public_key
-from broker_worker.core.approvals import ApprovalRequest, Verdict, open_request, sign_decision
-from broker_worker.core.control import decision_message
-from broker_worker.files.keys import load_broker_keys
-from broker_worker.people.revoking import reinstate, revoke
-
-ALICE, BOB, MALLORY = (bytes([n]) * 32 for n in (11, 12, 13))
-POLICY = """
-    agents:
-      claude:
-        allow:
-          - openai.api_key
-          - secret: anthropic.api_key
-            approval: {{approvers: [ops], quorum: {quorum}, ttl: 10m, grant: {grant}}}
-"""
-
-
-def approvers(**people: bytes) -> str:
-    """The text of approvers.yaml."""
-    lines = ["approvers:"]
-    for name, seed in people.items():
-        public = base64.urlsafe_b64encode(run_public_key(seed)).decode().rstrip("=")
-        lines.append(f"  - {{name: {name}, groups: [ops], keys: [{{kind: ed25519, public_key: {public}}}]}}")
-    return "\n".join(lines) + "\n"
-
-
-def furnish(home: Home, quorum: int = 1, grant: str = "once", people: Mapping[str, bytes] | None = None) -> None:
-    """A policy that asks ops for one of two names, and who ops are."""
-    path = home.settings.config_dir / "approvers.yaml"
-    path.write_text(approvers(**(people if people is not None else {"alice": ALICE, "bob": BOB})))
-    home.write(policy=POLICY.format(quorum=quorum, grant=grant))
-
-
-async def asked(home: Home, count: int = 1) -> list[ApprovalRequest]:
-    """What people are asked, once there is so much of it."""
-    identity = load_broker_keys(home.settings.keys_dir).identity_public
-    redis = home.redis()
-
-    def look() -> list[ApprovalRequest]:
-        entries: Any = redis.xrange(keynames.APPROVALS)
-        mine = [open_request(fields[b"m"], identity) for _, fields in entries if _is_of(fields[b"m"], identity)]
-        return mine if len(mine) >= count else []
-
-    try:
-        found: list[ApprovalRequest] = await until(look)
-        return found
-    finally:
-        redis.close()
-
-
-def _is_of(raw: bytes, identity: bytes) -> bool:
-    try:
-        open_request(raw, identity)
-    except Exception:  # noqa: BLE001  # another test's installation on the shared server
-        return False
-    return True
-
-
-def decide(home: Home, request: ApprovalRequest, who: str = "alice", seed: bytes = ALICE, **other: Any) -> None:
-    """Put a person's decision onto the queue."""
-    verdict: Verdict = other.get("verdict", "approve")
-    at = other.get("at", home.clock.now())
-    secret = seed + run_public_key(seed)
-    decision = sign_decision(request.digest(), verdict, who, at, secret, other.get("reason", ""))
-    redis = home.redis()
-    redis.xadd(keynames.CONTROL, {keynames.MESSAGE_FIELD: decision_message(decision)})
-    redis.close()
-
-
-def refusal(error: NotGranted) -> str:
-    """The code of the one refused name."""
-    return error.refusals[0].code.value
-
-
-@pytest.fixture
-def desk(home: Home, valkey_url: str) -> Home:
-    """An installation whose second name needs an approval, on a queue without older matters."""
-    with Redis.from_url(valkey_url) as redis:
-        redis.delete(keynames.APPROVALS, keynames.CONTROL)
-    furnish(home)
-    return home
-
-
-async def waiting_for(claude: AsyncSecretBroker, **other: Any) -> "asyncio.Task[Any]":
-    """A client that asks and waits."""
-    return asyncio.create_task(claude.get("anthropic.api_key", **{"purpose": "deploy", **other}))
 
 
 async def test_a_client_that_waits_gets_the_value_when_a_person_approved(desk: Home) -> None:
@@ -288,80 +199,35 @@ async def test_a_purpose_that_holds_a_value_is_not_shown_to_people(desk: Home) -
         redis.close()
 
 
-# --- leases and revocations --------------------------------------------------------------------------------------
-
-
-async def test_a_lease_is_renewed_and_given_back_by_its_holder_alone(desk: Home) -> None:
-    """Another run's request with the same token is invalid."""
-    async with desk.working(), desk.client() as claude, desk.client() as other:
-        secret = await claude.get("openai.api_key")
-        renewed = await claude.renew(secret)
-        assert renewed.reveal() == "value of openai"
-        with pytest.raises(NotGranted):
-            await other.renew(renewed)
-        await claude.release(renewed)
-        with pytest.raises(LeaseExpired):
-            renewed.reveal()
-    shown = [(r.action, r.outcome, r.lease_id is not None) for r in desk.records("access")]
-    assert shown == [("resolve", "granted", True), ("renew", "granted", True), ("release", "granted", True)]
-
-
-@pytest.mark.parametrize("kind", ["run", "agent", "secret", "lease", "token"])
-async def test_what_was_revoked_ends_at_once_and_is_refused_from_then_on(desk: Home, kind: Any) -> None:
-    """The holder's copy is gone, the next request is refused, and the audit of every worker says so."""
-    async with desk.working(), desk.client(run_id="run-1") as claude:
-        secret = await claude.get("openai.api_key")
-        (granted,) = desk.records("access")
-        subject = {
-            "run": "claude/run-1",
-            "agent": "claude",
-            "secret": "openai.api_key",
-            "lease": granted.lease_id,
-            "token": granted.token_id,
-        }[kind]
-        assert subject is not None
-        await revoke(desk.settings, kind, subject, reason="leaked", by="olivia")
-
-        def is_gone() -> bool:
-            try:
-                secret.reveal()
-            except LeaseExpired:
-                return True
-            return False
-
-        await until(is_gone)
-        if kind == "lease":
-            assert (await claude.get("openai.api_key")).reveal() == "value of openai"
-        else:
-            with pytest.raises(Revoked):
-                await claude.get("openai.api_key")
-            await reinstate(desk.settings, kind, subject, reason="rotated", by="olivia")
-            await until(lambda: desk.records("reinstated"))
-            assert (await claude.get("openai.api_key")).reveal() == "value of openai"
-    (order,) = desk.records("revoked")
-    assert (order.subject, order.reason, order.approver) == (f"{kind}:{subject}", "leaked", "olivia")
-    assert [r.lease_id for r in desk.records("lease_ended")] == [granted.lease_id]
-
-
-async def test_a_wiped_queue_undoes_no_revocation(desk: Home) -> None:
-    """Nor does a restart: they are in a file of the broker's own."""
-    await desk.set_users()
-    await revoke(desk.settings, "agent", "claude", reason="leaked", by="olivia")
-    redis = desk.redis()
-    redis.delete(keynames.CONTROL)
-    redis.close()
-    async with desk.working(FakeVault()), desk.client() as claude:
-        with pytest.raises(Revoked):
-            await claude.get("openai.api_key")
-
-
-async def test_an_approval_for_a_revoked_run_releases_nothing(desk: Home) -> None:
-    """The person approved, the operator revoked: the operator wins."""
-    async with desk.working(), desk.client(run_id="run-9") as claude:
+async def test_two_approvers_at_once_release_once(desk: Home) -> None:
+    """Both decisions count, and the single use stays single, whichever of two workers answers."""
+    async with desk.working(), desk.working(name="worker-2"), desk.client() as claude:
         waits = await waiting_for(claude)
         (request,) = await asked(desk)
-        await revoke(desk.settings, "run", "claude/run-9", reason="leaked", by="olivia")
-        await until(lambda: desk.records("revoked"))
         decide(desk, request)
-        with pytest.raises(Revoked):
-            await waits
+        decide(desk, request, "bob", BOB)
+        assert (await waits).reveal() == "value of anthropic"
+        with pytest.raises(ApprovalPending):
+            await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+    granted = [r for r in desk.records("access") if r.outcome == "granted"]
+    assert [r.approver for r in granted] == ["alice,bob"]
+    assert len(desk.records("approval_settled")) == 1
+
+
+@pytest.mark.parametrize("step", [20 * 60_000, -20 * 60_000], ids=["forward", "back"])
+async def test_a_clock_that_steps_releases_nothing_early_or_late(desk: Home, step: int) -> None:
+    """Forward: the request is over, nobody's approval revives it. Back: a decision from the future does not count."""
+    async with desk.working(), desk.client(ttl=timedelta(hours=2)) as claude:
+        with pytest.raises(ApprovalPending):
+            await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+        (request,) = await asked(desk)
+        before = desk.clock.now()
+        desk.clock.shift = step
+        decide(desk, request, at=before)
+        if step > 0:
+            await until(lambda: desk.records("approval_settled"))
+            assert desk.records("approval_settled")[0].reason == "expired"
+        else:
+            await until(lambda: desk.records("decision_refused"))
+            assert desk.records("decision_refused")[0].reason == "from_the_future"
+    assert [r for r in desk.records("access") if r.outcome == "granted"] == []
