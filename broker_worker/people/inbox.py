@@ -23,10 +23,11 @@ from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decis
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.control import decision_message, decode_control
 from broker_worker.core.errors import ApprovalError, QueueError
-from broker_worker.files.keys import QUEUE, load_public_identity, load_seed
+from broker_worker.files.keys import load_public_identity, load_seed
 from broker_worker.people.assertion import check_assertion
 from broker_worker.people.revoking import CONTROL_LENGTH
-from broker_worker.queue.acl import CONSOLE, user_url
+from broker_worker.queue.acl import CONSOLE
+from broker_worker.queue.login import process_url
 from broker_worker.settings import Settings
 
 _COUNT = 256
@@ -263,7 +264,7 @@ async def open_inbox(
         QueueError: if the queue cannot be reached.
     """
     identity = load_public_identity(settings.keys_dir)
-    url = user_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE), CONSOLE)
+    url = process_url(settings.queue_address, settings.keys_dir, CONSOLE, load_seed)
     # Nothing is repeated: redis-py would write a decision twice if a reply was lost. The timeouts are ours: with its
     # own, it sends through `asyncio.wait_for`, which on Python 3.11 may forget that it was cancelled.
     client = Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None)

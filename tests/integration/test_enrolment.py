@@ -19,7 +19,7 @@ from broker_worker.core.configuration import Dashboard
 from broker_worker.core.errors import SetupError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.people.assertion import check_assertion
-from broker_worker.people.enrolment import Enrolment, serve_enrolment
+from broker_worker.people.enrolment import Enrolment, enrolment_app, serve_enrolment
 
 
 class Browser:
@@ -166,6 +166,17 @@ async def test_without_the_link_s_token_there_is_nothing() -> None:
         for path in ("/", "/enrol/", "/enrol/x/", "/enrol/x/options", "/enrol/%C3%A4/", "/favicon.ico"):
             address = browser.origin.replace("localhost", "127.0.0.1") + path
             assert (await browser.get(address)).status_code == 404
+
+
+async def test_a_link_that_was_used_shows_nothing_any_more() -> None:
+    """Not even to a browser that is still connected."""
+    enrolment = Enrolment("alice", Dashboard())
+    transport = httpx.ASGITransport(enrolment_app(enrolment, "http://localhost:1"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:1") as client:
+        path = f"/enrol/{enrolment.token}/options"
+        assert (await client.get(path)).status_code == 200
+        enrolment.ended.set()
+        assert (await client.get(path)).status_code == 404
 
 
 async def test_a_link_that_nobody_uses_ends() -> None:

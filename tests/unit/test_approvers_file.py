@@ -85,6 +85,7 @@ def test_other_ways_to_write_the_list_are_kept(file: ApproversFile, text: str) -
         f"approvers: [{{name: bob, keys: [{key_text(KEYS[1])}]}}]\n",
         f"approvers: [\n  {{name: bob, keys: [{key_text(KEYS[1])}]}}\n]\n",
         f"approvers:\n  -\n    name: bob\n    keys: [{key_text(KEYS[1])}]\n",
+        f"approvers:\n  - name: bob\n    keys:\n      - {key_text(KEYS[1])[:-1]}\n        }}\n",
     ],
 )
 def test_what_cannot_be_changed_by_lines_is_left_to_a_person(file: ApproversFile, text: str) -> None:
