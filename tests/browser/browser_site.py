@@ -71,13 +71,20 @@ class Site:
                 super().__init__(config)
                 server.append(self)
 
-        origin: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        up = asyncio.Event()
+
+        def ready(origin: str) -> None:
+            self.origin = origin
+            up.set()
+
         with patch.object(serving, "_Server", Seen), patch.object(serving, "_now", lambda: self.clock()):
             dashboard = serving.Dashboard(self.settings, self.port)
-            running = asyncio.create_task(dashboard.run(origin.set_result))
-            await asyncio.wait({running, origin}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
-            assert origin.done(), running
-            self.origin, self.server = origin.result(), server[0]
+            running = asyncio.create_task(dashboard.run(ready))
+            waiting = asyncio.create_task(up.wait())
+            await asyncio.wait({running, waiting}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            assert up.is_set(), running
+            (self.server,) = server
         try:
             yield self
         finally:
@@ -111,7 +118,7 @@ class Site:
         """Cut every connection as a network that went away would; how many there were is returned."""
         cut = list(self.server.server_state.connections)
         for each in cut:
-            each.transport.abort()  # type: ignore[union-attr]  # both protocols of uvicorn have one while connected
+            each.transport.abort()
         return len(cut)
 
     async def log_in(self, context: "BrowserContext") -> None:
