@@ -189,8 +189,12 @@ class OnceLog(Protocol):
         """
         ...
 
-    def used(self) -> frozenset[str]:
-        """The ids of all approvals that were used, also by other workers of this host, as of a moment ago."""
+    def used(self, but_by: str | None = None) -> frozenset[str]:
+        """The ids of all approvals that were used, also by other workers of this host, as of a moment ago.
+
+        Args:
+            but_by: a request, 32 hexadecimal digits, whose own uses are left out: it may go on with them.
+        """
         ...
 
 

@@ -63,7 +63,8 @@ class Approvals:
         """
         approvers, policy = configuration.approvers, configuration.policy.digest
         for cases in _by_rule(ask):
-            matter = self.book.matter_for(_key(ask, cases, policy), approvers, now, self._once.used())
+            used = self._once.used(ask.request.request_id.hex())
+            matter = self.book.matter_for(_key(ask, cases, policy), approvers, now, used)
             is_approved = matter is not None and matter.state(approvers, policy, now) == "approved"
             for case in cases:
                 case.is_counted = is_approved
@@ -78,7 +79,7 @@ class Approvals:
             for case in cases:
                 case.refuse(Code.DENIED, "purpose_holds_a_value")
             return None
-        matter = self.book.matter_for(key, approvers, now, self._once.used())
+        matter = self.book.matter_for(key, approvers, now, self._once.used(ask.request.request_id.hex()))
         state = "none" if matter is None else matter.state(approvers, policy, now)
         if matter is not None and state == "approved":
             for case in cases:

@@ -75,8 +75,12 @@ class UsedApprovals:
                 raise AuditError(f"the use of an approval cannot be recorded: {error}", hint=error.hint) from error
         return known is None or known.request == request_id
 
-    def used(self) -> frozenset[str]:
-        """The ids of all approvals that were used. If the file cannot be read, those that are known."""
+    def used(self, but_by: str | None = None) -> frozenset[str]:
+        """The ids of all approvals that were used. If the file cannot be read, those that are known.
+
+        Args:
+            but_by: a request whose own uses are left out: it may go on with them.
+        """
         with self._mutex:
             try:
                 self._take(self._file.poll())
@@ -87,7 +91,9 @@ class UsedApprovals:
                     _log.error("used_approvals_file", fault=str(error), hint=error.hint)
             if self._used is None:
                 self._used = frozenset(self._uses)
-            return self._used
+            if but_by is None:
+                return self._used
+            return frozenset(key for key, use in self._uses.items() if use.request != but_by)
 
     def check(self) -> int:
         """How many uses the file has.

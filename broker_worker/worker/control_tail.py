@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -126,10 +126,13 @@ class ControlTail:
                     await pipeline.execute()
             self._letters.pop(0)
 
-    def _take(self, found: Iterable[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
+    def _take(self, found: Sequence[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
         desk, affairs = self._desk, self._desk.affairs
+        is_behind = any(key.decode() == keynames.APPROVALS and len(entries) >= _PAGE for key, entries in found)
         for key, entries in found:
             stream = key.decode()
+            if stream == keynames.CONTROL and is_behind:
+                continue  # a decision may be about a request that was not read yet; it is read again
             for entry_id, fields in entries:
                 raw = fields.get(keynames.MESSAGE_FIELD, b"")
                 if stream == keynames.APPROVALS:

@@ -193,8 +193,8 @@ class OnceNotebook:
             raise AuditError("cannot write: No space left on device")
         return self.uses.setdefault(approval_id, request_id) == request_id
 
-    def used(self) -> frozenset[str]:
-        return frozenset(self.uses)
+    def used(self, but_by: str | None = None) -> frozenset[str]:
+        return frozenset(key for key, request in self.uses.items() if request != but_by)
 
 
 class OrderNotebook:

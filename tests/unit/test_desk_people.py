@@ -182,6 +182,21 @@ async def test_the_queue_goes_away_while_an_approval_is_used(bench: DeskBench) -
     assert run.open(answer.envelope).results[0].value == b"value of anthropic"
 
 
+async def test_a_request_that_was_claimed_after_its_approval_was_used_goes_on(bench: DeskBench) -> None:
+    """A worker died between the use and the release: the same entry is served, and nobody is asked again."""
+    run = bench.run()
+    await granted(bench, run)
+    await bench.ask(run, GUARDED)
+    decide(bench, asked(bench)[0])
+    bench.affairs.unpublished.clear()
+    bench.desk.keep("local://anthropic", Fetched(b"value of anthropic", "7"), 60_000)
+    entry = bench.entry(run, None, GUARDED)
+    for _ in range(2):
+        (answer,) = (await bench.serve(entry)).answers
+        assert run.open(answer.envelope).results[0].value == b"value of anthropic"
+    assert asked(bench) == []
+
+
 @pytest.mark.parametrize("forgets", ["queue", "file"])
 async def test_a_single_use_is_single_whoever_forgets(bench: DeskBench, forgets: str) -> None:
     """The queue's mark and the broker's own file each suffice."""
