@@ -40,6 +40,7 @@ class Supervisor:
         options: options of the command line that the processes' command lines share.
         ledger: whether to run the ledger.
         dashboard: whether to run the dashboard.
+        notifications: whether to run the process that tells people, if the files say whom.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Supervisor:
         *,
         ledger: bool = False,
         dashboard: bool = False,
+        notifications: bool = True,
     ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
         self._options = tuple(options)
         self._beside = {"ledger": ("ledger", "run")} if ledger else {}
         self._seen = {"dashboard": ("dashboard",)} if dashboard else {}
+        self._may_notify = notifications
         self._stopping = asyncio.Event()
         self._notifies, self._revokes = asyncio.Event(), asyncio.Event()
         self._queue_key = b""
@@ -119,7 +122,8 @@ class Supervisor:
         Raises:
             BrokerError: if a provider's section or the jobs' key cannot be used.
         """
-        notifies, revokes = bool(configuration.notifications), has_dynamic(configuration, self._settings)
+        notifies = self._may_notify and bool(configuration.notifications)
+        revokes = has_dynamic(configuration, self._settings)
         if notifies or revokes:
             ensure_seed(self._settings.keys_dir / JOBS)
         if notifies:

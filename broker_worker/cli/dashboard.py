@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 import structlog
@@ -14,18 +15,24 @@ from broker_worker.core.errors import SetupError
 from broker_worker.settings import Settings
 
 _NEEDED = ("starlette", "jinja2", "uvicorn", "sse_starlette", "itsdangerous", "python_multipart", "webauthn")
+_CONTAINER_MARKERS = ("/.dockerenv", "/run/.containerenv")
 _log = structlog.get_logger(__name__)
 
 
 @click.group(invoke_without_command=True)
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port on 127.0.0.1; 0 for any free one.")
+@click.option(
+    "--in-container",
+    is_flag=True,
+    help="Listen on the container's own addresses; publish the port on the host's 127.0.0.1 alone.",
+)
 @click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @click.pass_context
-def dashboard(ctx: click.Context, port: int | None, until_stdin_ends: bool) -> None:
+def dashboard(ctx: click.Context, port: int | None, in_container: bool, until_stdin_ends: bool) -> None:
     """Serve the dashboard to browsers of this host until SIGTERM, and print a link that logs in once."""
     if ctx.invoked_subcommand is None:
         _check_installed()
-        asyncio.run(_serve(ctx.obj, port, until_stdin_ends=until_stdin_ends))
+        asyncio.run(_serve(ctx.obj, port, _addresses(in_container=in_container), until_stdin_ends=until_stdin_ends))
 
 
 @dashboard.command()
@@ -38,11 +45,11 @@ def link(settings: Settings) -> None:
     click.echo(make_link(settings))
 
 
-async def _serve(settings: Settings, port: int | None, *, until_stdin_ends: bool) -> None:
+async def _serve(settings: Settings, port: int | None, addresses: tuple[str, ...], *, until_stdin_ends: bool) -> None:
     from broker_worker.dashboard.serving import Dashboard, link_of  # noqa: PLC0415  # as above
 
     harden()
-    served = Dashboard(settings, port)
+    served = Dashboard(settings, port, addresses)
 
     def ready(origin: str) -> None:
         _log.info("dashboard_ready", origin=origin)
@@ -61,6 +68,19 @@ async def _serve(settings: Settings, port: int | None, *, until_stdin_ends: bool
     if until_stdin_ends:
         on_end_of_stdin(served.stop)
     await served.run(ready)
+
+
+def _addresses(*, in_container: bool) -> tuple[str, ...]:
+    """Where to listen: elsewhere than on this host's own addresses only where the host's network is not ours.
+
+    Raises:
+        SetupError: if this is no container.
+    """
+    if not in_container:
+        return ("127.0.0.1", "::1")
+    if not any(Path(marker).exists() for marker in _CONTAINER_MARKERS):
+        raise SetupError("this is no container of Docker or Podman", hint="leave out --in-container")
+    return ("0.0.0.0",)  # noqa: S104  # all of the container's; what reaches it is what the host publishes
 
 
 def _check_installed() -> None:

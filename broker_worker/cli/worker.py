@@ -33,9 +33,20 @@ def worker(settings: Settings, name: str, until_stdin_ends: bool) -> None:
 @click.option("--prefix", default="worker", show_default=True, help="Workers are named PREFIX-1, PREFIX-2, …")
 @click.option("--ledger/--no-ledger", default=True, help="Run the ledger too.", show_default=True)
 @click.option("--dashboard/--no-dashboard", default=True, help="Run the dashboard too.", show_default=True)
+@click.option(
+    "--notifications/--no-notifications", default=True, help="Tell people, if broker.yaml says whom.", show_default=True
+)
 @click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @click.pass_context
-def up(ctx: click.Context, workers: int, prefix: str, ledger: bool, dashboard: bool, until_stdin_ends: bool) -> None:
+def up(
+    ctx: click.Context,
+    workers: int,
+    prefix: str,
+    ledger: bool,
+    dashboard: bool,
+    notifications: bool,
+    until_stdin_ends: bool,
+) -> None:
     """Run the broker on this host: queue (embedded unless REDIS_URL is set), its users, all processes.
 
     Those are the workers, the ledger, the dashboard, whose login link is shown, and, where broker.yaml names
@@ -51,6 +62,7 @@ def up(ctx: click.Context, workers: int, prefix: str, ledger: bool, dashboard: b
         options,
         ledger=ledger and _can_run("ledger", root.command, _LEDGER_NEEDS),
         dashboard=dashboard and _can_run("dashboard", root.command, _DASHBOARD_NEEDS),
+        notifications=notifications,
     )
     asyncio.run(_run(supervisor, until_stdin_ends=until_stdin_ends))
 

@@ -31,6 +31,7 @@ from broker_worker.settings import Settings
 
 _GRACE_SECONDS = 2
 _MAX_ADDRESS = 1024
+LOOPBACK = ("127.0.0.1", "::1")
 _log = structlog.get_logger(__name__)
 
 
@@ -65,6 +66,7 @@ class Dashboard:
     Args:
         settings: the installation.
         port: the port on 127.0.0.1; None for the one that `broker.yaml` says, 0 for any free one.
+        addresses: where to listen; others than this host's own only in a container of its own.
 
     Raises:
         BrokerError: if the operator's files cannot be used.
@@ -72,6 +74,7 @@ class Dashboard:
 
     settings: Settings
     port: int | None = None
+    addresses: tuple[str, ...] = LOOPBACK
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,7 @@ class Dashboard:
             BrokerError: if the operator's files cannot be used.
         """
         configured = self._rules().dashboard
-        with _sockets(configured.port if self.port is None else self.port) as sockets:
+        with _sockets(configured.port if self.port is None else self.port, self.addresses) as sockets:
             port = sockets[0].getsockname()[1]
             origin = configured.origin if port == configured.port else f"http://localhost:{port}"
             with _registered(_folder(self.settings), origin):
@@ -199,11 +202,11 @@ def _registered(folder: Path, origin: str) -> Iterator[None]:
 
 
 @contextmanager
-def _sockets(port: int) -> Iterator[list[socket.socket]]:
-    """Listen on both addresses that `localhost` means, so that no other user's program can answer on one of them."""
+def _sockets(port: int, addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
+    """Listen on all addresses: both that `localhost` means, so that no other user's program can answer on one."""
     sockets: list[socket.socket] = []
     try:
-        for address in ("127.0.0.1", "::1"):
+        for address in addresses:
             try:
                 made = _listen(address, sockets[0].getsockname()[1] if sockets else port)
             except OSError as error:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
-SERVICES = ("queue", "broker", "agent")
+SERVICES = ("queue", "broker", "ledger", "dashboard", "jobs", "agent")
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,38 @@ def test_broker_does_not_hold_the_issuers_key(compose: dict[str, Any]) -> None:
     assert not any(source.rstrip("/").endswith("/keys") for source in mounted)
 
 
+KEYS_OF = {
+    "ledger": {"identity_public", "ledger_password"},
+    "dashboard": {"identity_public", "control_key", "console_password"},
+    "jobs": {"jobs_key", "jobs_password"},
+}
+"""What each process beside the workers holds: no key that opens a request, a vault or another's queue user."""
+
+
+@pytest.mark.parametrize("name", KEYS_OF)
+def test_people_s_side_holds_no_more_than_it_needs(compose: dict[str, Any], name: str) -> None:
+    """A dashboard, ledger or job process that is taken over opens no request and reaches no vault."""
+    found = compose["services"][name]
+    assert {secret["source"] for secret in found["secrets"]} == KEYS_OF[name]
+    places = str(found["volumes"])
+    assert "keys" not in places
+    assert "vault" not in places
+    assert "vaults" not in found["networks"]
+    assert "agents" not in found["networks"]
+    unit = ROOT / "deploy" / "systemd" / f"secret-broker-{name}.service"
+    hidden = " ".join(re.findall(r"(?m)^InaccessiblePaths=(.*)$", unit.read_text()))
+    assert hidden == "-/var/lib/secret-broker" or {
+        f"-/var/lib/secret-broker/{part}"
+        for part in ("vault", "keys/intake", "keys/identity.key", "keys/queue.key", "keys/vault.key", "keys/issuer.key")
+    } <= set(hidden.split())
+
+
+def test_only_the_dashboard_s_port_is_published(compose: dict[str, Any]) -> None:
+    """To this host alone."""
+    published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+    assert published == {"dashboard": ["127.0.0.1:7710:7710"]}
+
+
 def test_agents_and_broker_share_no_network(compose: dict[str, Any]) -> None:
     """An agent reaches the queue, and never the broker or a vault."""
     services, networks = compose["services"], compose["networks"]
@@ -150,6 +182,7 @@ def commands_of(compose: dict[str, Any]) -> list[list[str]]:
     """Every command line of ours in the compose file, the Dockerfile and the units."""
     broker = compose["services"]["broker"]
     found = [broker["command"], broker["healthcheck"]["test"][2:]]
+    found += [compose["services"][name]["command"] for name in ("ledger", "dashboard", "jobs")]
     for name, arguments in instructions():
         if name in {"CMD", "HEALTHCHECK"} and "[" in arguments:
             words = yaml.safe_load(arguments[arguments.index("[") :])
@@ -168,7 +201,9 @@ def test_commands_exist(compose: dict[str, Any]) -> None:
             arguments = main.make_parser(context).parse_args(args=list(words))[1]
             command = main.commands[arguments[0]]
             command.make_context(arguments[0], arguments[1:], parent=context, resilient_parsing=True)
-            options = {option for parameter in command.params for option in parameter.opts}
+            options = {
+                option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+            }
             assert {word for word in arguments[1:] if word.startswith("--")} <= options
             asked = {after for word, after in itertools.pairwise(arguments) if word == "--only"}
             assert asked <= set(PARTS)
@@ -263,7 +298,7 @@ def test_units_are_confined(unit: Path) -> None:
     assert [
         line for line in (*wanted, "PrivateTmp=yes", "StateDirectoryMode=0700", "UMask=0077") if line not in text
     ] == []
-    assert re.search(r"(?m)^User=secret-broker(-queue)?$", text)
+    assert re.search(r"(?m)^User=secret-broker(-queue|-jobs)?$", text)
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
