@@ -17,6 +17,8 @@ from rq.job import JOB_ID_PATTERN, Job, JobStatus
 from broker_worker.jobs.sealing import MAX_SEALED, RefusingSerializer
 
 MAX_ATTEMPTS: Final = 1_000_000
+MAX_QUEUED: Final = 10_000
+"""How many jobs that may be lost wait at most; the oldest go first."""
 _DATA, _ATTEMPTS = b"data", b"number_of_retries"
 _MAX_ID = 64
 _TAKEN_SECONDS = 60
@@ -97,6 +99,8 @@ class SealedQueue(Queue):
         job.data, job.ttl = sealed, keep_seconds
         if not self.connection.exists(job.key):
             self.enqueue_job(job)
+            if keep_seconds is not None:  # where nobody serves the queue, hashes end by themselves and ids do not
+                self.connection.ltrim(self.key, -MAX_QUEUED, -1)
 
     @classmethod
     def dequeue_any(

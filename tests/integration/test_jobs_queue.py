@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker_worker.jobs import queue as queue_module
+from broker_worker.jobs import sealed_job
 from broker_worker.jobs.payloads import NOTIFICATIONS, REVOKE_UPSTREAM, UPSTREAM
 from broker_worker.jobs.queue import RqJobQueue
 from broker_worker.jobs.sealed_job import SealedQueue
@@ -109,6 +110,16 @@ def test_a_job_that_nobody_does_ends_by_itself(bench: Bench) -> None:
     lives = sorted(bench.redis.ttl(key) for key in bench.redis.keys("rq:job:*"))
     assert lives[0] == -1
     assert 80_000 < lives[1] <= 86_400
+
+
+def test_a_queue_that_nobody_serves_does_not_grow_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest notifications go first; a revocation is never dropped."""
+    monkeypatch.setattr(sealed_job, "MAX_QUEUED", 2)
+    for number in range(4):
+        bench.add(f"job-{number}")
+        SealedQueue(UPSTREAM, bench.redis).add(b"sealed", f"job-up-{number}", None)
+    assert bench.redis.lrange(bench.queue.key, 0, -1) == [b"job-2", b"job-3"]
+    assert bench.redis.llen(f"rq:queue:{UPSTREAM}") == 4
 
 
 def test_the_end_is_reached_when_the_queue_never_was(tmp_path: object) -> None:
