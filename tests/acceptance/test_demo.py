@@ -87,7 +87,7 @@ def test_every_claim_holds(shown: Shown) -> None:
     assert shown.code == 0, shown.out + shown.err
     summary = re.search(r"^(\d+) claims held, 0 failed, in [0-9.]+ s\.$", shown.out, re.MULTILINE)
     assert summary is not None
-    assert int(summary[1]) == len(re.findall(r"^   ok      ", shown.out, re.MULTILINE)) >= 28
+    assert int(summary[1]) == len(re.findall(r"^   ok      ", shown.out, re.MULTILINE)) >= 48
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,29 @@ def test_every_claim_holds(shown: Shown) -> None:
         r"   ok      the same on grok's stream +recorded: unauthenticated, reason cannot_open",
         r"   ok      random bytes on codex's stream +recorded: unauthenticated, reason malformed",
         r"   ok      a token that they signed themselves +recorded: unauthenticated, reason bad_token",
+        r"   \+      - secret: prod\.deploy_key",
+        r"   codex          prod\.deploy_key      approval_pending .*",
+        r"   ok      nobody else has to wait: claude is served meanwhile",
+        r"   ok      alice's approval, with a key of their own +recorded: bad_signature",
+        r"     why       deploy release 1\.4",
+        r"     http://localhost:\d+/login\?token=.*",
+        r"   codex          prod\.deploy_key      granted         vault .*",
+        r"   ok      released once, as the audit says: approval [0-9a-f]{16} by alice",
+        r"   ok      the same once more is a new question: [0-9a-f]{16}",
+        r"   ok      alice's true approval, copied onto it +recorded: bad_signature",
+        r"   ok      6 values are lent: what agents were granted, and nothing else",
+        r"   ok      claude used it all the time; after [0-9.]+ s its Secret raised LeaseExpired",
+        r"   ok      [0-9.]+ m?s after the order grok's copy was gone: its Secret raised LeaseRevoked.*",
+        r"   grok           openai\.api_key       revoked .*",
+        r"   ok      had that value leaked: 3 runs held it, 2 of them hold it now",
+        r"   ok      the story of the run ends with its revocation, and with what was refused since",
+        r"   /approvals     [0-9,]+ bytes +200 .*",
+        r"   ok      it shows that codex waits for prod\.deploy_key, and that grok's run was revoked",
         r"   ok      verified: \d+ lines of 2 workers, .*",
         r"   ok      the changed line is found, and where it is",
         r"   ok      the queue's log and files +0 occurrences in +[0-9,]+ bytes",
+        r"   ok      the ledger's database +0 occurrences in +[0-9,]+ bytes",
+        r"   ok      the dashboard's pages +0 occurrences in +[0-9,]+ bytes",
         r"   ok      the same search finds a marker of ours in the queue's log, in all three forms",
         r"   secret-broker init +.*",
     ],

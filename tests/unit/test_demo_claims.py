@@ -86,7 +86,7 @@ def test_canary_can_be_searched_for() -> None:
 def test_every_value_has_the_canary(tmp_path: Path) -> None:
     """Each value of the demo contains it, so one search finds any of them."""
     values = House(tmp_path).values.values()
-    assert len(values) == 3
+    assert len(values) == 4
     assert all(CANARY.encode() in value for value in values)
 
 
@@ -150,7 +150,8 @@ def test_long_texts_are_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
 def test_exit_code_says_whether_all_held(monkeypatch: pytest.MonkeyPatch, holds: bool, code: int) -> None:
     """The demo exits with 1 if one claim did not hold."""
 
-    async def play(stage: Stage, _house: House) -> None:
+    async def play(stage: Stage, _house: House, *, wait: bool) -> None:
+        assert not wait
         stage.check(holds, "something")
 
     monkeypatch.setitem(_globals(), "_play", play)
@@ -161,7 +162,7 @@ def test_kept_home_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --keep the home stays, and the summary says where it is."""
     homes: list[Path] = []
 
-    async def play(_stage: Stage, house: House) -> None:
+    async def play(_stage: Stage, house: House, **_: bool) -> None:
         homes.append(house.settings.home)
 
     monkeypatch.setitem(_globals(), "_play", play)

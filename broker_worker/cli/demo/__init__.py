@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -12,42 +11,50 @@ from broker_worker.cli.demo.cast import Agent, on_stage
 from broker_worker.cli.demo.evidence import audit_trail, on_the_queue
 from broker_worker.cli.demo.forging import forgeries
 from broker_worker.cli.demo.house import POLICY, WORKERS, House, temporary_home
+from broker_worker.cli.demo.lending import lent_and_ended
+from broker_worker.cli.demo.pages import dashboard_pages, leave_running
+from broker_worker.cli.demo.people import person_is_asked
 from broker_worker.cli.demo.serving import everybody_asks, flood, killed_worker
 from broker_worker.cli.demo.stage import Stage
 from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.core.errors import SetupError
 
 _NEXT = (
-    ("secret-broker init", "an installation of your own, with an encrypted vault"),
+    ("secret-broker init", "an installation of your own, with a vault"),
     ("secret-broker vault set openai.api_key", "a value for it (or use 1Password: see README.md)"),
     ("secret-broker up", "the queue and the broker"),
     ("secret-broker launch --agent claude -- CMD", "an agent, which uses agent_sdk.SecretBroker()"),
+    ("secret-broker approvers enrol NAME --group ops", "somebody who decides with a fingerprint"),
 )
 
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Keep the temporary home, to look around in it.")
-def demo(keep: bool) -> None:
-    """Show it all in a minute: four agents, a policy, a flood, a killed worker, forgeries, the audit.
+@click.option(
+    "--wait/--no-wait",
+    default=None,
+    help="Leave the dashboard running at the end, until Ctrl-C; on a terminal that is the default.",
+)
+def demo(keep: bool, wait: bool | None) -> None:
+    """Show it all in a minute: agents, a policy, a flood, forgeries, a person's approval, a revocation, the audit.
 
     Everything is real and happens in a temporary home; your own installation is not touched. The exit code is 1 if
     anything that it claims did not hold.
     """
     if sys.platform == "win32":
         raise SetupError("the demo needs the embedded server, which Windows has not", hint="use WSL")
-    started = time.monotonic()
     stage = Stage()
     with temporary_home(keep=keep) as home:
         try:
-            asyncio.run(_play(stage, House(home)))
+            asyncio.run(_play(stage, House(home), wait=stage.has_person if wait is None else wait))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
-    _summary(stage, time.monotonic() - started, home if keep else None)
+    _farewell(stage, home if keep else None)
     if stage.failed:
         raise click.exceptions.Exit(FOUND_WRONG)
 
 
-async def _play(stage: Stage, house: House) -> None:
+async def _play(stage: Stage, house: House, *, wait: bool) -> None:
     _end_cleanly_on_signals()
     _opening(stage, house)
     house.furnish()
@@ -57,13 +64,14 @@ async def _play(stage: Stage, house: House) -> None:
         await flood(stage, agents)
         await killed_worker(stage, house, agents)
         await forgeries(stage, house, agents)
+        await person_is_asked(stage, house, agents)
+        await lent_and_ended(stage, house, agents)
+        pages = await dashboard_pages(stage, house, agents)
         audit_trail(stage, house, agents)
-        on_the_queue(stage, house, agents)
-    if stage.failed:
-        stage.say()
-        stage.note("What the broker logged as errors (the killed worker among them):")
-        for line in house.errors():
-            stage.text(line)
+        on_the_queue(stage, house, agents, pages)
+        _verdict(stage, house)
+        if wait:
+            await leave_running(stage, house, agents["codex"])
 
 
 def _end_cleanly_on_signals() -> None:
@@ -86,11 +94,14 @@ def _opening(stage: Stage, house: House) -> None:
         "its run, limited and recorded; nothing else leaves the vault."
     )
     stage.say()
-    stage.note(f"Home: {house.settings.home}. Running: Valkey on a unix socket, {len(WORKERS)} workers. The policy:")
+    stage.note(
+        f"Home: {house.settings.home}. Running: Valkey on a unix socket, {len(WORKERS)} workers, the run "
+        "ledger, the dashboard. The policy:"
+    )
     for line in POLICY.splitlines():
         stage.say(f"     {line}".rstrip())
     stage.say()
-    stage.note("Starting the queue, the workers and four agents …")
+    stage.note("Starting all that, and four agents …")
 
 
 async def _check_agents(stage: Stage, agents: dict[str, Agent]) -> None:
@@ -102,11 +113,20 @@ async def _check_agents(stage: Stage, agents: dict[str, Agent]) -> None:
     )
 
 
-def _summary(stage: Stage, seconds: float, kept: Path | None) -> None:
+def _verdict(stage: Stage, house: House) -> None:
+    """Say how many claims held; if not all did, also what may explain it."""
+    if stage.failed:
+        stage.say()
+        stage.note("What the broker logged as errors (the killed worker among them):")
+        for line in house.errors():
+            stage.text(line)
     stage.say()
     held, failed = f"{stage.held} claims held", f"{stage.failed} failed"
     verdict = click.style(f"{held}, {failed}", fg="red" if stage.failed else "green", bold=True)
-    stage.say(f"{verdict}, in {seconds:.1f} s.")
+    stage.say(f"{verdict}, in {stage.seconds:.1f} s.")
+
+
+def _farewell(stage: Stage, kept: Path | None) -> None:
     if kept is not None:
         stage.say(f"Kept: secret-broker --home {kept} audit tail (remove the folder when you are done)")
     else:
@@ -114,4 +134,4 @@ def _summary(stage: Stage, seconds: float, kept: Path | None) -> None:
     stage.say()
     stage.say("Next:")
     for command, what in _NEXT:
-        stage.say(f"   {command:<44}{click.style(what, dim=True)}")
+        stage.say(f"   {command:<48}{click.style(what, dim=True)}")

@@ -13,49 +13,77 @@ import sys
 import time
 from typing import Any
 
-from agent_sdk import AsyncSecretBroker, NotGranted, Secret
+from agent_sdk import AsyncSecretBroker, LeaseExpired, NotGranted, RunCredential, Secret
+
+LOOK_SECONDS = 0.005
 
 
 async def serve() -> None:
     """Take the run's credential, then carry out orders until there are no more."""
-    async with AsyncSecretBroker() as broker:
+    credential = RunCredential.load()
+    async with AsyncSecretBroker(credential) as broker:
         loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "broker_worker")
         inherited = sorted(name for name in os.environ if name.startswith("SECRET_BROKER") or name == "REDIS_URL")
-        tell(event="ready", broker_modules=loaded, broker_variables=inherited)
+        tell(event="ready", run_id=credential.run_id, broker_modules=loaded, broker_variables=inherited)
+        held: dict[str, Secret] = {}
         while line := await asyncio.to_thread(sys.stdin.readline):
-            await carry_out(broker, json.loads(line))
+            order = json.loads(line)
+            if "watch" in order:
+                await watch(held[order["watch"]], order["seconds"])
+            else:
+                await carry_out(broker, order, held)
             tell(event="done")
 
 
-async def carry_out(broker: AsyncSecretBroker, order: dict[str, Any]) -> None:
+async def carry_out(broker: AsyncSecretBroker, order: dict[str, Any], held: dict[str, Secret]) -> None:
     """Ask for what the order lists: one after another, or without waiting for answers at a pace in seconds."""
-    challenge = bytes.fromhex(order["challenge"])
     if order["pace"] is None:
         for name, purpose in order["asks"]:
-            await ask(broker, name, purpose, challenge)
+            await ask(broker, name, purpose, order, held)
         return
     async with asyncio.TaskGroup() as group:
         for name, purpose in order["asks"]:
-            group.create_task(ask(broker, name, purpose, challenge))
+            group.create_task(ask(broker, name, purpose, order, held))
             if order["pace"]:
                 await asyncio.sleep(order["pace"])
 
 
-async def ask(broker: AsyncSecretBroker, name: str, purpose: str, challenge: bytes) -> None:
-    """Ask for one secret and tell the outcome."""
+async def ask(
+    broker: AsyncSecretBroker, name: str, purpose: str, order: dict[str, Any], held: dict[str, Secret]
+) -> None:
+    """Ask for one secret, tell the outcome, and hold what was granted until the name is granted again."""
     started = time.monotonic()
     try:
-        secret = await broker.get(name, purpose=purpose)
+        secret = await broker.get(name, purpose=purpose, **order["options"])
     except NotGranted as refusal:
-        outcome: dict[str, Any] = {"outcome": refusal.code, "words": str(refusal), "retry_after": refusal.retry_after}
+        outcome: dict[str, Any] = {
+            "outcome": refusal.code,
+            "words": str(refusal),
+            "retry_after": refusal.retry_after,
+            "approval": next((each.approval for each in refusal.refusals), None) or "",
+        }
     else:
+        held[name] = secret
         outcome = {
             "outcome": "granted",
             "source": secret.source,
             "shown": f"{secret} {secret!r}",
-            "proof": prove(secret, challenge),
+            "proof": prove(secret, bytes.fromhex(order["challenge"])),
         }
     tell(event="answer", name=name, purpose=purpose, started=started, ended=time.monotonic(), **outcome)
+
+
+async def watch(secret: Secret, seconds: float) -> None:
+    """Use a secret again and again until that fails, or the time is over; tell which."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            secret.reveal_bytes()
+        except LeaseExpired as over:
+            tell(event="over", name=secret.name, error=type(over).__name__, words=str(over), at=time.time())
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+    tell(event="over", name=secret.name, error="", words="still held", at=time.time())
 
 
 def prove(secret: Secret, challenge: bytes) -> str:

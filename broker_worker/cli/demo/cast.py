@@ -30,10 +30,12 @@ class Ready(msgspec.Struct, frozen=True, tag_field="event", tag="ready"):
     """An agent has its credential.
 
     Args:
+        run_id: its run.
         broker_modules: which of the broker's modules its process has loaded.
         broker_variables: which of the broker's variables are left in its environment.
     """
 
+    run_id: str
     broker_modules: tuple[str, ...]
     broker_variables: tuple[str, ...]
 
@@ -50,6 +52,7 @@ class Answer(msgspec.Struct, frozen=True, tag_field="event", tag="answer", kw_on
         source: where the broker had the value from.
         words: the refusal's message.
         retry_after: seconds after which asking again may help.
+        approval: the id of the approval that is waited for or was refused.
         shown: what printing the secret shows.
         proof: keyed hash of the value, hexadecimal; never printed.
     """
@@ -62,6 +65,7 @@ class Answer(msgspec.Struct, frozen=True, tag_field="event", tag="answer", kw_on
     source: Literal["cache", "provider"] | None = None
     words: str = ""
     retry_after: float | None = None
+    approval: str = ""
     shown: str = ""
     proof: str = ""
 
@@ -76,11 +80,27 @@ class Answer(msgspec.Struct, frozen=True, tag_field="event", tag="answer", kw_on
         return self.ended - self.started
 
 
+class Over(msgspec.Struct, frozen=True, tag_field="event", tag="over"):
+    """What became of a secret that an agent held and used all the time.
+
+    Args:
+        name: the secret's name.
+        error: the class of the exception that using it raised at last; empty if it could still be used.
+        words: what the exception said.
+        at: when, seconds since the epoch.
+    """
+
+    name: str
+    error: str
+    words: str
+    at: float
+
+
 class Done(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
     """An order is carried out."""
 
 
-_DECODER = msgspec.json.Decoder(Ready | Answer | Done)
+_DECODER = msgspec.json.Decoder(Ready | Answer | Over | Done)
 
 
 class Agent:
@@ -95,6 +115,8 @@ class Agent:
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path, house: House) -> None:
         self.name = name
+        self.run_id = ""
+        """Its run, once it is ready."""
         self.answers: list[Answer] = []
         """Everything that it was answered so far."""
         self.printed = bytearray()
@@ -116,10 +138,17 @@ class Agent:
         event = await self._next(_START_SECONDS)
         if not isinstance(event, Ready):
             raise self._trouble("spoke out of turn")
+        self.run_id = event.run_id
         return event
 
     async def ask(
-        self, asks: Asks, told: Callable[[Answer], None] | None = None, *, pace: float | None = None
+        self,
+        asks: Asks,
+        told: Callable[[Answer], None] | None = None,
+        *,
+        pace: float | None = None,
+        seconds: float = _ORDER_SECONDS,
+        **options: float | bool,
     ) -> list[Answer]:
         """Have it ask for secrets.
 
@@ -127,6 +156,8 @@ class Agent:
             asks: what for, in order.
             told: is called for each answer when it comes.
             pace: seconds from one request to the next, whether answered or not; None to wait for each answer.
+            seconds: how long the next answer may take.
+            options: of the SDK's `get`, such as `ttl`.
 
         Returns:
             The answers in the order in which they came.
@@ -134,11 +165,9 @@ class Agent:
         Raises:
             SetupError: if it ended, or takes too long.
         """
-        assert self._process.stdin is not None
-        order = {"asks": asks, "pace": pace, "challenge": self._challenge.hex()}
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._order(asks=asks, pace=pace, challenge=self._challenge.hex(), options=options)
         answers = []
-        while not isinstance(event := await self._next(_ORDER_SECONDS), Done):
+        while not isinstance(event := await self._next(seconds), Done):
             if not isinstance(event, Answer):
                 raise self._trouble("spoke out of turn")
             answers.append(event)
@@ -146,6 +175,19 @@ class Agent:
             if told is not None:
                 told(event)
         return answers
+
+    async def watch(self, name: str, seconds: float) -> Over:
+        """Have it use what it holds under a name until that fails, for so many seconds at most.
+
+        Raises:
+            SetupError: if it ended, or does not say what became of it.
+        """
+        self._order(watch=name, seconds=seconds)
+        event = await self._next(seconds + _ORDER_SECONDS)
+        done = await self._next(_ORDER_SECONDS)
+        if not isinstance(event, Over) or not isinstance(done, Done):
+            raise self._trouble("spoke out of turn")
+        return event
 
     def has_right_value(self, answer: Answer) -> bool:
         """Whether the agent holds the value that lies in the vault under that name."""
@@ -166,7 +208,11 @@ class Agent:
         await self._process.wait()
         self.printed += await self._process.stdout.read()  # to its end, so that the pipe is closed with the loop
 
-    async def _next(self, seconds: float) -> Ready | Answer | Done:
+    def _order(self, **order: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+
+    async def _next(self, seconds: float) -> Ready | Answer | Over | Done:
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(seconds):
@@ -177,7 +223,7 @@ class Agent:
         if not line:
             raise self._trouble("ended")
         try:
-            event: Ready | Answer | Done = _DECODER.decode(line)
+            event: Ready | Answer | Over | Done = _DECODER.decode(line)
         except msgspec.MsgspecError:
             raise self._trouble("wrote what is not understood") from None
         return event

@@ -1,4 +1,4 @@
-"""Acts 5 and 6: the audit, verified and tampered with, and what lay on the queue."""
+"""Acts 8 and 9: the audit, verified and tampered with, and what lay on the queue."""
 
 import base64
 import itertools
@@ -35,13 +35,15 @@ _KINDS = (
     ("sb:seen:", "replay marks"),
     ("sb:lim:", "rate limits"),
     ("sb:audit", "audit stream"),
+    ("sb:approvals", "stream of approvals"),
+    ("sb:control", "stream of decisions and revocations"),
 )
 
 
 def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None:
-    """Act 5: what was recorded, that it is whole, and that a change is found."""
+    """Act 8: what was recorded, that it is whole, and that a change is found."""
     folder = house.settings.audit_dir
-    stage.act(5, "The audit", f"The newest {_NEWEST} lines, as `secret-broker audit tail` shows them.")
+    stage.act(8, "The audit", f"The newest {_NEWEST} lines, as `secret-broker audit tail` shows them.")
     for event in Follower(folder).last(_NEWEST):
         stage.text(event_line(event))
     stage.say()
@@ -61,10 +63,10 @@ def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None
     _tamper(stage, house, folder)
 
 
-def on_the_queue(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None:
-    """Act 6: no value was ever on the queue, in the audit, in a log, or in an agent's output."""
+def on_the_queue(stage: Stage, house: House, agents: Mapping[str, Agent], pages: Mapping[str, str]) -> None:
+    """Act 9: no value was ever on the queue, in the audit, in a log, on a page, or in an agent's output."""
     stage.act(
-        6,
+        9,
         "What was on the queue",
         "Its append-only log has every byte that was ever written to it. It and every key are searched for each "
         "value: as it is, in base64, in hexadecimal.",
@@ -72,7 +74,7 @@ def on_the_queue(stage: Stage, house: House, agents: Mapping[str, Agent]) -> Non
     needles = [CANARY.encode(), *house.values.values()]
     try:
         with redis.Redis.from_url(broker_url(house.settings.queue_address, house.queue_key), protocol=2) as client:
-            _search_everywhere(stage, house, agents.values(), needles, client)
+            _search_everywhere(stage, house, agents.values(), pages.values(), needles, client)
     except redis.RedisError as error:
         raise QueueError(f"the queue cannot be read: {error}") from error
 
@@ -82,7 +84,7 @@ def _counts(events: Iterable[AuditEvent]) -> Counter[str]:
     for event in events:
         if event.event == "access" and event.outcome == "granted":
             counts[f"granted, from {'cache' if event.source == 'cache' else 'vault'}"] += event.count or 1
-        elif event.outcome == "refused":
+        elif event.code is not None:
             counts[f"refused, {event.code}"] += event.count or 1
         else:
             counts[event.event] += event.count or 1
@@ -128,7 +130,12 @@ def _tamper(stage: Stage, house: House, folder: Path) -> None:
 
 
 def _search_everywhere(
-    stage: Stage, house: House, agents: Iterable[Agent], needles: Sequence[bytes], client: "redis.Redis"
+    stage: Stage,
+    house: House,
+    agents: Iterable[Agent],
+    pages: Iterable[str],
+    needles: Sequence[bytes],
+    client: "redis.Redis",
 ) -> None:
     marker = secrets.token_urlsafe(24).encode()
     client.xadd(_MARKER_STREAM, {"raw": marker, "base64": base64.b64encode(b"x" + marker), "hex": marker.hex()})
@@ -141,6 +148,9 @@ def _search_everywhere(
         "the queue's log and files": written,
         "the queue's keys, one by one": list(keys.values()),
         "the audit's files": _files(house.settings.audit_dir),
+        "the ledger's database": _files(home / "ledger"),
+        "the dashboard's pages": [page.encode() for page in pages],
+        "approvals used, revocations": _files(house.settings.state_dir),
         "all logs": [*(path.read_bytes() for path in home.glob("*.log")), *_files(house.settings.run_dir, "*.log")],
         "what agents wrote to stdout": [bytes(agent.printed) for agent in agents],
         "the vault's file, encrypted": _files(house.settings.vault_file.parent),
@@ -183,6 +193,12 @@ def _content(client: "redis.Redis", key: bytes) -> Iterable[bytes]:
         )
     elif kind == b"string":
         parts = [client.get(key) or b""]
+    elif kind == b"list":
+        parts = client.lrange(key, 0, -1)
+    elif kind == b"set":
+        parts = client.smembers(key)
+    elif kind == b"zset":
+        parts = client.zrange(key, 0, -1)
     elif kind == b"hash":
         parts = itertools.chain(*client.hgetall(key).items())
     else:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ import redis
 from redis.asyncio import Redis
 
 from broker_worker.cli.init import create_installation
+from broker_worker.core.configuration import Dashboard
 from broker_worker.core.errors import SetupError
 from broker_worker.files.keys import QUEUE, VAULT, load_seed
 from broker_worker.private_files import write_private
@@ -45,16 +47,25 @@ agents:
 default: deny
 """
 """Who may have what, as written into policy.yaml."""
+GUARDED = "prod.deploy_key"
+GUARDED_LINES = f"""\
+      - secret: {GUARDED}
+        approval: {{approvers: [ops], grant: once, ttl: 10m}}
+"""
+"""What the operator writes below codex while everything runs: a name that people must allow, each use anew."""
 CANARY = "DEMOCANARYDEMO"
 """Stands in every value of the demo and nowhere else, so that one that escapes is found."""
 _PREFIXES = {
     "openai.api_key": "sk-proj-",
     "anthropic.api_key": "sk-ant-api03-",
     "github.read_token": "github_pat_",
+    GUARDED: "dpl_live_",
 }
 _START_SECONDS = 30.0
-_STOP_SECONDS = 25.0
+_STOP_SECONDS = 32.0
+_COMMAND_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+_USUAL_PORT = Dashboard().port
 _LONGEST_FOLDER = MAX_SOCKET_PATH - len("/sb-demo-12345678/run/valkey.sock")
 _OURS = ("SECRET_BROKER", "REDIS_URL", "OP_SERVICE_ACCOUNT_TOKEN")
 
@@ -96,10 +107,21 @@ class House:
         now = time.time_ns() // 1_000_000
         create_installation(self.settings, "local", now)
         write_private(self.settings.config_dir / "policy.yaml", POLICY.encode())
+        self._append("broker.yaml", f"\ndashboard:\n  port: {_free_port()}\n")
         key_file = self.settings.keys_dir / VAULT
         vault = LocalVault(self.settings.vault_file, VaultKeys(lambda: load_seed(key_file), lambda: None))
         for name, value in self.values.items():
             vault.set(name, value, now)
+
+    def guard(self) -> None:
+        """Give the guarded secret a name, and let codex have it when people allow it."""
+        self._append("secrets.yaml", f'  {GUARDED}: "local://{GUARDED}"\n')
+        agent, own, others = POLICY.partition("      - github.read_token\n      - openai.api_key\n")
+        write_private(self.settings.config_dir / "policy.yaml", (agent + own + GUARDED_LINES + others).encode())
+
+    def _append(self, file: str, lines: str) -> None:
+        path = self.settings.config_dir / file
+        write_private(path, path.read_bytes() + lines.encode())
 
     def environment(self) -> dict[str, str]:
         """This process's environment without what may point to another installation or a real vault."""
@@ -109,9 +131,43 @@ class House:
         """A command line of `secret-broker` on this home."""
         return [sys.executable, "-m", "broker_worker.cli", "--home", str(self.settings.home), *arguments]
 
+    async def run(self, *arguments: str) -> str:
+        """Run a command of `secret-broker` on this home to its end, as a person would.
+
+        Args:
+            arguments: the command.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            SetupError: if it failed, or takes too long.
+        """
+        what = f"`secret-broker {' '.join(arguments[:2])}`"
+        process = await asyncio.create_subprocess_exec(
+            *self.command(*arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self.environment(),
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(_COMMAND_SECONDS):
+                out, errors = await process.communicate()
+        except TimeoutError:
+            raise SetupError(f"{what} did not end within {_COMMAND_SECONDS:.0f} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await asyncio.shield(process.wait())
+        if process.returncode != 0:
+            raise SetupError(f"{what} failed: {' '.join(errors.decode(errors='replace').split())}")
+        return out.decode()
+
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Run `secret-broker up` with two workers; they and the queue are gone at the end.
+        """Run `secret-broker up` with two workers; all its processes and the queue are gone at the end.
 
         Raises:
             SetupError: if it does not start.
@@ -180,6 +236,15 @@ class House:
             if event.get("level") == "error"
         ]
 
+    async def has_dashboard(self) -> bool:
+        """Whether the dashboard that `up` starts is ready, once that is clear."""
+
+        def clear() -> bool:
+            return any(event.get("event") in ("dashboard_ready", "dashboard_not_started") for event in self.events())
+
+        await until(clear, _START_SECONDS)
+        return any(event.get("event") == "dashboard_ready" for event in self.events())
+
     def pid_of(self, worker: str) -> int:
         """The process id of a worker.
 
@@ -214,6 +279,15 @@ class House:
     def _last_words(self) -> str:
         lines = self.errors() or self.log.read_text(errors="replace").splitlines()
         return lines[-1] if lines else "it said nothing"
+
+
+def _free_port() -> int:
+    """The dashboard's usual port, or another one that nobody uses now."""
+    for wanted in (_USUAL_PORT, 0):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", wanted)) as listening:
+            port: int = listening.getsockname()[1]
+            return port
+    raise SetupError("no port of 127.0.0.1 is free", hint="the dashboard needs one")
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ async def everybody_asks(stage: Stage, house: House, agents: Mapping[str, Agent]
     stage.act(1, "Everybody asks", "Four processes at the same time, each for what the policy gives it, and for more.")
 
     def telling(name: str) -> Callable[[Answer], None]:
-        return lambda answer: _show(stage, name, answer)
+        return lambda answer: show_answer(stage, name, answer)
 
     await asyncio.gather(*(agents[name].ask(SCRIPT[name], telling(name)) for name in NAMES))
     answers = [(name, answer) for name in NAMES for answer in agents[name].answers]
@@ -127,7 +127,7 @@ async def flood(stage: Stage, agents: Mapping[str, Agent]) -> None:
         f"claude and grok: all {len(everything)} requests granted, {during} of them asked while the flood was on",
     )
     await asyncio.sleep(retry_after)
-    again = await agents["codex"].ask([(OPENAI, "ask again, patiently")], lambda a: _show(stage, "codex", a))
+    again = await agents["codex"].ask([(OPENAI, "ask again, patiently")], lambda a: show_answer(stage, "codex", a))
     stage.check(again[0].granted, f"codex asked again after {duration(retry_after)} and was served")
 
 
@@ -167,7 +167,8 @@ async def killed_worker(stage: Stage, house: House, agents: Mapping[str, Agent])
     stage.check(back, f"{WORKERS[0]} was started again and is at work")
 
 
-def _show(stage: Stage, agent: str, answer: Answer) -> None:
+def show_answer(stage: Stage, agent: str, answer: Answer) -> None:
+    """One request and what came of it, as a row."""
     source = {"cache": "cache", "provider": "vault", None: ""}[answer.source]
     purpose = f'"{answer.purpose}"' if answer.purpose else "(no purpose given)"
     stage.row(agent, answer.name, answer.outcome, f"{source:<6}{duration(answer.seconds):>9}   {purpose}")

@@ -1,7 +1,9 @@
 """What the demo prints: acts, one line an event, and claims that were checked."""
 
 import os
+import sys
 import textwrap
+import time
 
 import click
 
@@ -9,7 +11,7 @@ from broker_worker.cli.root import printable
 
 WIDTH = 100
 _REST = 3 + 15 + 21 + 16
-_COLOURS = {"granted": "green", "denied": "red", "unauthenticated": "red", "rate_limited": "yellow"}
+_COLOURS = {"granted": "green", "denied": "red", "unauthenticated": "red", "revoked": "red", "approval_denied": "red"}
 
 
 class Stage:
@@ -18,7 +20,15 @@ class Stage:
     def __init__(self) -> None:
         self.held = 0
         self.failed = 0
+        self._began = time.monotonic()
+        self.has_person = sys.stdin.isatty() and sys.stdout.isatty()
+        """Whether somebody sits at a terminal."""
         self._colour = False if os.environ.get("NO_COLOR") else None  # None: colour on a terminal only
+
+    @property
+    def seconds(self) -> float:
+        """For how long it goes on."""
+        return time.monotonic() - self._began
 
     def act(self, number: int, title: str, about: str) -> None:
         """Begin an act: its title, and what is going to happen."""
@@ -43,6 +53,11 @@ class Stage:
         """A text that may be longer than a line."""
         for line in textwrap.wrap(printable(text), WIDTH, initial_indent="   ", subsequent_indent="     "):
             self.say(line)
+
+    def lines(self, text: str) -> None:
+        """What a command printed, line by line as it is."""
+        for line in text.splitlines():
+            self.say(f"   {printable(line)}".rstrip())
 
     def check(self, holds: bool, claim: str, otherwise: str = "") -> None:
         """State a claim and whether it holds.
