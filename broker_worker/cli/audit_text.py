@@ -24,6 +24,9 @@ def event_line(event: AuditEvent) -> str:
     if event.code:
         parts.append(event.code.value)
     for label, text in (
+        ("", event.subject),
+        ("approval ", event.approval_id),
+        ("by " if event.outcome else "asks ", event.approver),
         ("", event.reason),
         ("count ", event.count),
         ("rule ", event.rule),
