@@ -85,6 +85,8 @@ class Gate:
             return _refused("this was sent by another site, so it was not done", 403)
         if not is_read and not _has_short_body(request.headers):
             return _refused(f"a request says how long it is, and has at most {MAX_BODY} bytes", 413)
+        if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"]:
+            return _refused("an address has no null character", 400)
         if name in _ADDRESSES and is_read:
             # WebAuthn knows host names only, and a cookie of one host is none of the other's.
             return RedirectResponse(str(request.url.replace(hostname="localhost")), 307)
@@ -131,6 +133,8 @@ def _name_of(host: str) -> str:
 
 
 def _has_short_body(headers: Headers) -> bool:
+    if "transfer-encoding" in headers:
+        return False  # then the length would not count (RFC 9112, section 6.3)
     length = headers.get("content-length", "")
     return length.isdecimal() and len(length) <= 8 and int(length) <= MAX_BODY
 

@@ -8,6 +8,7 @@ from typing import Final, Generic, TypeVar
 PAGE: Final = 50
 """How many rows a page shows."""
 _CURSOR = re.compile(r"(-?[0-9]{1,16})~([^\x00-\x1f]{0,256})", re.ASCII)
+_POSITION = re.compile(r"[0-9]{1,16}", re.ASCII)
 _Row = TypeVar("_Row")
 
 
@@ -22,6 +23,11 @@ class Cursor:
 
     number: int
     key: str
+
+    @property
+    def position(self) -> int | None:
+        """The key as a row's position; None if it is none, as in a link that somebody made up."""
+        return int(self.key) if _POSITION.fullmatch(self.key) else None
 
     def __str__(self) -> str:
         return f"{self.number}~{self.key}"

@@ -114,8 +114,8 @@ def recent(
     """
     query = wanted.on(select(*_SHOWN)).where(EVENTS.c.position <= up_to.position)
     query = query.order_by(EVENTS.c.at.desc(), EVENTS.c.position.desc()).limit(limit + 1)
-    if after is not None and after.key.isdigit():
-        place = tuple_(literal(after.number), literal(int(after.key)))
+    if after is not None and after.position is not None:
+        place = tuple_(literal(after.number), literal(after.position))
         query = query.where(EVENTS.c.at <= after.number, tuple_(EVENTS.c.at, EVENTS.c.position) < place)
     rows = connection.execute(query).mappings().all()
     return cut(rows, limit, lambda row: Cursor(row["at"], str(row["position"])))

@@ -74,8 +74,8 @@ def story_of(
 
 
 def _page_of(query: Select[Any], after: Cursor | None, limit: int) -> Select[Any]:
-    if after is not None and after.key.isdigit():
-        place = tuple_(literal(after.number), literal(int(after.key)))
+    if after is not None and after.position is not None:
+        place = tuple_(literal(after.number), literal(after.position))
         query = query.where(tuple_(EVENTS.c.at, EVENTS.c.position) > place)
     return query.order_by(EVENTS.c.at, EVENTS.c.position).limit(limit + 1)
 
