@@ -3,6 +3,7 @@
 import functools
 import os
 import secrets
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ from broker_worker.worker.fetches import Fetches
 if TYPE_CHECKING:
     from broker_worker.jobs.queue import RqJobQueue
 
+_REPORTS_SEEN, _REPORTS_FOR_MS = 10_000, 24 * 3600 * 1000
 SKEW_MS = 30_000
 """How far the clocks of agents, issuers and the broker may differ, ms."""
 
@@ -122,7 +124,7 @@ def compose(settings: Settings, name: str) -> Process:
         fetches=fetches,
         hot_set=HotSet(configuration.policy.agents),
         identity_seed=keys.identity_seed,
-        read_report=functools.partial(read_report, report_key(jobs_key)),
+        read_report=ReportReader(report_key(jobs_key), clock),
         clock=clock,
     )
     client = Redis.from_url(url, client_name=f"{name}-audit", socket_timeout=30.0)
@@ -198,17 +200,39 @@ def _rq_queue(url: str, jobs_key: bytes, clock: SystemClock) -> "RqJobQueue":
     return RqJobQueue(url, jobs_key, clock.now)
 
 
-def read_report(key: bytes, raw: bytes) -> AuditRecord | None:
-    """The audit record of a report that our job process wrote; what it did not write says nothing.
+class ReportReader:
+    """Turns what the job process reports into audit records, each report once.
 
     Args:
         key: from `jobs.reports.report_key`.
-        raw: an entry of the reports stream.
+        clock: the time.
     """
-    try:
-        return decode_report(raw, key).record()
-    except WireError:
-        return None
+
+    def __init__(self, key: bytes, clock: SystemClock) -> None:
+        self._key = key
+        self._clock = clock
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+
+    def __call__(self, raw: bytes) -> AuditRecord | None:
+        """The record of a report.
+
+        Args:
+            raw: an entry of the reports stream.
+
+        Returns:
+            None for what our job process did not write, for a repetition, and for what is older than a day: whoever
+            owns the queue could repeat it for ever.
+        """
+        try:
+            report = decode_report(raw, self._key)
+        except WireError:
+            return None
+        if report.report_id in self._seen or report.at < self._clock.now() - _REPORTS_FOR_MS:
+            return None
+        self._seen[report.report_id] = None
+        if len(self._seen) > _REPORTS_SEEN:
+            self._seen.popitem(last=False)
+        return report.record()
 
 
 def providers_of(configuration: Configuration, settings: Settings, clock: SystemClock) -> Mapping[str, Provider]:

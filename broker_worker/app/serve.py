@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 
 import structlog
 
 from broker_worker.app.compose import Process, compose
+from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.hardening import harden
 from broker_worker.app.reloading import Reloader
 from broker_worker.core.errors import AuditError
@@ -95,16 +94,3 @@ def _on_signals(stop: Callable[[], None], changed: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
-
-
-def on_end_of_stdin(stop: Callable[[], None]) -> None:
-    """Call `stop` on the running loop when standard input ends: when whoever holds its other end is gone."""
-    loop = asyncio.get_running_loop()
-
-    def wait_for_the_end() -> None:
-        while os.read(0, 4096):  # unbuffered: a reader that waits must not hold a lock when the process ends
-            pass
-        with contextlib.suppress(RuntimeError):  # the loop is closed: we are ending anyway
-            loop.call_soon_threadsafe(stop)
-
-    threading.Thread(target=wait_for_the_end, name="supervisor-watch", daemon=True).start()

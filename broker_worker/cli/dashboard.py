@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 import structlog
 
+from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.hardening import harden
-from broker_worker.app.serve import on_end_of_stdin
 from broker_worker.core.errors import SetupError
 from broker_worker.settings import Settings
 

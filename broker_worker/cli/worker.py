@@ -10,7 +10,8 @@ from importlib.util import find_spec
 import click
 import structlog
 
-from broker_worker.app.serve import on_end_of_stdin, serve
+from broker_worker.app.ending import on_end_of_stdin
+from broker_worker.app.serve import serve
 from broker_worker.app.supervisor import Supervisor
 from broker_worker.settings import Settings
 

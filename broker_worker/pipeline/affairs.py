@@ -116,14 +116,16 @@ class Affairs:
         """The bytes of a request for the queue."""
         return sign_request(request, self._keys.identity_secret)
 
-    def published(self, request: ApprovalRequest, link: str) -> None:
-        """A request stands on the queue: have people notified.
+    def published(self, request: ApprovalRequest, configuration: Configuration) -> None:
+        """A request stands on the queue: have people notified, if the files name anybody to notify.
 
         Args:
             request: the request.
-            link: where it can be decided in a browser.
+            configuration: the files in force.
         """
         self.unpublished.pop(request.digest(), None)
+        if not configuration.notifications:
+            return
         payload: dict[str, object] = {
             "approval_id": request.approval_id,
             "agent_id": request.agent_id,
@@ -134,7 +136,7 @@ class Affairs:
             "approvers": list(request.approvers),
             "expires_at": request.expires_at,
             "asked_today": request.asked_today,
-            "link": link,
+            "link": f"{configuration.dashboard.origin}/approvals/{request.approval_id}",
         }
         self._jobs.enqueue("notify_approval", payload)
 

@@ -112,8 +112,7 @@ class ControlTail:
         for request in list(affairs.unpublished.values()):
             fields: Any = {keynames.MESSAGE_FIELD: affairs.signed(request)}
             await self._client.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
-            origin = self._desk.configuration.dashboard.origin
-            affairs.published(request, f"{origin}/approvals/{request.approval_id}")
+            affairs.published(request, self._desk.configuration)
 
     async def _send_letters(self) -> None:
         while self._letters:

@@ -111,6 +111,26 @@ async def test_people_are_asked_once_and_the_request_is_signed(bench: DeskBench)
     assert [r.approval_id for r in bench.sink.of("approval_requested")] == [request.approval_id]
 
 
+async def test_whom_to_notify_is_what_the_files_say(bench: DeskBench) -> None:
+    """Nobody without them; else a job with what a person must know, and where to decide."""
+    run = bench.run(task="release 1.2")
+    await bench.ask(run, GUARDED, purpose="deploy")
+    (request,) = asked(bench)
+    bench.affairs.published(request, bench.desk.configuration)
+    assert bench.jobs.jobs == []
+    targets = "provider: {type: local}\nnotifications: [{name: bell, kind: command, command: [/bin/true]}]\n"
+    bench.affairs.published(request, bench.load(policy=POLICY % "once", broker=targets))
+    ((job, told),) = bench.jobs.jobs
+    assert job == "notify_approval"
+    assert (told["agent_id"], told["names"], told["purpose"], told["task"]) == (
+        "claude",
+        [GUARDED],
+        "deploy",
+        "release 1.2",
+    )
+    assert told["link"] == f"http://localhost:7710/approvals/{request.approval_id}"
+
+
 async def test_the_run_is_told_when_it_is_settled(bench: DeskBench) -> None:
     """By a notice sealed to its key, whatever was decided."""
     run = bench.run()
