@@ -40,6 +40,24 @@ ODD = {
     "bidirectional": "%E2%80%AE",
 }
 
+NOWHERE = (
+    "/static/../app.py",
+    "/static/..%2fapp.py",
+    "/static/%2e%2e/app.py",
+    "/static/....//app.py",
+    "/static//etc/passwd",
+    "/static/%2fetc%2fpasswd",
+    "/static/..\\app.py",
+    "/static/%ff",
+    "/static/",
+    f"/static/{'a' * 5000}",
+    f"/secrets/{'a' * 20_000}",
+    "/secrets/%2e%2e%2fx",
+    "/runs/a/b/c",
+    "/agents/%F0%9F%98%80",
+    "//evil.example/",
+)
+
 
 def filled(route: Route) -> str:
     """An address of a route whose parts name what the ledger knows."""
@@ -79,40 +97,19 @@ async def test_thousands_of_parameters_are_ignored(reader: httpx.AsyncClient) ->
     assert (await reader.get(f"/?{query}")).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path", ["/secrets/a%00b", "/runs/%00/%00", "/?agent=a%00", "/static/%00.css", "/leases?before=1~%00"]
-)
-async def test_a_null_character_is_refused(reader: httpx.AsyncClient, path: str) -> None:
+async def test_a_null_character_is_refused(reader: httpx.AsyncClient) -> None:
     """What no name can have, and PostgreSQL would not take, is refused at the door."""
-    assert (await reader.get(path)).status_code == 400
+    for path in ("/secrets/a%00b", "/runs/%00/%00", "/?agent=a%00", "/static/%00.css", "/leases?before=1~%00"):
+        assert (await reader.get(path)).status_code == 400, path
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/static/../app.py",
-        "/static/..%2fapp.py",
-        "/static/%2e%2e/app.py",
-        "/static/....//app.py",
-        "/static//etc/passwd",
-        "/static/%2fetc%2fpasswd",
-        "/static/..\\app.py",
-        "/static/%ff",
-        "/static/",
-        f"/static/{'a' * 5000}",
-        f"/secrets/{'a' * 20_000}",
-        "/secrets/%2e%2e%2fx",
-        "/runs/a/b/c",
-        "/agents/%F0%9F%98%80",
-        "//evil.example/",
-    ],
-)
-async def test_a_path_that_leads_nowhere_is_not_found(reader: httpx.AsyncClient, path: str) -> None:
+async def test_a_path_that_leads_nowhere_is_not_found(reader: httpx.AsyncClient) -> None:
     """Neither a file beside the static ones nor another host is reached."""
-    answer = await reader.get(httpx.URL("http://localhost:7710").copy_with(raw_path=path.encode()))
-    assert answer.status_code == 404
-    assert "import" not in answer.text
-    assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
+    for path in NOWHERE:
+        answer = await reader.get(httpx.URL("http://localhost:7710").copy_with(raw_path=path.encode()))
+        assert answer.status_code == 404, path
+        assert "import" not in answer.text
+        assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "DELETE", "PATCH", "NONSENSE"])
@@ -122,12 +119,12 @@ async def test_another_method_is_refused(reader: httpx.AsyncClient, method: str)
         assert (await reader.request(method, filled(route), headers={"Content-Length": "0"})).status_code == 405
 
 
-@pytest.mark.parametrize("body", [b"{}", b"csrf=%ff", b"&&&===", b"\xff" * 100, b"a=1&" * 2000])
 @pytest.mark.parametrize("kind", ["application/json", "multipart/form-data", "application/x-www-form-urlencoded", ""])
-async def test_a_body_that_is_no_form_of_ours_is_refused(reader: httpx.AsyncClient, body: bytes, kind: str) -> None:
+async def test_a_body_that_is_no_form_of_ours_is_refused(reader: httpx.AsyncClient, kind: str) -> None:
     """Whatever it says it is, nothing is done for it."""
-    answer = await reader.post("/logout", content=body, headers={"Content-Type": kind})
-    assert answer.status_code in {400, 403}
+    for body in (b"{}", b"csrf=%ff", b"&&&===", b"\xff" * 100, b"a=1&" * 2000):
+        answer = await reader.post("/logout", content=body, headers={"Content-Type": kind})
+        assert answer.status_code in {400, 403}, body[:20]
     assert (await reader.get("/session")).status_code == 204
 
 
