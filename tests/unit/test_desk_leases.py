@@ -1,0 +1,191 @@
+"""Leases and revocations at the desk: who may renew, what ends, and who is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk_workbench import NOW, DeskBench
+from people_desk import ALICE, bench_with, granted, notice, order, revoke
+
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Release, Renew, Resolve
+from agent_sdk.wire.sealing import run_public_key
+from broker_worker.core.control import revocation_message
+from broker_worker.core.revocations import Kind, sign_revocation
+from broker_worker.ports import Fetched
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> DeskBench:
+    """A desk that asks ops for one of claude's two names."""
+    return bench_with(tmp_path, "once")
+
+
+async def test_a_run_that_asks_again_uses_its_lease(bench: DeskBench) -> None:
+    """Another run has one of its own."""
+    run, other = bench.run(), bench.run()
+    first, again, theirs = [await granted(bench, each) for each in (run, run, other)]
+    assert first.lease == again.lease != theirs.lease
+    assert [r.uses for r in bench.sink.of("access")] == [1, 2, 1]
+    assert len({r.lease_id for r in bench.sink.of("access")}) == 2
+
+
+async def test_a_lease_is_renewed_to_its_hard_end_and_no_further(bench: DeskBench) -> None:
+    """Each time by the value's own time to live."""
+    run = bench.run()
+    first = await granted(bench, run)
+    assert first.lease is not None
+    assert first.expires_at is not None
+    ends: list[int] = []
+    expires = first.expires_at
+    while True:
+        bench.clock.time = expires - 1
+        reply = await bench.ask(run, body=Renew(first.lease))
+        if reply.results[0].code is not None:
+            break
+        (renewed,) = reply.results
+        assert renewed.value is None
+        assert renewed.expires_at is not None
+        ends.append(renewed.expires_at)
+        if renewed.expires_at == expires:
+            break
+        expires = renewed.expires_at
+    assert max(ends) == NOW + 3_600_000
+
+
+@pytest.mark.parametrize("body", [Renew, Release])
+async def test_only_the_holder_can_renew_or_give_back(bench: DeskBench, body: Any) -> None:
+    """Not another run, not another agent, and not a token that somebody changed."""
+    run = bench.run()
+    lease = (await granted(bench, run)).lease
+    assert lease is not None
+    for who, token in (
+        (bench.run(), lease),
+        (bench.run("codex"), lease),
+        (run, lease[:-1] + b"\x7f"),
+        (run, bytes(17)),
+    ):
+        assert (await bench.ask(who, body=body(token))).code == Code.INVALID
+
+
+async def test_a_lease_that_was_given_back_is_over(bench: DeskBench) -> None:
+    """The next value comes under another lease."""
+    run = bench.run()
+    lease = (await granted(bench, run)).lease
+    assert lease is not None
+    assert (await bench.ask(run, body=Release(lease))).status == "ok"
+    assert (await bench.ask(run, body=Renew(lease))).results[0].code == Code.EXPIRED
+    assert (await granted(bench, run)).lease != lease
+
+
+async def test_a_lease_of_a_version_that_was_replaced_is_not_renewed(bench: DeskBench) -> None:
+    """The run asks for the new one."""
+    run = bench.run()
+    lease = (await granted(bench, run)).lease
+    assert lease is not None
+    bench.desk.keep("local://openai", Fetched(b"newer", "8"), 60_000)
+    assert (await bench.ask(run, body=Renew(lease))).results[0].code == Code.EXPIRED
+    assert bench.sink.records[-1].reason == "superseded"
+
+
+async def test_what_the_policy_no_longer_allows_is_not_renewed(bench: DeskBench) -> None:
+    """But it can be given back."""
+    run = bench.run()
+    lease = (await granted(bench, run)).lease
+    assert lease is not None
+    bench.load(policy="agents: {claude: {allow: []}}\n")
+    assert (await bench.ask(run, body=Renew(lease))).results[0].code == Code.DENIED
+    assert (await bench.ask(run, body=Release(lease))).status == "ok"
+
+
+async def test_a_vault_that_lent_a_value_is_told_when_its_lease_ends(bench: DeskBench) -> None:
+    """By its time, or before."""
+    run = bench.run()
+    for ends in ("time", "revocation"):
+        bench.desk.keep("local://openai", Fetched(b"made for us", "7", f"upstream-{ends}"), 60_000)
+        await granted(bench, run)
+        if ends == "revocation":
+            revoke(bench, order("agent", "claude"))
+        else:
+            bench.clock.time += 300_000
+            bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+            bench.cache.clear()
+    assert bench.jobs.jobs == [
+        ("revoke_upstream", {"scheme": "local", "upstream_lease": f"upstream-{ends}"})
+        for ends in ("time", "revocation")
+    ]
+
+
+# --- revocations -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["run", "agent", "token", "secret", "lease"])
+async def test_who_holds_what_was_revoked_is_told(bench: DeskBench, kind: Kind) -> None:
+    """And nobody else; the order is kept in the broker's own file."""
+    run, other = bench.run(run_id="run-1"), bench.run("codex")
+    result = await granted(bench, run)
+    await granted(bench, other)
+    record = bench.sink.of("access")[0]
+    subjects: dict[str, str | None] = {
+        "run": "claude/run-1",
+        "agent": "claude",
+        "token": record.token_id,
+        "secret": "openai.api_key",
+        "lease": record.lease_id,
+    }
+    letters = revoke(bench, order(kind, subjects[kind] or ""))
+    mine = [letter for letter in letters if letter.reply_stream == run.channel.replies]
+    assert len(letters) == (2 if kind == "secret" else 1)
+    told = notice(run, mine[0])
+    if kind in ("secret", "lease"):
+        assert result.lease is not None
+        assert (told.event, told.name, told.lease_id) == ("lease_revoked", "openai.api_key", result.lease[:16])
+    else:
+        assert told.event == "run_revoked"
+    assert len(bench.orders.kept) == 1
+
+
+async def test_a_revocation_holds_although_the_audit_is_full(bench: DeskBench) -> None:
+    """It must not wait for a disk."""
+    run = bench.run()
+    await granted(bench, run)
+    bench.sink.is_full = True
+    revoke(bench, order("agent", "claude"))
+    bench.sink.is_full = False
+    assert (await bench.ask(run, "openai.api_key")).code == Code.REVOKED
+
+
+async def test_an_order_of_somebody_else_is_recorded_and_not_obeyed(bench: DeskBench) -> None:
+    """Signed with another key than the operator's."""
+    run = bench.run()
+    forged = sign_revocation(order("agent", "claude"), ALICE + run_public_key(ALICE))
+    desk = bench.desk
+    bench.affairs.take_control(revocation_message(forged), desk.configuration, desk.session, NOW)
+    assert [r.reason for r in bench.sink.of("decision_refused")] == ["forged"]
+    await granted(bench, run)
+
+
+async def test_only_the_version_that_was_revoked_is_refused(bench: DeskBench) -> None:
+    """The next version of the same secret is served."""
+    run = bench.run()
+    await granted(bench, run)
+    revoke(bench, order("secret", "openai.api_key", version="7"))
+    assert (await bench.ask_one(run, "openai.api_key")).code == Code.REVOKED
+    bench.desk.keep("local://openai", Fetched(b"newer", "8"), 60_000)
+    assert (await granted(bench, run)).value == b"newer"
+
+
+async def test_what_is_revoked_and_not_allowed_looks_denied(bench: DeskBench) -> None:
+    """A revocation tells nobody that a secret exists who may not know it."""
+    revoke(bench, order("secret", "github.read_token"))
+    result = await bench.ask_one(bench.run(), "github.read_token")
+    assert result.code == Code.DENIED
+
+
+async def test_a_lease_that_is_revoked_while_the_queue_counts_is_not_released_any_more(bench: DeskBench) -> None:
+    """The order arrives between the question to the queue and its answer."""
+    run = bench.run()
+    await granted(bench, run)
+    bench.admission.before = lambda: revoke(bench, order("agent", "claude"))
+    reply = await bench.ask(run, body=Resolve(("openai.api_key",)))
+    assert reply.code == Code.REVOKED
