@@ -133,6 +133,15 @@ async def test_a_person_sees_what_the_decision_is_about(desk: Desk) -> None:
         assert shown in text, shown
 
 
+async def test_the_address_in_a_notification_leads_to_the_card(desk: Desk) -> None:
+    """Whoever is told that an approval waits lands where it can be decided; an id that nobody knows is no page."""
+    asked = await desk.ask()
+    answer = await desk.browser.get(f"/approvals/{asked.approval_id}")
+    assert (answer.status_code, answer.headers["location"]) == (303, f"/approvals#matter-{asked.approval_id}")
+    assert f'id="matter-{asked.approval_id}"' in (await desk.browser.get("/approvals")).text
+    assert (await desk.browser.get("/approvals/0000000000000000")).status_code == 404
+
+
 async def test_a_hostile_purpose_is_text(desk: Desk) -> None:
     """An agent cannot put script or markup before the person who decides."""
     await desk.ask(purpose="<script>approve()</script>", task="<b>urgent</b>")

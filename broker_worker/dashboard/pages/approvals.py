@@ -13,7 +13,7 @@ from typing import Any, Final, cast, get_args
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from broker_worker.core.approvals import (
@@ -57,6 +57,11 @@ def approvals(request: Request) -> Response:
         problem=feed.problem,
         rp_id=_rp_id(context_of(request)),
     )
+
+
+def one(request: Request) -> Response:
+    """Where notifications lead: to the request's card on the page."""
+    return RedirectResponse(f"/approvals#matter-{_item(request).approval_id}", 303)
 
 
 def count(request: Request) -> Response:
@@ -221,6 +226,7 @@ routes = [
     Route("/approvals", approvals, methods=["GET"]),
     Route("/approvals/count", count, methods=["GET"]),
     Route("/approvals/stream", stream, methods=["GET"]),
+    Route("/approvals/{approval_id}", one, methods=["GET"]),
     Route("/approvals/{approval_id}/challenge", challenge, methods=["POST"]),
     Route("/approvals/{approval_id}/decision", decide, methods=["POST"]),
 ]
