@@ -16,7 +16,14 @@ import msgspec
 from broker_worker.cli.demo.house import House
 from broker_worker.core.errors import SetupError
 
-NAMES = ("claude", "codex", "grok", "random-script")
+RUNS = {
+    "claude": ("docs-27", "keep the documentation in order"),
+    "codex": ("release-14", "ship release 1.4"),
+    "grok": ("research-3", "find sources"),
+    "random-script": ("cron-1", "copy everything"),
+}
+"""What an orchestrator would call each agent's run, and its task."""
+NAMES = tuple(RUNS)
 PROGRAM = Path(__file__).with_name("agent.py")
 _START_SECONDS = 30.0
 _ORDER_SECONDS = 60.0
@@ -247,9 +254,11 @@ async def on_stage(house: House) -> AsyncIterator[dict[str, Agent]]:
 
 async def _launch(house: House, name: str) -> Agent:
     log = house.settings.home / f"agent-{name}.log"
+    run, task = RUNS[name]
+    options = ("--agent", name, "--run", run, "--task", task)
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *house.command("launch", "--agent", name, "--task", "the demo", "--", sys.executable, "-P", str(PROGRAM)),
+            *house.command("launch", *options, "--", sys.executable, "-P", str(PROGRAM)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import redis
@@ -19,7 +19,7 @@ from broker_worker.cli.demo.house import GUARDED, GUARDED_LINES, WORKERS, House,
 from broker_worker.cli.demo.serving import OPENAI, show_answer
 from broker_worker.cli.demo.stage import Stage
 from broker_worker.cli.times import now_ms
-from broker_worker.core.approvals import Decision, decode_decision, sign_decision
+from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, sign_decision
 from broker_worker.core.control import decision_message, decode_control
 from broker_worker.core.errors import QueueError
 from broker_worker.files.configuration import load_configuration
@@ -41,28 +41,36 @@ async def person_is_asked(stage: Stage, house: House, agents: Mapping[str, Agent
     )
     codex = agents["codex"]
     await _change_policy(stage, house)
-    (told,) = await codex.ask([(GUARDED, PURPOSE)], lambda a: show_answer(stage, "codex", a), wait_for_approval=False)
-    stage.check(
-        told.outcome == "approval_pending" and bool(told.approval),
-        f"codex may be told at once that people are asked (approval {told.approval}), or wait for them: it waits",
-        told.outcome,
-    )
-    waiting = asyncio.create_task(codex.ask([(GUARDED, PURPOSE)], seconds=2 * _WAIT_SECONDS, timeout=_WAIT_SECONDS))
-    try:
+    async with _waiting(stage, house, codex, PURPOSE) as (asked, waiting):
         (meanwhile,) = await agents["claude"].ask([(OPENAI, "go on")], lambda a: show_answer(stage, "claude", a))
         stage.check(meanwhile.granted and not waiting.done(), "nobody else has to wait: claude is served meanwhile")
-        await _forge(stage, house, told.approval)
+        await _forge(stage, house, asked)
         stage.check(not waiting.done(), "codex still waits")
-        await decide(stage, house, told.approval, waiting)
+        await decide(stage, house, asked.approval_id, waiting)
         (answer,) = await waiting
-    finally:
-        waiting.cancel()
     show_answer(stage, "codex", answer)
     if answer.outcome == "approval_denied":
         stage.check(not answer.granted, "a person said no: codex gets nothing")
-        answer = await _ask_otherwise(stage, house, codex)
+        async with _waiting(stage, house, codex, "deploy to staging") as (asked, waiting):
+            await decide(stage, house, asked.approval_id, waiting, alone=True)
+            (answer,) = await waiting
+        show_answer(stage, "codex", answer)
     _check_release(stage, house, codex, answer)
-    await _ask_again(stage, house, codex)
+    await _ask_again(stage, house, codex, asked)
+
+
+@contextlib.asynccontextmanager
+async def _waiting(
+    stage: Stage, house: House, codex: Agent, purpose: str
+) -> AsyncIterator[tuple[ApprovalRequest, "asyncio.Task[list[Answer]]"]]:
+    """Have codex ask and wait; gives what people are asked, and what is done when codex has its answer."""
+    waiting = asyncio.create_task(codex.ask([(GUARDED, purpose)], seconds=2 * _WAIT_SECONDS, timeout=_WAIT_SECONDS))
+    try:
+        asked = await _question(house, codex, purpose)
+        stage.row("codex", GUARDED, "waits", f'for a person    "{purpose}"')
+        yield asked, waiting
+    finally:
+        waiting.cancel()
 
 
 async def _change_policy(stage: Stage, house: House) -> None:
@@ -80,16 +88,14 @@ async def _change_policy(stage: Stage, house: House) -> None:
     stage.check(await until(loaded, _RECORD_SECONDS), f"{' and '.join(WORKERS)} work by the changed files")
 
 
-async def _forge(stage: Stage, house: House, approval_id: str) -> None:
-    """Approve in alice's name with a key of our own."""
-    digest = await _digest(house, approval_id)
-    seed = secrets.token_bytes(32)
-    forged = sign_decision(digest, "approve", PERSON, now_ms(), seed + run_public_key(seed))
-    await _write(stage, house, f"{PERSON}'s approval, with a key of their own", forged)
+async def _question(house: House, codex: Agent, purpose: str, used: str = "") -> ApprovalRequest:
+    """What people are asked for codex, once a worker has put it onto the queue.
 
-
-async def _digest(house: House, approval_id: str) -> bytes:
-    """The digest of what people are asked, which every signature is over; workers put it onto the queue in a moment.
+    Args:
+        house: the installation.
+        codex: the agent.
+        purpose: what it said that it is for.
+        used: an approval that is not meant.
 
     Raises:
         QueueError: if it is not there.
@@ -101,9 +107,19 @@ async def _digest(house: House, approval_id: str) -> bytes:
         ):
             async for items in inbox.watch():
                 for item in items:
-                    if item.approval_id == approval_id:
-                        return item.request.digest()
-    raise QueueError(f"the queue does not show the approval {approval_id}")
+                    if (item.request.run_id, item.request.purpose) == (
+                        codex.run_id,
+                        purpose,
+                    ) and item.approval_id != used:
+                        return item.request
+    raise QueueError(f"the queue does not show what codex asks people: {GUARDED}, {purpose}")
+
+
+async def _forge(stage: Stage, house: House, asked: ApprovalRequest) -> None:
+    """Approve in alice's name with a key of our own."""
+    seed = secrets.token_bytes(32)
+    forged = sign_decision(asked.digest(), "approve", PERSON, now_ms(), seed + run_public_key(seed))
+    await _write(stage, house, f"{PERSON}'s approval, with a key of their own", forged)
 
 
 async def _write(stage: Stage, house: House, what: str, *decisions: Decision) -> None:
@@ -121,21 +137,7 @@ async def _write(stage: Stage, house: House, what: str, *decisions: Decision) ->
         return next((event.reason or "" for event in events if event.approval_id == decisions[-1].approval_id), "")
 
     reason = await until(look, _RECORD_SECONDS)
-    stage.check(reason == "bad_signature", f"{what:<44}recorded: {reason or 'nothing'}")
-
-
-async def _ask_otherwise(stage: Stage, house: House, codex: Agent) -> Answer:
-    """Ask for something that the person did not deny, and have it approved."""
-    asks = [(GUARDED, "deploy it to the test system")]
-    (told,) = await codex.ask(asks, lambda a: show_answer(stage, "codex", a), wait_for_approval=False)
-    waiting = asyncio.create_task(codex.ask(asks, seconds=2 * _WAIT_SECONDS, timeout=_WAIT_SECONDS))
-    try:
-        await decide(stage, house, told.approval, waiting, alone=True)
-        (answer,) = await waiting
-    finally:
-        waiting.cancel()
-    show_answer(stage, "codex", answer)
-    return answer
+    stage.check(reason == "bad_signature", f"{what:<46}recorded: {reason or 'nothing'}")
 
 
 def _check_release(stage: Stage, house: House, codex: Agent, answer: Answer) -> None:
@@ -153,23 +155,23 @@ def _check_release(stage: Stage, house: House, codex: Agent, answer: Answer) -> 
     )
 
 
-async def _ask_again(stage: Stage, house: House, codex: Agent) -> None:
+async def _ask_again(stage: Stage, house: House, codex: Agent, used: ApprovalRequest) -> None:
     """Ask for the same once more: a used approval is no approval, and a signature belongs to one question."""
-    asks = [(GUARDED, PURPOSE)]
+    asks = [(GUARDED, used.purpose)]
     (again,) = await codex.ask(asks, lambda a: show_answer(stage, "codex", a), wait_for_approval=False)
-    used = {answer.approval for answer in codex.answers[:-1]}
     stage.check(
-        again.outcome == "approval_pending" and again.approval not in used,
-        f"the same once more is a new question: {again.approval}",
+        again.outcome == "approval_pending" and again.approval not in ("", used.approval_id),
+        f"the same once more is a new question: {again.approval}; codex is told at once that it waits for a person",
         again.outcome,
     )
+    asked = await _question(house, codex, used.purpose, used.approval_id)
     true = await _true_decision(house)
-    moved = structs.replace(true, request=await _digest(house, again.approval))
-    await _write(stage, house, f"{true.approver}'s true approval, copied onto it", true, moved)
+    moved = structs.replace(true, request=asked.digest())
+    await _write(stage, house, f"the true approval, by {true.approver}, copied onto it", true, moved)
     (still,) = await codex.ask(asks, wait_for_approval=False)
     stage.check(
         (still.outcome, still.approval) == ("approval_pending", again.approval),
-        "codex is told the same as before: it waits for a person",
+        "codex is told the same as before",
         still.outcome,
     )
 
