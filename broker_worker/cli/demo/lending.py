@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from broker_worker.audit.search import Query, search
 from broker_worker.cli.demo.cast import Agent
-from broker_worker.cli.demo.house import House
+from broker_worker.cli.demo.house import WORKERS, House, until
 from broker_worker.cli.demo.serving import ANTHROPIC, OPENAI, show_answer
 from broker_worker.cli.demo.stage import Stage, duration
 from broker_worker.cli.times import now_ms, show_span
@@ -17,6 +18,7 @@ SHORT_SECONDS = 2
 """For how long claude asks to be lent a value whose end is shown."""
 REASON = "it reads what it should not"
 _LEDGER_SECONDS = 20.0
+_RECORD_SECONDS = 10.0
 _PAUSE_SECONDS = 0.2
 _WATCH_SECONDS = 30.0
 _PROMISED_SECONDS = 1.0
@@ -85,6 +87,7 @@ async def _revoke_run(stage: Stage, house: House, agents: Mapping[str, Agent]) -
         + ("" if seconds < _PROMISED_SECONDS else "; it should be a second, but this machine is busy"),
         over.words,
     )
+    stage.check(await until(lambda: _takers(house, run) == set(WORKERS), _RECORD_SECONDS), "every worker has taken it")
     (refused,) = await grok.ask([(OPENAI, "once more")], lambda a: show_answer(stage, "grok", a))
     (served,) = await agents["claude"].ask([(OPENAI, "go on")], lambda a: show_answer(stage, "claude", a))
     stage.check(
@@ -92,6 +95,12 @@ async def _revoke_run(stage: Stage, house: House, agents: Mapping[str, Agent]) -
         "whatever that run asks is refused from now on; the others are served",
         f"{refused.outcome}, {served.outcome}",
     )
+
+
+def _takers(house: House, run: str) -> set[str]:
+    """The workers that recorded that they refuse a run from now on."""
+    events = search(house.settings.audit_dir, Query(event="revoked"), 100).events
+    return {event.worker for event in events if event.subject == f"run:{run}"}
 
 
 async def _show_exposure(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None:
@@ -117,14 +126,14 @@ async def _tell_story(stage: Stage, house: House, grok: Agent) -> None:
 
     async def story() -> bool:
         told[:] = (await house.run("runs", "show", f"grok/{grok.run_id}")).splitlines()
-        return "refused  revoked" in told[-2]
+        return any("refused  revoked" in line for line in told[-_NEWEST:])
 
     await _until(story)
     stage.note(f"$ secret-broker runs show grok/{grok.run_id}")
     for line in (*told[:2], f"  … {len(told) - _NEWEST - 2} more", *told[-_NEWEST:]):
         stage.text(line)
     stage.check(
-        "refused  revoked" in told[-2] and told[-1] == "holds now: nothing",
+        any("refused  revoked" in line for line in told[-_NEWEST:]) and told[-1] == "holds now: nothing",
         "the story of the run ends with its revocation, and with what was refused since",
     )
 
