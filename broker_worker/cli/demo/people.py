@@ -164,6 +164,8 @@ async def _ask_again(stage: Stage, house: House, codex: Agent, used: ApprovalReq
         f"the same once more is a new question: {again.approval}; codex is told at once that it waits for a person",
         again.outcome,
     )
+    if again.outcome != "approval_pending":
+        return
     asked = await _question(house, codex, used.purpose, used.approval_id)
     true = await _true_decision(house)
     moved = structs.replace(true, request=asked.digest())
