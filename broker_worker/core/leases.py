@@ -174,8 +174,9 @@ class LeaseBook:
         self.renew(holding, expires_at)
 
     def renew(self, holding: Holding, expires_at: int) -> None:
-        """Move the end of a lease."""
-        holding.expires_at = expires_at
+        """Move the end of a lease further; a copy that was asked for with a shorter life does not shorten it."""
+        if expires_at > holding.expires_at:
+            holding.expires_at = expires_at
         self.note(holding)
 
     def end(self, holding: Holding) -> None:

@@ -30,6 +30,17 @@ async def test_a_run_that_asks_again_uses_its_lease(bench: DeskBench) -> None:
     assert len({r.lease_id for r in bench.sink.of("access")}) == 2
 
 
+async def test_a_second_copy_with_a_shorter_life_does_not_end_the_first(bench: DeskBench) -> None:
+    """Whoever holds the longer one is still told when the secret is revoked."""
+    run = bench.run()
+    await granted(bench, run)
+    await bench.ask(run, "openai.api_key", ttl=2)
+    bench.clock.time += 3_000
+    bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+    (letter,) = revoke(bench, order("secret", "openai.api_key"))
+    assert notice(run, letter).event == "lease_revoked"
+
+
 async def test_a_lease_is_renewed_to_its_hard_end_and_no_further(bench: DeskBench) -> None:
     """Each time by the value's own time to live."""
     run = bench.run()
