@@ -172,9 +172,11 @@ class Visitor:
             """() => {
                 const width = document.documentElement.clientWidth;
                 if (document.documentElement.scrollWidth <= width) return "";
-                return [...document.querySelectorAll("body *")]
-                    .filter((each) => each.getBoundingClientRect().right > width + 1)
-                    .map((each) => each.tagName + "." + each.className + ": " + each.textContent.trim().slice(0, 40))
+                const scrolls = (each) => getComputedStyle(each).overflowX !== "visible";
+                const isKept = ({ parentElement: above }) => above && (scrolls(above) || isKept(above));
+                return [...document.querySelectorAll("body, body *")]
+                    .filter((each) => each.getBoundingClientRect().right > width + 1 && !isKept(each))
+                    .map((each) => `${each.tagName}.${each.className}: ${each.textContent.trim().slice(0, 40)}`)
                     .slice(0, 5).join("; ") || "something";
             }"""
         )
