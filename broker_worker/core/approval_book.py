@@ -30,6 +30,9 @@ class ApprovalKey(NamedTuple):
     purpose: str
     policy: str
     rule: str
+    approvers: tuple[str, ...]
+    quorum: int
+    grant: str
 
 
 def key_of(request: ApprovalRequest) -> ApprovalKey:
@@ -43,6 +46,9 @@ def key_of(request: ApprovalRequest) -> ApprovalKey:
         request.purpose,
         request.policy,
         request.rule,
+        request.approvers,
+        request.quorum,
+        request.grant,
     )
 
 
@@ -116,6 +122,8 @@ class ApprovalBook:
         self._limit = limit
         self._matters: dict[bytes, Matter] = {}
         self._by_key: dict[ApprovalKey, list[Matter]] = {}
+        self.changes = 0
+        """How many decisions counted: whoever relied on one and waited can see whether it may be another now."""
 
     def __iter__(self) -> Iterator[Matter]:
         return iter(self._matters.values())
@@ -158,6 +166,7 @@ class ApprovalBook:
         if isinstance(found, str):
             return found
         matter, key = found
+        self.changes += 1
         matter.decisions[decision.approver] = decision
         matter.keys[decision.approver] = key
         return None

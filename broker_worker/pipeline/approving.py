@@ -12,7 +12,7 @@ from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import AuditError
 from broker_worker.pipeline.batch import Ask, Case
-from broker_worker.ports import AdmissionAsk, Cache, OnceLog
+from broker_worker.ports import Admission, AdmissionAsk, Cache, OnceLog
 
 EXPIRED_TOLD_MS = 30_000
 """For how long an agent that asks again is told that nobody decided in time; afterwards people are asked anew."""
@@ -53,14 +53,21 @@ class Approvals:
                 asked.append(request)
         return asked
 
-    def note_approved(self, ask: Ask, configuration: Configuration, now: int) -> None:
-        """Note which names of a request wait for people, so that asking again does not use up a secret's limit.
+    def note_approved(self, asks: Iterable[Ask], configuration: Configuration, now: int) -> None:
+        """Note which names wait for people: they count against the agent's and the run's limits only.
+
+        So asking again is no use of a secret.
 
         Args:
-            ask: its names are decided.
+            asks: their names are decided.
             configuration: the files in force.
             now: the time, ms since the epoch.
         """
+        for ask in asks:
+            if ask.guarded and ask.action == "resolve":
+                self._note_approved(ask, configuration, now)
+
+    def _note_approved(self, ask: Ask, configuration: Configuration, now: int) -> None:
         approvers, policy = configuration.approvers, configuration.policy.digest
         for cases in _by_rule(ask):
             used = self._once.used(ask.request.request_id.hex())
@@ -81,6 +88,10 @@ class Approvals:
             return None
         matter = self.book.matter_for(key, approvers, now, self._once.used(ask.request.request_id.hex()))
         state = "none" if matter is None else matter.state(approvers, policy, now)
+        if state != "approved" and ask.identity.expires_at <= now:  # within the skew, with no time left to decide
+            for case in cases:
+                case.refuse(Code.EXPIRED, "expired_already")
+            return None
         if matter is not None and state == "approved":
             for case in cases:
                 case.approval = matter
@@ -112,9 +123,9 @@ class Approvals:
             task=ask.identity.task,
             policy=key.policy,
             rule=key.rule,
-            approvers=tuple(sorted(rule.approvers)),
-            quorum=rule.quorum,
-            grant=rule.grant,
+            approvers=key.approvers,
+            quorum=key.quorum,
+            grant=key.grant,
             asked_at=now,
             expires_at=min(now + rule.ttl_ms, ask.identity.expires_at),
             request_id=ask.request.request_id,
@@ -163,6 +174,40 @@ class Approvals:
                 ask.draft = None
                 case.refuse(code, reason)
 
+    async def use_all(self, asks: Iterable[Ask], admission: Admission, now: int) -> None:
+        """Use the single-use approvals of requests that will be released now; each serves one, on all workers.
+
+        Args:
+            asks: requests that are settled.
+            admission: marks them on the queue.
+            now: the time, ms since the epoch.
+
+        Raises:
+            QueueError: if the queue did not mark them; nothing may then be released.
+        """
+        marks = self.marks([ask for ask in asks if ask.guarded and ask.code is None], now)
+        if marks:
+            verdicts = await admission.admit([mark for *_, mark in marks])
+            for (ask, matter, _), verdict in zip(marks, verdicts, strict=True):
+                self.use(ask, matter, is_marked=not verdict.replay)
+
+    @staticmethod
+    def hold(asks: Iterable[Ask], configuration: Configuration, now: int) -> bool:
+        """Whether every name that goes on with an approval may still do so.
+
+        Args:
+            asks: requests whose approvals were applied before.
+            configuration: the files in force.
+            now: the time, ms since the epoch.
+        """
+        return all(
+            is_approved(case.approval, configuration, now)
+            for ask in asks
+            if ask.guarded and ask.code is None
+            for case in ask.cases
+            if case.rule is not None and case.code is None
+        )
+
     def withdraw(self, requests: Iterable[ApprovalRequest]) -> None:
         """Forget requests that could not be recorded: nobody is asked."""
         for request in requests:
@@ -177,14 +222,27 @@ _REFUSALS = {
 
 
 def _by_rule(ask: Ask) -> list[list[Case]]:
-    """The names that need an approval, by the policy entry that says so: one decision each."""
+    """The names that need an approval, by the policy entry that says so: one decision each.
+
+    Several entries may stand on one line, so what the entry says counts as well.
+    """
     guarded = [case for case in ask.cases if case.code is None and case.rule is not None]
-    guarded.sort(key=lambda case: (str(case.decision.origin), case.name))
-    return [list(group) for _, group in groupby(guarded, lambda case: str(case.decision.origin))]
+    guarded.sort(key=lambda case: (*_entry(case), case.name))
+    return [list(group) for _, group in groupby(guarded, _entry)]
+
+
+def _entry(case: Case) -> tuple[str, str]:
+    return str(case.decision.origin), repr(case.rule)
+
+
+def is_approved(matter: Matter | None, configuration: Configuration, now: int) -> bool:
+    """Whether a matter allows a release now."""
+    return matter is not None and matter.state(configuration.approvers, configuration.policy.digest, now) == "approved"
 
 
 def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:
-    identity, body = ask.identity, ask.request.body
+    identity, body, rule = ask.identity, ask.request.body, cases[0].rule
+    assert rule is not None
     return ApprovalKey(
         identity.agent_id,
         identity.run_id,
@@ -194,6 +252,9 @@ def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:
         body.purpose if isinstance(body, Resolve) else "",
         policy,
         str(cases[0].decision.origin),
+        tuple(sorted(rule.approvers)),
+        rule.quorum,
+        rule.grant,
     )
 
 

@@ -10,13 +10,13 @@ from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Release as ReleaseLease
 from agent_sdk.wire.messages import Renew, Resolve
 from agent_sdk.wire.tokens import TokenVerifier
-from broker_worker.core.approval_book import Matter
 from broker_worker.core.approvals import ApprovalRequest
 from broker_worker.core.backstop import Backstop
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import ProviderError
 from broker_worker.pipeline import records
 from broker_worker.pipeline.affairs import Affairs
+from broker_worker.pipeline.approving import is_approved
 from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.pipeline.deciding import ACTIONS, Limits, open_cases
 from broker_worker.pipeline.opening import Opener
@@ -130,10 +130,19 @@ class Desk:
         noted = self._releaser.note_junk(opened.junk, now)
         noted += self._releaser.note(refused, configuration.policy.digest)
         waiting, release, asked = await self._admit(asks, admission, noted, now)
-        if before_release is not None:
-            await before_release()
-        answers = self._releaser.carry_out(release, refused, self.session)
-        self._have_asked(asked, release)
+        try:
+            if before_release is not None:
+                rules = self._rules()
+                await before_release()
+                if not self._hold(release.asks, rules):
+                    more, release = self._prepare_again(release)
+                    waiting += more
+            answers = self._releaser.carry_out(release, refused, self.session)
+            if release.is_recorded:
+                self.affairs.ask(asked)
+        finally:
+            if not release.is_recorded:  # people are asked what was recorded, and nothing else
+                self.affairs.approvals.withdraw(asked)
         return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting)
 
     def _decide(self, ask: Ask, now: int) -> None:
@@ -154,13 +163,6 @@ class Desk:
                     if case.code is None and revocations.of_secret(case.name):
                         case.refuse(Code.REVOKED, "secret_revoked")
 
-    def _have_asked(self, asked: Sequence[ApprovalRequest], release: Release) -> None:
-        """People are asked what was recorded, and nothing else."""
-        if release.is_recorded:
-            self.affairs.ask(asked)
-        else:
-            self.affairs.approvals.withdraw(asked)
-
     async def _admit(
         self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int
     ) -> tuple[list[Waiting], Release, list[ApprovalRequest]]:
@@ -170,7 +172,7 @@ class Desk:
         rules = self._rules()
         is_guarded = any(ask.guarded for ask in asks)  # then what it gets follows from being admitted
         if is_guarded:
-            self._note_approved(asks, now)
+            self.affairs.approvals.note_approved(asks, self.configuration, now)
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         admitting = asyncio.ensure_future(admission.admit(marks))
@@ -181,8 +183,9 @@ class Desk:
             admitting.cancel()  # nobody may be left reading the lane's connection
             await asyncio.gather(admitting, return_exceptions=True)
             raise
-        undisturbed, distrust = True, list[AuditRecord]()
-        for ask, cases, mark, verdict in zip(asks, open_before, marks, await admitting, strict=True):
+        undisturbed, distrust, verdicts = True, list[AuditRecord](), await admitting
+        now = self._clock.now() if is_guarded else now  # an approval may have ended since
+        for ask, cases, mark, verdict in zip(asks, open_before, marks, verdicts, strict=True):
             undisturbed &= self._apply(ask, cases, mark, verdict, distrust, now)
             if self._rules() != rules:
                 undisturbed = False
@@ -195,26 +198,39 @@ class Desk:
         try:
             filled = self._fill_all(asks, now)  # what was missing may have been fetched meanwhile
             rules = self._rules()
-            await self._use_approvals(filled[1], admission, now)
-            if self._rules() != rules:
-                for ask in asks:
-                    if ask.code is None:
-                        self._decide_again(ask, now, are_approved=True)
-                filled = self._fill_all(asks, now)
+            await self.affairs.approvals.use_all(filled[1], admission, now)
+            if not self._hold(filled[1], rules):
+                filled = self._fill_all(self._decided_again(asks), self._clock.now())
             return *self._prepare(*filled, noted, now), asked
         except BaseException:
             self.affairs.approvals.withdraw(asked)
             raise
 
-    def _rules(self) -> tuple[int, int]:
+    def _rules(self) -> tuple[int, int, int]:
         """Tells whether what decides changed while something was waited for."""
-        return id(self.configuration), self.affairs.revocations.changes
+        affairs = self.affairs
+        return id(self.configuration), affairs.revocations.changes, affairs.approvals.book.changes
 
-    def _note_approved(self, asks: Sequence[Ask], now: int) -> None:
-        """Names that wait for people count against the agent's and the run's limits only, not as uses of a secret."""
+    def _hold(self, asks: Sequence[Ask], rules: tuple[int, int, int]) -> bool:
+        """Whether what was decided under these rules holds after a wait: nothing changed, and no approval ended."""
+        return self._rules() == rules and self.affairs.approvals.hold(asks, self.configuration, self._clock.now())
+
+    def _decided_again(self, asks: Sequence[Ask]) -> Sequence[Ask]:
+        now = self._clock.now()
         for ask in asks:
-            if ask.guarded and ask.action == "resolve":
-                self.affairs.approvals.note_approved(ask, self.configuration, now)
+            if ask.code is None:
+                self._decide_again(ask, now, are_approved=True)
+        return asks
+
+    def _prepare_again(self, release: Release) -> tuple[list[Waiting], Release]:
+        """Decide anew what was prepared and not refused; the records of everything else stay."""
+        live = [ask for ask in release.asks if ask.code is None]
+        others = [ask for ask in release.asks if ask.code is not None]
+        places = {(ask.entry.agent_id, ask.entry.entry_id.decode("ascii", "replace")) for ask in live}
+        noted = [record for record in release.records if (record.agent_id, record.entry_id) not in places]
+        waiting, again = self._settle_all(self._decided_again(live), noted, self._clock.now())
+        again.asks = [*others, *again.asks]
+        return waiting, again
 
     def _approve(
         self, asks: Sequence[Ask], noted: list[AuditRecord], now: int
@@ -225,15 +241,6 @@ class Desk:
             if ask.guarded and ask.code is None and ask.action == "resolve":
                 asked += self.affairs.approvals.apply(ask, self.configuration, now)
         return asked, noted + [records.approval_requested(request, now) for request in asked]
-
-    async def _use_approvals(self, asks: Sequence[Ask], admission: Admission, now: int) -> None:
-        """Use single-use approvals of requests that will be released now; each serves one request, on all workers."""
-        approvals = self.affairs.approvals
-        marks = approvals.marks([ask for ask in asks if ask.guarded and ask.code is None], now)
-        if marks:
-            verdicts = await admission.admit([mark for *_, mark in marks])
-            for (ask, matter, _), verdict in zip(marks, verdicts, strict=True):
-                approvals.use(ask, matter, is_marked=not verdict.replay)
 
     def _settle_all(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], now: int) -> tuple[list[Waiting], Release]:
         """Give every ask what the cache has for it; those that miss something wait, the others can be released."""
@@ -280,8 +287,8 @@ class Desk:
                     self._settler.settle_fetched(each, case, self.configuration, now)
         asks = [each.ask for each in waiting]
         rules = self._rules()
-        await self._use_approvals(asks, admission, now)
-        if self._rules() != rules:
+        await self.affairs.approvals.use_all(asks, admission, now)
+        if not self._hold(asks, rules):
             return await self.resume(waiting, admission)
         release = self._releaser.prepare(asks, [], self.configuration.policy.digest, self.session)
         return self._releaser.carry_out(release, [], self.session)
@@ -345,7 +352,8 @@ class Desk:
         self._decide(ask, now)
         for case in ask.cases if are_approved else ():
             case.approval = approved_before.get(case.name)
-            if case.rule is not None and case.code is None and not self._still_approved(case.approval, now):
+            holds = is_approved(case.approval, self.configuration, now)
+            if case.rule is not None and case.code is None and not holds:
                 case.refuse(Code.APPROVAL_EXPIRED, "approval_over")
         ask.cases = [refused_before.get(case.name, case) for case in ask.cases]
         if ask.peer.identity_of(ask.request.token) is None:  # forgotten, because the issuers may have changed
@@ -353,12 +361,6 @@ class Desk:
                 self.opener.verifier.verify(ask.request.token, now)
             except WireError as error:
                 ask.refuse(error.code, error.reason)
-
-    def _still_approved(self, matter: Matter | None, now: int) -> bool:
-        configuration = self.configuration
-        return (
-            matter is not None and matter.state(configuration.approvers, configuration.policy.digest, now) == "approved"
-        )
 
     def _apply(
         self, ask: Ask, cases: Sequence[Case], mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int
