@@ -4,15 +4,15 @@ Everything here comes from two streams and two files that are not trusted: reque
 signature, decisions with an approver's, revocations with the operator's control key.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import Notice, lease_id
-from broker_worker.core.approval_book import Matter
-from broker_worker.core.approvals import ApprovalRequest, decode_decision, open_request, sign_request
+from broker_worker.core.approval_book import KEPT_MS, Matter
+from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, open_request, sign_request
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.control import decode_control
 from broker_worker.core.errors import AuditError, BrokerError
@@ -98,7 +98,7 @@ class Affairs:
         self._jobs = jobs
         self._tally = Tally()
         self._open: dict[bytes, Matter] = {}
-        self._recorded: dict[bytes, set[str]] = {}
+        self._untold: dict[str, tuple[ApprovalRequest, Decision, int]] = {}
         self._seen_settled: dict[bytes, int] = {}
         self._unkept: list[bytes] = []
         self._purge_at = 0
@@ -110,7 +110,7 @@ class Affairs:
         for request in requests:
             digest = request.digest()
             self.unpublished[digest] = request
-            self._note(self.approvals.book.add(request))
+            self._open[digest] = self.approvals.book.add(request)
 
     def signed(self, request: ApprovalRequest) -> bytes:
         """The bytes of a request for the queue."""
@@ -140,17 +140,20 @@ class Affairs:
         }
         self._jobs.enqueue("notify_approval", payload)
 
-    def take_request(self, raw: bytes) -> None:
-        """Take an entry of the approvals stream; what the broker did not sign is ignored."""
+    def take_request(self, raw: bytes, now: int) -> None:
+        """Take an entry of the approvals stream; what the broker did not sign is ignored.
+
+        Args:
+            raw: its bytes.
+            now: the time, ms since the epoch.
+        """
         try:
             request = open_request(raw, self._keys.identity_secret[32:])
         except WireError:
             return
-        self._note(self.approvals.book.add(request))
-
-    def _note(self, matter: Matter) -> None:
-        if matter.request.approval_id not in self._settled.used():
-            self._open[matter.request.digest()] = matter
+        matter = self.approvals.book.add(request)
+        if not _is_long_over(request, now) and request.approval_id not in self._settled.used():
+            self._open[request.digest()] = matter
 
     def take_control(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
         """Take an entry of the control stream.
@@ -184,13 +187,15 @@ class Affairs:
             return []  # the same once more, as after a restart
         if fault is not None:
             record = records.decision_refused(request, decision, approver, fault, now)
-            if request is None or request.worker == self._worker:
+            if request is None:  # anybody can name requests without end
+                self._record([record], ("decision", "", fault), now)
+            elif request.worker == self._worker:
                 self._record([record], ("decision", decision.approval_id, fault), now)
-        elif request is not None and request.worker == self._worker:
-            reason = self._cache.redact(decision.reason)
-            record = records.approval_decided(request, decision, reason, now)
-            if self._record([record]):
-                self._recorded.setdefault(decision.request, set()).add(decision.approver)
+            return []
+        if request is not None and not _is_long_over(request, now):
+            self._untold[_mark(decision)] = (request, decision, now)
+            if request.worker == self._worker:
+                self._tell([_mark(decision)], now)
         return self.settle(configuration, session, now)
 
     def settle(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
@@ -206,30 +211,40 @@ class Affairs:
             since = self._seen_settled.setdefault(digest, now)
             if matter.request.worker != self._worker and now - since < TAKE_OVER_MS:
                 continue
-            if self._record([*self._missing(digest, matter, now), records.approval_settled(matter, state, now)]):
+            marks = [_mark(decision) for decision in matter.decisions.values()]
+            if self._tell(marks, now, records.approval_settled(matter, state, now)):
                 self._conclude(digest, matter, now)
                 notice = Notice("approval_settled", now, approval=digest[:8])
                 letters += self._letter(notice, matter.request.agent_id, matter.request.run_key, session)
         return letters
 
-    def _missing(self, digest: bytes, matter: Matter, now: int) -> list[AuditRecord]:
-        """Decisions that were taken silently, as after a restart."""
-        known = self._recorded.get(digest, set())
-        return [
-            records.approval_decided(matter.request, decision, self._cache.redact(decision.reason), now)
-            for name, decision in matter.decisions.items()
-            if name not in known
+    def _tell(self, marks: Iterable[str], now: int, *also: AuditRecord) -> bool:
+        """Record decisions that were not recorded yet, also not by another worker of this host or before a restart."""
+        told = self._settled.used()
+        found = {mark: self._untold[mark] for mark in marks if mark in self._untold}
+        noted = [
+            records.approval_decided(request, decision, self._cache.redact(decision.reason), now)
+            for mark, (request, decision, _) in found.items()
+            if mark not in told
         ]
+        if (noted or also) and not self._record([*noted, *also]):
+            return False
+        for mark, (request, _, _) in found.items():
+            del self._untold[mark]
+            if mark not in told:
+                self._note_told(mark, request, now)
+        return True
 
     def _conclude(self, digest: bytes, matter: Matter, now: int) -> None:
-        request = matter.request
-        with suppress(AuditError):  # then the next process records it once more; this one does not
-            self._settled.use(request.approval_id, request.request_id.hex(), max(now, request.expires_at))
+        self._note_told(matter.request.approval_id, matter.request, now)
         self._forget(digest)
+
+    def _note_told(self, mark: str, request: ApprovalRequest, now: int) -> None:
+        with suppress(AuditError):  # then the next process records it once more; this one does not
+            self._settled.use(mark, request.request_id.hex(), max(now, request.expires_at))
 
     def _forget(self, digest: bytes) -> None:
         self._open.pop(digest, None)
-        self._recorded.pop(digest, None)
         self._seen_settled.pop(digest, None)
 
     def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
@@ -245,8 +260,11 @@ class Affairs:
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_EVERY_MS
             self.approvals.book.purge(now)
-        self._tally.record_due(self._sink.append, now)
-        return letters + self.settle(configuration, session, now)
+        with suppress(AuditError):  # the counts are kept, and the letters must not be lost
+            self._tally.record_due(self._sink.append, now)
+        letters += self.settle(configuration, session, now)
+        self._tell([mark for mark, (*_, since) in self._untold.items() if now - since >= TAKE_OVER_MS], now)
+        return letters
 
     def _keep(self) -> None:
         """Write orders that came over the queue into the broker's own file; what fails is tried again."""
@@ -264,19 +282,23 @@ class Affairs:
 
         They hold at once, whether or not the audit can be written.
         """
-        letters: list[Letter] = []
-        for revocation in revocations:
-            if not self.revocations.apply(revocation):
-                continue
-            noted = [records.revoked(revocation, self._cache.redact(revocation.reason), now)]
+        changed = [revocation for revocation in revocations if self.revocations.apply(revocation)]
+        letters, noted, over = list[Letter](), list[AuditRecord](), list[Holding]()
+        leases = {holding.lease.lease_id: holding for holding in self.leases.book} if changed else {}
+        for revocation in changed:
+            noted.append(records.revoked(revocation, self._cache.redact(revocation.reason), now))
             if revocation.order == "revoke":
-                ended = [holding for holding in self.leases.book if _is_about(revocation, holding)]
+                ended = _ended_by(revocation, leases)
                 noted += [records.lease_ended(holding, revocation, now) for holding in ended]
                 letters += self._letters(revocation, ended, session, now)
                 for holding in ended:
+                    del leases[holding.lease.lease_id]
                     self.leases.book.end(holding)
-                    self._tell_vault(holding, configuration)
+                over += ended
+        if noted:
             self._record(noted)
+        for holding in over:
+            self._tell_vault(holding, configuration)
         return letters
 
     def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
@@ -320,10 +342,24 @@ class Affairs:
         return True
 
 
+def _mark(decision: Decision) -> str:
+    """What a decision is remembered by, once it is recorded: of the form of an approval's id."""
+    return decision.challenge()[:8].hex()
+
+
+def _is_long_over(request: ApprovalRequest, now: int) -> bool:
+    """Whether what was recorded of a request may be forgotten: whoever owns the queue can show it again for ever."""
+    return now >= request.expires_at + KEPT_MS
+
+
+def _ended_by(revocation: Revocation, leases: Mapping[str, Holding]) -> list[Holding]:
+    if revocation.kind == "lease":  # there may be thousands of such orders at once
+        return [leases[revocation.subject]] if revocation.subject in leases else []
+    return [holding for holding in leases.values() if _is_about(revocation, holding)]
+
+
 def _is_about(revocation: Revocation, holding: Holding) -> bool:
     lease = holding.lease
-    if revocation.kind == "lease":
-        return lease.lease_id == revocation.subject
     if revocation.kind == "secret":
         return lease.name == revocation.subject and revocation.version in (None, lease.version)
     return _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)

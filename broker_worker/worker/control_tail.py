@@ -135,7 +135,7 @@ class ControlTail:
             for entry_id, fields in entries:
                 raw = fields.get(keynames.MESSAGE_FIELD, b"")
                 if stream == keynames.APPROVALS:
-                    affairs.take_request(raw)
+                    affairs.take_request(raw, self._clock.now())
                 else:
                     self._letters += affairs.take_control(raw, desk.configuration, desk.session, self._clock.now())
                 self._last[stream] = entry_id.decode("ascii")
