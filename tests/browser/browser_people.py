@@ -95,7 +95,7 @@ async def asking(home: Home) -> AsyncIterator[Site]:
     home.write(policy=POLICY, broker=f"provider: {{type: local}}\ndashboard: {{port: {port}}}\n")
     site = Site(home.settings, home.clock.now, port)
     METADATA.create_all(site.writer)
-    async with home.working(), site.served():
+    async with home.working(reloading=True), site.served():
         yield site
     site.writer.dispose()
 

@@ -29,6 +29,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 DEADLINE_MS = 10_000.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 SCHEMES = ("light", "dark")
+CONTRAST = Path(__file__).with_name("contrast.js").read_text()
+"""Looks at every text of a page."""
 WIDE, NARROW = (1280, 800), (390, 844)
 
 
@@ -58,7 +60,7 @@ class Site:
     def __post_init__(self) -> None:
         self.settings.home.mkdir(mode=0o700, exist_ok=True)
         if self.settings.ledger_url is None:
-            Path(self.settings.ledger_address.removeprefix("sqlite:///")).parent.mkdir(exist_ok=True)
+            Path(self.settings.ledger_address.removeprefix("sqlite:///")).parent.mkdir(mode=0o700, exist_ok=True)
         self.writer = create_engine(self.settings.ledger_address)
 
     @asynccontextmanager

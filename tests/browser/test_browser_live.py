@@ -1,10 +1,18 @@
 """The live page in a real browser: what happens appears by itself, once, whatever happens to the connection."""
 
+import asyncio
 import re
 
 import pytest
+from broker_home import Home
 from browser_site import Site, Visitor, visiting
+from desk_workbench import until
 from playwright.async_api import Browser, Locator, expect
+
+from broker_worker.files.keys import load_public_identity
+from broker_worker.ledger.database import open_database
+from broker_worker.ledger.keeping import Keeper
+from broker_worker.queue.acl import LEDGER, user_url
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -118,3 +126,39 @@ async def test_a_ledger_that_was_made_anew_is_shown_anew(visitor: Visitor) -> No
     await expect(visitor.page.get_by_text("of the new ledger, too")).to_be_visible()
     await expect(visitor.page.get_by_text("of the old ledger")).to_have_count(0)
     visitor.forgive(*LOST)
+
+
+async def test_what_an_agent_asks_for_appears(home: Home, chromium: Browser) -> None:
+    """From the agent's question by a worker, its audit and the ledger to the page that is open, without a reload."""
+    settings = home.settings
+    site = Site(settings, home.clock.now)
+    ledger = open_database(settings.ledger_address, writing=True)
+    url = user_url(settings.queue_address, home.queue_key, LEDGER)
+    keeper = Keeper(ledger, url, load_public_identity(settings.keys_dir), settings.audit_dir)
+    keeping = asyncio.create_task(asyncio.to_thread(keeper.run))
+    try:
+        async with (
+            home.working(publishing=True),
+            site.served(),
+            visiting(chromium, site) as visitor,
+            home.client() as claude,
+        ):
+            await claude.get("openai.api_key", purpose="before the page was there")
+            await until(lambda: visit_shows(visitor, "before the page was there"))
+            await claude.get("anthropic.api_key", purpose="while the page is open")
+            row = visitor.page.get_by_role("row").filter(has_text="while the page is open")
+            await expect(row).to_contain_text("anthropic.api_key")
+            await expect(row).to_contain_text("claude")
+    finally:
+        keeper.stop()
+        await keeping
+        ledger.dispose()
+        site.writer.dispose()
+
+
+async def visit_shows(visitor: Visitor, text: str) -> bool:
+    """Whether the live page, loaded now, has a row with that text."""
+    status = await visitor.go("/")
+    if status == 503:  # the ledger has no tables yet
+        visitor.forgive("503")
+    return status == 200 and await visitor.page.get_by_text(text).count() == 1

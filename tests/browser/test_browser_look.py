@@ -1,17 +1,15 @@
 """What every page looks like in a real browser, also with what agents write to be run by it."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from browser_museum import HOSTILE, PAGES
-from browser_site import NARROW, SCHEMES, WIDE, Site, Visitor, visiting
+from browser_site import CONTRAST, NARROW, SCHEMES, WIDE, Site, Visitor, visiting
 from playwright.async_api import Browser, Request, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 WIDTHS = (WIDE[0], 768, NARROW[0], 320)
 HAS_RING = """(() => {
     const style = getComputedStyle(document.activeElement);
