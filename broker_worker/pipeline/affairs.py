@@ -98,6 +98,7 @@ class Affairs:
         self._jobs = jobs
         self._tally = Tally()
         self._open: dict[bytes, Matter] = {}
+        self._announced: set[bytes] = set()
         self._untold: dict[str, tuple[ApprovalRequest, Decision, int]] = {}
         self._seen_settled: dict[bytes, int] = {}
         self._unkept: list[bytes] = []
@@ -123,9 +124,11 @@ class Affairs:
             request: the request.
             configuration: the files in force.
         """
-        self.unpublished.pop(request.digest(), None)
-        if not configuration.notifications:
+        digest = request.digest()
+        self.unpublished.pop(digest, None)
+        if not configuration.notifications or digest in self._announced:
             return
+        self._announced.add(digest)
         payload: dict[str, object] = {
             "approval_id": request.approval_id,
             "agent_id": request.agent_id,
@@ -139,6 +142,12 @@ class Affairs:
             "link": f"{configuration.dashboard.origin}/approvals/{request.approval_id}",
         }
         self._jobs.enqueue("notify_approval", payload)
+
+    def ask_again(self) -> None:
+        """Put what this worker asked and nobody decided onto the queue once more, because the queue lost it."""
+        for digest, matter in self._open.items():
+            if matter.request.worker == self._worker:
+                self.unpublished[digest] = matter.request
 
     def take_request(self, raw: bytes, now: int) -> None:
         """Take an entry of the approvals stream; what the broker did not sign is ignored.
@@ -245,6 +254,7 @@ class Affairs:
 
     def _forget(self, digest: bytes) -> None:
         self._open.pop(digest, None)
+        self._announced.discard(digest)
         self._seen_settled.pop(digest, None)
 
     def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:

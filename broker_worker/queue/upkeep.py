@@ -4,6 +4,7 @@ Both are scripts, because between looking and acting an entry could come in and 
 """
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from agent_sdk.wire import keynames
 from broker_worker.core.errors import QueueError
@@ -26,6 +27,19 @@ if length > 0 then return 1 end
 redis.call('DEL', KEYS[1])
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 return 2
+"""
+_CLEAR = """
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if info.err then
+  if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+else
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      if tonumber(string.match(info[i + 1], '^%d+')) <= tonumber(ARGV[1]) then return 0 end
+    end
+  end
+end
+return redis.call('DEL', KEYS[1])
 """
 _LEAVE = b"""
 local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
@@ -61,6 +75,25 @@ async def mend(connection: QueueConnection, agents: Collection[str], now: int) -
     answers = await _each(connection, _MEND, agents, latest)
     states = dict(zip(agents, answers, strict=True))
     return [a for a in agents if states[a] == 2], [a for a in agents if states[a] == 1]
+
+
+async def clear_unusable(client: Any, key: str, now: int) -> bool:
+    """Remove what has the name of a stream of ours and is none, or whose last id lies far ahead of the clock.
+
+    Nobody could add to it. What stands there is read by everybody who follows it, so nothing is waited for.
+
+    Args:
+        client: a client of the queue.
+        key: the stream.
+        now: the time, ms since the epoch.
+
+    Returns:
+        Whether something was removed.
+
+    Raises:
+        RedisError: if the queue is away or refuses.
+    """
+    return bool(await client.eval(_CLEAR, 1, key, now + AHEAD_MS))
 
 
 async def leave(connection: QueueConnection, consumer: str, agents: Collection[str]) -> None:

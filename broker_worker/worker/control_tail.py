@@ -15,16 +15,21 @@ from broker_worker.pipeline import Desk
 from broker_worker.pipeline.letters import Letter
 from broker_worker.ports import Clock
 from broker_worker.queue.streams import CHANNEL_MS, REPLIES_KEPT
+from broker_worker.queue.upkeep import clear_unusable
 
 POLL_SECONDS = 0.25
 """How often the broker's own files are looked at."""
 STREAM_LENGTH = 10_000
 """How many entries the approvals and control streams keep, about."""
 _PAGE = 500
+_AT_ONCE = 16
+"""How many entries are taken before everybody else has a turn; each may cost a signature check and a sync."""
 _BLOCK_MS = 1_000
 _REPORTS = 64
 _CLAIM_EVERY, _CLAIM_IDLE_MS = 40, 10_000
 """Every so many polls, reports are claimed that another worker took and did not finish."""
+_MEND_EVERY = 20
+"""Every so many polls, streams are looked at to which nobody can write any more."""
 
 _log = structlog.get_logger()
 
@@ -58,6 +63,7 @@ class ControlTail:
         self._stopping = stopping
         self._last = {keynames.APPROVALS: "0", keynames.CONTROL: "0"}
         self._letters: list[Letter] = []
+        self._has_letters = asyncio.Event()
         self._polls = 0
         self._acting = asyncio.Lock()
         self.caught_up = asyncio.Event()
@@ -67,7 +73,7 @@ class ControlTail:
         """Read both streams to their ends, requests first: decisions are about them."""
         for stream in self._last:
             while found := await self._client.xread({stream: self._last[stream]}, count=_PAGE):
-                self._take(found)
+                await self._take(found)
         self.caught_up.set()
 
     async def listen(self) -> None:
@@ -80,16 +86,16 @@ class ControlTail:
         while not self._stopping.is_set():  # redis-py may swallow a cancellation
             found = await self._client.xread(dict(self._last), count=_PAGE, block=_BLOCK_MS)
             if found:
-                self._take(found)
+                await self._take(found)
                 await self._act()
             elif await self._is_wiped():
                 self._last = dict.fromkeys(self._last, "0")
+                self._desk.affairs.ask_again()
 
-    async def attend(self) -> None:
-        """Look at the broker's files, put requests onto the queue, settle what is due, until the worker stops.
+    async def look(self) -> None:
+        """Look at the broker's files and settle what is due, until the worker stops.
 
-        Raises:
-            RedisError: if the queue is away; what was to be sent is kept.
+        It never waits for the queue: whoever owns that could otherwise hold up a revocation by answering late.
         """
         while not self._stopping.is_set():
             desk = self._desk
@@ -97,15 +103,41 @@ class ControlTail:
                 self._letters += desk.affairs.poll(desk.configuration, desk.session, self._clock.now())
             except AuditError as error:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
-            await self._act()
-            await self._take_reports()
+            if self._letters:
+                self._has_letters.set()
             await asyncio.sleep(POLL_SECONDS)
+
+    async def attend(self) -> None:
+        """Put requests and notices onto the queue, and take reports, until the worker stops.
+
+        Raises:
+            RedisError: if the queue is away; what was to be sent is kept.
+        """
+        while not self._stopping.is_set():
+            self._polls += 1
+            if self._polls % _MEND_EVERY == 1:
+                await self._mend()
+            try:
+                await self._act()
+            finally:
+                await self._take_reports()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_letters.wait(), POLL_SECONDS)
+            self._has_letters.clear()
+
+    async def _mend(self) -> None:
+        """Remove what has our streams' names and takes no entry any more; nothing that stood there counts by that."""
+        for stream in self._last:
+            if await clear_unusable(self._client, stream, self._clock.now()):
+                self._last[stream] = "0"
+                self._desk.affairs.ask_again()
+                _log.error("stream_cleared", key=stream, hint="somebody wrote what makes the stream unusable")
 
     async def _act(self) -> None:
         """Put onto the queue what waits for that, each thing once."""
         async with self._acting:
-            await self._publish()
             await self._send_letters()
+            await self._publish()
 
     async def _publish(self) -> None:
         affairs = self._desk.affairs
@@ -125,20 +157,22 @@ class ControlTail:
                     await pipeline.execute()
             self._letters.pop(0)
 
-    def _take(self, found: Sequence[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
+    async def _take(self, found: Sequence[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
         desk, affairs = self._desk, self._desk.affairs
         is_behind = any(key.decode() == keynames.APPROVALS and len(entries) >= _PAGE for key, entries in found)
         for key, entries in found:
             stream = key.decode()
             if stream == keynames.CONTROL and is_behind:
                 continue  # a decision may be about a request that was not read yet; it is read again
-            for entry_id, fields in entries:
+            for number, (entry_id, fields) in enumerate(entries):
+                if number % _AT_ONCE == _AT_ONCE - 1:
+                    await asyncio.sleep(0)
                 raw = fields.get(keynames.MESSAGE_FIELD, b"")
+                self._last[stream] = entry_id.decode("ascii")  # first: what cannot be taken must not come for ever
                 if stream == keynames.APPROVALS:
                     affairs.take_request(raw, self._clock.now())
                 else:
                     self._letters += affairs.take_control(raw, desk.configuration, desk.session, self._clock.now())
-                self._last[stream] = entry_id.decode("ascii")
 
     async def _is_wiped(self) -> bool:
         """Whether a stream ends before what was read: the queue was wiped, and begins anew."""
@@ -160,7 +194,6 @@ class ControlTail:
             return
         for _, entries in found or ():
             await self._record_reports(entries)
-        self._polls += 1
         if self._polls % _CLAIM_EVERY == 0:
             _, entries, *_ = await self._client.xautoclaim(
                 keynames.REPORTS, keynames.GROUP, self._consumer, min_idle_time=_CLAIM_IDLE_MS, count=_REPORTS

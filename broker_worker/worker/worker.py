@@ -109,6 +109,7 @@ class Worker:
                     group.create_task(self._repeat(self._listen)),
                     group.create_task(self._repeat(self._side_lane)),
                     group.create_task(self._repeat(self._tick)),
+                    group.create_task(self._repeat(self._tail.look)),
                     group.create_task(self._repeat(self._tail.listen)),
                     group.create_task(self._repeat(self._tail.attend)),
                     group.create_task(self._end_reads_at_stop()),

@@ -1,0 +1,155 @@
+"""What whoever owns the queue, or a dashboard that was taken over, does to the streams on which people decide."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk_workbench import DeskBench, until
+from people_desk import GUARDED, asked, bench_with, order
+from redis.asyncio import Redis
+
+from agent_sdk.wire import keynames
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Resolve
+from broker_worker.core.approvals import open_request
+from broker_worker.worker.control_tail import ControlTail
+
+HUGE = f"{2**64 - 1}-{2**64 - 1}"
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Any]:
+    """A queue without older matters."""
+    async with Redis.from_url(valkey_url) as client:
+        await client.delete(keynames.APPROVALS, keynames.CONTROL, keynames.REPORTS)
+        yield client
+        await client.delete(keynames.APPROVALS, keynames.CONTROL, keynames.REPORTS)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> DeskBench:
+    """A desk whose approvals are good once."""
+    return bench_with(tmp_path, "once")
+
+
+def tail_of(bench: DeskBench, client: Any) -> ControlTail:
+    return ControlTail(client, "worker-1-0", bench.desk, lambda _: None, bench.clock, asyncio.Event())
+
+
+@contextlib.asynccontextmanager
+async def running(tail: ControlTail) -> AsyncIterator[None]:
+    """The loops of a worker around it: each is begun again when it fails."""
+
+    async def repeat(loop: Any) -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                await loop()
+            await asyncio.sleep(0.01)
+
+    tasks = [asyncio.create_task(repeat(loop)) for loop in (tail.look, tail.listen, tail.attend)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class SilentQueue:
+    """Takes every question and answers none."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def never(*_: Any, **__: Any) -> None:
+            await asyncio.Event().wait()
+
+        return never
+
+
+async def test_a_queue_that_does_not_answer_holds_up_no_revocation(bench: DeskBench) -> None:
+    """What stands in the broker's file holds, whether or not a notice or a question can be sent."""
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    async with running(tail_of(bench, SilentQueue())):
+        await asyncio.sleep(0.05)
+        bench.orders.new.append(order("agent", "claude"))
+        await until(lambda: bench.affairs.revocations.of_run("claude", "run-1", ""), 2)
+    assert (await bench.ask(run, body=Resolve(("openai.api_key",)))).code == Code.REVOKED
+
+
+@pytest.mark.parametrize("harm", ["huge id", "huge id, removed", "another type"])
+async def test_people_are_asked_although_somebody_spoiled_the_stream(bench: DeskBench, redis: Any, harm: str) -> None:
+    """Nobody could write there any more; what nobody can use is removed."""
+    for stream in (keynames.APPROVALS, keynames.CONTROL):
+        if harm == "another type":
+            await redis.set(stream, b"junk")
+        else:
+            await redis.xadd(stream, {"m": b"junk"}, id=HUGE)
+        if harm.endswith("removed"):
+            await redis.xdel(stream, HUGE)
+    await bench.ask(bench.run(), GUARDED)
+    (request,) = asked(bench)
+    async with running(tail_of(bench, redis)):
+        await until(lambda: not bench.affairs.unpublished)
+        ((_, fields),) = await until(lambda: redis.xrange(keynames.APPROVALS))
+        await redis.xadd(keynames.CONTROL, {"m": b"people can decide again"})
+    assert open_request(fields[b"m"], bench.affairs._keys.identity_secret[32:]) == request
+
+
+async def test_people_are_asked_again_when_the_queue_forgot_the_question(bench: DeskBench, redis: Any) -> None:
+    """The run that waits need not wait until its time is over; nobody is notified twice."""
+    await bench.ask(bench.run(), GUARDED)
+    async with running(tail_of(bench, redis)):
+        await until(lambda: redis.xlen(keynames.APPROVALS))
+        await until(lambda: not bench.affairs.unpublished)
+        await asyncio.sleep(0.05)  # for `listen` to have read it
+        await redis.delete(keynames.APPROVALS, keynames.CONTROL)
+        await until(lambda: redis.xlen(keynames.APPROVALS))
+    assert len(bench.jobs.jobs) <= 1
+
+
+async def test_an_entry_that_cannot_be_taken_does_not_come_for_ever(bench: DeskBench, redis: Any) -> None:
+    """Whatever defect it meets: what stands behind it is read."""
+    taken: list[bytes] = []
+
+    def take(raw: bytes, *_: Any) -> list[Any]:
+        taken.append(raw)
+        if raw == b"poison":
+            raise ZeroDivisionError
+        return []
+
+    bench.affairs.take_control = take  # type: ignore[method-assign,assignment]
+    for raw in (b"poison", b"good"):
+        await redis.xadd(keynames.CONTROL, {"m": raw})
+    async with running(tail_of(bench, redis)):
+        await until(lambda: b"good" in taken)
+    assert taken == [b"poison", b"good"]
+
+
+async def test_others_have_their_turn_while_a_flood_is_taken(bench: DeskBench, redis: Any) -> None:
+    """A page of the control stream does not stop the worker."""
+    turns = 0
+    at: list[int] = []
+
+    def take(*_: Any) -> list[Any]:
+        at.append(turns)
+        return []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    bench.affairs.take_control = take  # type: ignore[method-assign,assignment]
+    async with redis.pipeline() as pipeline:
+        for _ in range(400):
+            pipeline.xadd(keynames.CONTROL, {"m": b"junk"})
+        await pipeline.execute()
+    task = asyncio.create_task(others())
+    async with running(tail_of(bench, redis)):
+        await until(lambda: len(at) == 400)
+    task.cancel()
+    assert at[399] - at[0] >= 20
