@@ -103,9 +103,16 @@ def database_errors(engine: Engine) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise SetupError(
-            f"the ledger {name_of(engine)} cannot be used: {said(error)}",
-            hint="is the database up, and LEDGER_URL right? `secret-broker ledger status` tells",
+            f"the ledger {name_of(engine)} cannot be used: {said(error)}", hint=_hint_for(engine, error)
         ) from None
+
+
+def _hint_for(engine: Engine, error: DBAPIError) -> str:
+    if engine.url.get_backend_name() != "sqlite":
+        return "is the server up, and LEDGER_URL right?"
+    if is_passing(error):
+        return "is there room on the disk, and may this user write the file and its folder?"
+    return "the file is damaged: move it away; `ledger run`, a part of `up`, or `ledger rebuild` makes it again"
 
 
 def said(error: DBAPIError) -> str:
@@ -141,6 +148,41 @@ def only_writer(engine: Engine) -> Iterator[None]:
         finally:
             with suppress(DBAPIError):  # a lost connection has let go of it
                 connection.execute(text("select pg_advisory_unlock(:key)"), {"key": _POSTGRESQL_LOCK})
+
+
+class SameFile:
+    """Notices that the file of an SQLite ledger was moved or replaced: what is then written, nobody would ever read.
+
+    Args:
+        engine: the database, opened for writing; of a server there is nothing to notice.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        is_file = engine.url.get_backend_name() == "sqlite"
+        self._path = Path(engine.url.database or "") if is_file else None
+        self._identity = self._look()
+
+    def check(self) -> None:
+        """See whether it is still there.
+
+        Raises:
+            SetupError: if it is not.
+        """
+        if self._look() != self._identity:
+            raise SetupError(
+                f"the ledger {name_of(self._engine)} was moved, removed or replaced while it was kept",
+                hint="start `ledger run` again, as `up` does by itself: what is missing comes from the audit",
+            )
+
+    def _look(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return 0, 0
+        return found.st_dev, found.st_ino
 
 
 def is_passing(error: DBAPIError) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import String, Table
 
 from agent_sdk.ledger import AuditEvent, VerifiedLine
 from agent_sdk.wire.audit import parse_time
+from agent_sdk.wire.errors import Code
 from broker_worker.ledger.schema import APPROVALS, EVENTS, LEASES, REVOCATIONS, RUNS, USAGE
 
 Row = dict[str, Any]
@@ -98,6 +99,11 @@ def _is_use(event: AuditEvent) -> bool:
     return event.event == "access" and event.secret_name is not None and event.action in _SERVED
 
 
+def _waits(event: AuditEvent) -> bool:
+    """Whether an answer said that people decide first: a client asks again and again until they have."""
+    return event.code == Code.APPROVAL_PENDING
+
+
 def _run_key(line: VerifiedLine) -> Key | None:
     event = line.event
     if event.event in ("revoked", "reinstated"):
@@ -116,7 +122,8 @@ def _fold_run(row: Row | None, line: VerifiedLine, key: Key) -> Row:
     row["first_at"], row["last_at"] = min(row["first_at"], at), max(row["last_at"], at)
     row["task"], row["issuer"] = _least(row["task"], event.task), _least(row["issuer"], event.issuer)
     row["granted"] += _is_use(event) and event.outcome == "granted"
-    row["refused"] += event.event in ("access", "request_refused") and event.outcome == "refused"
+    is_refused = event.event in ("access", "request_refused") and event.outcome == "refused"
+    row["refused"] += is_refused and not _waits(event)
     return row
 
 
@@ -187,7 +194,7 @@ def _fold_approval(row: Row | None, line: VerifiedLine, key: Key) -> Row:
 
 def _usage_key(line: VerifiedLine) -> Key | None:
     event = line.event
-    if not _is_use(event) or event.agent_id is None:
+    if not _is_use(event) or _waits(event) or event.agent_id is None:
         return None
     return (event.agent_id, event.secret_name, line.at - line.at % HOUR_MS)
 

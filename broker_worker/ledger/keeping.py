@@ -27,7 +27,7 @@ from agent_sdk.ledger import (
 )
 from agent_sdk.ledger import ChainPosition as Position
 from broker_worker.core.errors import AuditError, QueueError
-from broker_worker.ledger.database import is_passing, migrate, name_of, only_writer, said
+from broker_worker.ledger.database import SameFile, is_passing, migrate, name_of, only_writer, said
 from broker_worker.ledger.history import read_history
 from broker_worker.ledger.projection import Projection
 
@@ -152,15 +152,16 @@ class Keeper:
         """Keep the ledger until `stop`.
 
         Raises:
-            SetupError: if the database is newer than this program, or another process writes it.
+            SetupError: if the database is newer than this program, another process writes it, or its file was moved.
             QueueError: if the queue does not let the ledger read.
             AuditError: if the audit's files are there and cannot be read.
         """
         try:
             with self._opened():
+                same_file = SameFile(self._engine)
                 while not self._stopping.is_set():
                     self._catch_up()
-                    self._follow()
+                    self._follow(same_file)
         except StoppedError:
             return
 
@@ -179,7 +180,7 @@ class Keeper:
         if caught.events or caught.findings:
             _log.info("ledger_caught_up", events=caught.events, findings=len(caught.findings))
 
-    def _follow(self) -> None:
+    def _follow(self, same_file: SameFile) -> None:
         """Project what the stream brings until told to stop, or until the files must be asked."""
         positions = self._persist(self._projection.positions)
         with AuditReader(self._url, self._identity, GROUP, positions=positions) as reader:
@@ -193,6 +194,7 @@ class Keeper:
                     pause = self._pause(pause, "audit_stream_away", str(error))
                     continue
                 pause = 0.0
+                same_file.check()
                 if batch is None:
                     continue
                 if _lacks_lines(batch) and self._found_in_files(batch):

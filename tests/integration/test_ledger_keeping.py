@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from audit_workbench import IDENTITY, TurnedClock
+from filelock import FileLock, Timeout
 from ledger_workbench import Gathered, fresh_ledger, project, record, rows, segments, tables, write_story
 from redis import Redis
 from sqlalchemy import Engine
@@ -209,6 +210,30 @@ def test_a_queue_that_refuses_the_ledger_is_an_error(
             time.sleep(0.2)
     finally:
         queue.acl_deluser("nobody")
+
+
+def test_a_ledger_that_is_moved_away_is_noticed(valkey_url: str, queue: "Redis", ledger: Path, audit: Path) -> None:
+    """Nobody would ever read what is written on into a file without a name; a new start makes it again."""
+    total = len(Gathered().take(*segments(audit)).ids)
+    kept = keeping(valkey_url, ledger, audit)
+    kept.__enter__()
+    until(lambda: count(ledger) == total)
+    ledger.rename(ledger.parent / "elsewhere.sqlite3")
+    until(lambda: not _is_kept(ledger))
+    with pytest.raises(SetupError, match="was moved, removed or replaced"):
+        kept.__exit__(None, None, None)
+    with keeping(valkey_url, ledger, audit):
+        until(lambda: count(ledger) == total)
+
+
+def _is_kept(ledger: Path) -> bool:
+    lock = FileLock(f"{ledger}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def test_a_second_keeper_is_refused(valkey_url: str, ledger: Path, audit: Path) -> None:

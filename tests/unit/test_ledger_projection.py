@@ -1,6 +1,7 @@
 """The ledger's tables are a function of the audit: however it arrives, they come out the same."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -92,6 +93,18 @@ def test_what_the_tables_say_of_the_story(expected: dict[str, list[tuple[object,
         ("github.token", 0, 1),
         ("db.password", 1, 0),
     }
+
+
+def test_waiting_for_people_is_no_refusal(tmp_path: Path) -> None:
+    """A client asks again and again until they decided: neither the run nor the secret was refused so often."""
+    engine = fresh_ledger(tmp_path / "ledger" / "ledger.sqlite3")
+    waits: dict[str, Any] = {"outcome": "refused", "code": "approval_pending", "approval_id": "a" * 16}
+    said_no = record(at=9000, outcome="refused", code="approval_denied", approval_id="a" * 16)
+    write_story(tmp_path / "audit", {"worker-1": [[record(at=n * 1000, **waits) for n in range(5)], [said_no]]})
+    project(engine, segments(tmp_path / "audit"))
+    (run,), (use,) = rows(engine, "runs"), rows(engine, "usage")
+    assert (run["granted"], run["refused"]) == (0, 1)
+    assert (use["granted"], use["refused"]) == (0, 1)
 
 
 def test_a_batch_that_was_committed_already_changes_nothing(folder: Path, tmp_path: Path) -> None:
