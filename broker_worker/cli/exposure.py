@@ -12,11 +12,14 @@ from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import check_secret_name
 from broker_worker.cli.leases import lease_document, show_leases
 from broker_worker.cli.ledger import stream_lag
+from broker_worker.cli.revoke import check_words
 from broker_worker.cli.root import printable
 from broker_worker.cli.runs import open_ledger
 from broker_worker.cli.times import now_ms, show_time
+from broker_worker.core.errors import BrokerError
+from broker_worker.files.configuration import load_configuration
 from broker_worker.ledger.queries import LeaseRow, list_leases
-from broker_worker.people.revoking import NotAnnouncedError, revoke
+from broker_worker.people.revoking import NotAnnouncedError, revoke_all
 from broker_worker.settings import Settings
 
 _MOST = 100_000
@@ -39,9 +42,15 @@ def _os_user() -> str:
 @click.option("--secret", required=True, callback=_check_name, help="The secret's name.")
 @click.option("--version", metavar="V", help="Only this version of it.")
 @click.option("--revoke", "revoking", is_flag=True, help="End the leases that are open, and no others.")
-@click.option("--reason", help="Why, with --revoke; it stands in the audit. Never a secret value.")
 @click.option(
-    "--by", default=_os_user, show_default="the user of this system", help="Who orders it; it stands in the audit."
+    "--reason", callback=check_words, help="Why, with --revoke; it stands in the audit. Never a secret value."
+)
+@click.option(
+    "--by",
+    callback=check_words,
+    default=_os_user,
+    show_default="the user of this system",
+    help="Who orders it; it stands in the audit.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_obj
@@ -55,17 +64,22 @@ def exposure(
     if revoking and not reason:
         raise click.UsageError("--revoke needs --reason")
     now = now_ms()
-    found = list_leases(open_ledger(settings), secret=secret, version=version, limit=_MOST)
+    engine = open_ledger(settings)
+    lag = stream_lag(settings)  # asked before, so that 0 means that nothing granted until now is missing
+    found = list_leases(engine, secret=secret, version=version, limit=_MOST)
     open_ones = [lease for lease in found if lease.is_open(now)]
     if not as_json:
         _show(secret, version, found, open_ones, now)
-    _note_lag(settings)
+    _note_lag(lag)
+    if not found:
+        _note_unknown(settings, secret)
     ended = asyncio.run(_end(settings, open_ones, reason or "", by)) if revoking else []
     if as_json:
         document = {"secret": secret, "version": version, "leases": [lease_document(lease, now) for lease in found]}
         click.echo(json.dumps({**document, "open": len(open_ones), "revoked": ended}))
     elif revoking:
-        click.echo(f"revoked {_count(len(ended), 'lease')}; the runs are told to drop their copies")
+        told = "; the runs are told to drop their copies" if ended else ": none is open"
+        click.echo(f"revoked {_count(len(ended), 'lease')}{told}")
 
 
 def _show(secret: str, version: str | None, found: Sequence[LeaseRow], open_ones: Sequence[LeaseRow], now: int) -> None:
@@ -78,8 +92,13 @@ def _show(secret: str, version: str | None, found: Sequence[LeaseRow], open_ones
         show_leases(found, now, as_json=False)
 
 
-def _note_lag(settings: Settings) -> None:
-    lag = stream_lag(settings)
+def _note_unknown(settings: Settings, secret: str) -> None:
+    with suppress(BrokerError):
+        if secret not in load_configuration(settings.config_dir).registry:
+            click.echo("note: secrets.yaml has no secret of that name", err=True)
+
+
+def _note_lag(lag: int | None) -> None:
     if lag is None:
         click.echo("note: the queue does not say whether the ledger is up to date", err=True)
     elif lag:
@@ -87,16 +106,14 @@ def _note_lag(settings: Settings) -> None:
 
 
 async def _end(settings: Settings, leases: Sequence[LeaseRow], reason: str, by: str) -> list[str]:
-    """Revoke each lease; what the queue does not take still holds on this host."""
-    unannounced = 0
-    for lease in leases:
-        try:
-            await revoke(settings, "lease", lease.lease_id, reason=reason, by=by)
-        except NotAnnouncedError:
-            unannounced += 1
-    if unannounced:
-        click.echo(f"note: {unannounced} orders hold on this host only: the queue did not take them", err=True)
-    return [lease.lease_id for lease in leases]
+    """Revoke the leases by one write; what the queue does not take still holds on this host."""
+    ids = [lease.lease_id for lease in leases]
+    try:
+        await revoke_all(settings, "lease", ids, reason=reason, by=by)
+    except NotAnnouncedError as error:
+        count = _count(len(error.revocations), "order")
+        click.echo(f"note: {count} in force on this host only: the queue took none", err=True)
+    return ids
 
 
 def _count(number: int, noun: str, many: str = "") -> str:

@@ -60,6 +60,9 @@ def show_leases(found: Sequence[LeaseRow], now: int, *, as_json: bool) -> None:
         for lease in found:
             click.echo(json.dumps(lease_document(lease, now)))
         return
+    if not found:
+        click.echo("the ledger has no such lease", err=True)
+        return
     show_table(
         ("LEASE", "AGENT/RUN", "SECRET", "VERSION", "SINCE", "UNTIL", "USES"),
         [

@@ -15,7 +15,7 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError
 from broker_worker.core.revocations import KINDS, Kind, Revocation
 from broker_worker.files.configuration import load_configuration
-from broker_worker.people.revoking import NotAnnouncedError, orders_of
+from broker_worker.people.revoking import MAX_TEXT, NotAnnouncedError, orders_of
 from broker_worker.people.revoking import reinstate as give_back
 from broker_worker.people.revoking import revoke as refuse
 from broker_worker.settings import Settings
@@ -29,6 +29,7 @@ _MEANING = {
     "token": "whatever is asked with this token is refused from now on; " + _WHAT_ENDS,
 }
 _STILL_VALID = "the value itself still works wherever it was used: change it in the vault and at its service"
+_GIVEN_BACK = "the policy decides again; leases that ended stay ended, and runs may ask anew"
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _VERSION = click.option("--version", metavar="V", help="Only this version of the secret.")
 
@@ -40,9 +41,19 @@ def _os_user() -> str:
         return "unknown"
 
 
-_REASON = click.option("--reason", required=True, help="Why; it stands in the audit. Never a secret value.")
+def check_words(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    """What an operator says must fit into an order (click's callback)."""
+    if text is not None and (not text.strip() or len(text) > MAX_TEXT):
+        raise click.BadParameter(f"expected 1 to {MAX_TEXT} characters, found {len(text.strip())}")
+    return text
+
+
+_REASON = click.option(
+    "--reason", required=True, callback=check_words, help="Why; it stands in the audit. Never a secret value."
+)
 _BY = click.option(
     "--by",
+    callback=check_words,
     default=_os_user,
     show_default="the user of this system",
     help="Who orders it; it stands in the audit.",
@@ -129,6 +140,8 @@ def _give(
             click.echo(f"  {_MEANING[kind]}")
             if kind == "secret":
                 click.echo(f"  {_STILL_VALID}")
+        else:
+            click.echo(f"  {_GIVEN_BACK}")
         for note in _doubts(settings, kind, subject) if revoking else ():
             click.echo(f"note: {note}", err=True)
     if unannounced is not None:

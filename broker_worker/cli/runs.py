@@ -37,6 +37,9 @@ def list_command(settings: Settings, agent: str | None, since: int | None, limit
         for run in found:
             click.echo(json.dumps(asdict(run)))
         return
+    if not found:
+        click.echo("the ledger has no such run", err=True)
+        return
     show_table(
         ("LAST", "AGENT", "RUN", "GRANTED", "REFUSED", "TASK"),
         [

@@ -77,9 +77,15 @@ def check_subject(kind: Kind, subject: str, version: str | None = None) -> None:
         check_agent_id(agent_id)
         check_run_id(run_id)
     elif kind == "lease" and _LEASE_ID.fullmatch(subject) is None:
-        raise WireError("a lease id has 32 hexadecimal digits in lower case", reason="bad_subject")
+        raise WireError(
+            "this is no lease id: expected 32 hexadecimal digits in lower case, as `leases list` shows",
+            reason="bad_subject",
+        )
     elif kind == "token" and not 0 < len(subject) <= MAX_TOKEN_ID:
-        raise WireError(f"a token's jti has 1 to {MAX_TOKEN_ID} characters", reason="bad_subject")
+        raise WireError(
+            f"this is no token's jti: expected 1 to {MAX_TOKEN_ID} characters, as `token_id` in the audit",
+            reason="bad_subject",
+        )
 
 
 class _Signed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -136,7 +136,8 @@ async def _give(
         check_subject(kind, subject, version)
     for text, what in ((reason, "the reason"), (by, "who gives the order")):
         if not 0 < len(text) <= MAX_TEXT:
-            raise SetupError(f"{what} has {len(text)} characters; 1 to {MAX_TEXT} are expected", hint="say it shorter")
+            hint = "say it shorter" if text else "say it: it stands in the audit"
+            raise SetupError(f"{what} has {len(text)} characters; 1 to {MAX_TEXT} are expected", hint=hint)
     if not subjects:
         return []
     revocations, signed = await asyncio.to_thread(_write, settings, order, kind, subjects, reason, by)

@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.cli import main
+from broker_worker.cli.init import create_installation
 from broker_worker.files.keys import create_broker_keys, load_broker_keys, load_seed
 from broker_worker.people.revoking import orders_of
 from broker_worker.queue.acl import ensure_users
@@ -132,6 +133,33 @@ def test_exposure_revokes_exactly_the_open_leases(ledger: Path) -> None:
     assert "revoked 1 lease" in done.output
     (order,) = orders_of(Settings(home=ledger))
     assert (order.kind, order.subject, order.reason, order.by) == ("lease", lease(1), "it leaked", "ana")
+
+
+def test_exposure_of_a_name_that_nobody_knows_says_so(ledger: Path, tmp_path: Path) -> None:
+    """A slip of the pen must not look like a secret that nobody ever had."""
+    other = Settings(home=tmp_path / "other")
+    create_installation(other, "local", 0)
+    other.config_dir.rename(Settings(home=ledger).config_dir)
+    assert "no secret of that name" in invoke(ledger, "exposure", "--secret", "openai.apikey").stderr
+    assert "no secret of that name" not in invoke(ledger, "exposure", "--secret", "openai.api_key").stderr
+
+
+def test_nothing_found_is_said(ledger: Path) -> None:
+    """Rather than a table without rows."""
+    assert "no such run" in invoke(ledger, "runs", "list", "--agent", "nobody").stderr
+    assert "no such lease" in invoke(ledger, "leases", "list", "--agent", "nobody").stderr
+
+
+def test_a_damaged_ledger_is_an_error_that_says_how_to_make_it_again(ledger: Path) -> None:
+    """The file is no database any more: moved away, it is made again from the audit."""
+    path = ledger / "ledger" / "ledger.sqlite3"
+    for beside in path.parent.glob("ledger.sqlite3-*"):
+        beside.unlink()
+    path.write_bytes(b"\x00no database" * 1000)
+    assert "move it away" in invoke(ledger, "runs", "list", code=7).stderr
+    assert "move it away" in invoke(ledger, "ledger", "rebuild", code=7).stderr
+    path.rename(ledger / "damaged")
+    assert "3 events" in invoke(ledger, "ledger", "rebuild").output
 
 
 def test_the_status_says_how_much_there_is(ledger: Path) -> None:
