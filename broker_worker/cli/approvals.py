@@ -221,6 +221,9 @@ async def _submit(
         secret = key.unlock(_passphrase)
         for item in items.values():
             await _sign(inbox, item, verdict, reason, person, secret)
+            if item.state == "approved":  # and now denied
+                run = f"{item.request.agent_id}/{item.request.run_id}"
+                click.echo(f"note: what {run} was given before that, it has: `leases list`, `revoke`", err=True)
 
 
 async def _sign(inbox: Inbox, item: Item, verdict: Verdict, reason: str, person: str, secret: bytes) -> None:

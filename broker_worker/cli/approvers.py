@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import click
 
 from agent_sdk.wire.errors import WireError
+from broker_worker.cli.approvals import PASSPHRASE_VARIABLE
 from broker_worker.core.approvers import Approver, Ed25519Key
 from broker_worker.core.configuration import Dashboard
 from broker_worker.core.errors import SetupError
@@ -41,7 +44,7 @@ def new_key(file: Path | None, no_passphrase: bool) -> None:
     """Make your Ed25519 key for approving in the terminal, and show its public half.
 
     FILE is approver.key in your configuration folder if left out. Make it where you approve, and give only the public
-    half to whoever keeps approvers.yaml.
+    half to whoever keeps approvers.yaml. The passphrase is asked for, or read from SECRET_BROKER_APPROVER_PASSPHRASE.
     """
     path = file or default_key_path()
     if path.exists():
@@ -55,8 +58,15 @@ def new_key(file: Path | None, no_passphrase: bool) -> None:
 
 
 def _new_passphrase() -> str:
-    prompt = "A passphrase for your key"
-    passphrase = str(click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True))
+    passphrase = os.environ.get(PASSPHRASE_VARIABLE)
+    if not passphrase:
+        if not sys.stdin.isatty():
+            raise SetupError(
+                "a key has a passphrase, and there is no terminal to ask for it",
+                hint=f"set {PASSPHRASE_VARIABLE}, or give --no-passphrase",
+            )
+        prompt = "A passphrase for your key"
+        passphrase = str(click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True))
     if len(passphrase) < 8:
         raise click.UsageError("a passphrase has at least 8 characters")
     return passphrase

@@ -26,7 +26,7 @@ def event_line(event: AuditEvent) -> str:
     for label, text in (
         ("", event.subject),
         ("approval ", event.approval_id),
-        ("by " if event.outcome else "asks ", event.approver),
+        ("asks " if event.event == "approval_requested" else "by ", event.approver),
         ("", event.reason),
         ("count ", event.count),
         ("rule ", event.rule),

@@ -96,7 +96,7 @@ def _show_unused(unused: Sequence[UnusedGrant]) -> None:
     if not unused:
         click.echo("every entry was used")
         return
-    click.echo(f"{len(unused)} entries that nobody used:")
+    click.echo(f"{len(unused)} {'entry' if len(unused) == 1 else 'entries'} that nobody used:")
     for each in unused:
         role = "" if each.role is None else f", role {each.role}"
         click.echo(printable(f"  {each.agent_id}: {each.pattern} ({each.rule}{role})"))

@@ -214,7 +214,7 @@ def _sockets(port: int, addresses: tuple[str, ...]) -> Iterator[list[socket.sock
                     continue  # this host has no IPv6
                 raise SetupError(
                     f"port {port} of {address} cannot be used: {os.strerror(error.errno or 0)}",
-                    hint="stop what uses it, or choose another with --port",
+                    hint="stop what uses it, or choose another: `port` under `dashboard` in broker.yaml, or --port",
                 ) from None
             sockets.append(made)
         yield sockets

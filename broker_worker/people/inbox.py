@@ -173,7 +173,12 @@ class Inbox:
         rules, now = self._rules(), self._clock()
         fault = self._book.fault_of(decision, rules.approvers, now)
         if fault is not None:
-            raise ApprovalError(f"the decision on {decision.approval_id} does not count: {FAULTS[fault]}")
+            known = self._book.get(decision.request)
+            may = "" if known is None else f"{', '.join(known.request.approvers)} may; "
+            raise ApprovalError(
+                f"the decision of {decision.approver} on {decision.approval_id} does not count: {FAULTS[fault]}",
+                hint=f"{may}`secret-broker approvals show {decision.approval_id}` shows who decided",
+            )
         matter = self._book.get(decision.request)
         assert matter is not None
         self.check(_item(matter, rules, now), decision.verdict)

@@ -61,7 +61,8 @@ _ACTIONS: Final = {
 def _asked(request: ApprovalRequest) -> str:
     if not request.asked_today:
         return "the agent's first approval in 24 hours"
-    return f"the agent asked {request.asked_today} times before in 24 hours"
+    often = "once" if request.asked_today == 1 else f"{request.asked_today} times"
+    return f"the agent asked {often} before in 24 hours"
 
 
 def _remaining(item: Item, now: int) -> str:

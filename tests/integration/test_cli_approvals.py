@@ -221,7 +221,7 @@ def test_a_key_is_made_with_a_passphrase_or_with_a_warning(alice: Terminal, tmp_
     """And its public half shown, with what to do next."""
     protected, open_to_readers = tmp_path / "p.key", tmp_path / "o.key"
     arguments = ["approvers", "new-key", str(protected)]
-    made = CliRunner().invoke(main, arguments, input=f"{PASSPHRASE}\n{PASSPHRASE}\n")
+    made = CliRunner().invoke(main, arguments, env=SECRET_PASSPHRASE)
     assert made.exit_code == 0
     public = re.search(r"--key ([A-Za-z0-9_-]{43})\n", made.stdout)
     assert public is not None
@@ -231,8 +231,11 @@ def test_a_key_is_made_with_a_passphrase_or_with_a_warning(alice: Terminal, tmp_
     assert "whoever can read that file can approve in your name" in bare.stdout
     again = CliRunner().invoke(main, ["approvers", "new-key", str(open_to_readers), "--no-passphrase"])
     assert (again.exit_code, "exists already" in again.stderr) == (7, True)
-    short = CliRunner().invoke(main, ["approvers", "new-key", str(tmp_path / "s.key")], input="short\nshort\n")
-    assert (short.exit_code, (tmp_path / "s.key").exists()) == (2, False)
+    arguments = ["approvers", "new-key", str(tmp_path / "s.key")]
+    short = CliRunner().invoke(main, arguments, env={"SECRET_BROKER_APPROVER_PASSPHRASE": "short"})
+    nobody = CliRunner().invoke(main, arguments, input=f"{PASSPHRASE}\n{PASSPHRASE}\n")
+    assert (short.exit_code, nobody.exit_code, (tmp_path / "s.key").exists()) == (2, 7, False)
+    assert "there is no terminal to ask for it" in nobody.stderr
     assert alice.run("approvers", "add", "bob", "--group", "ops", "--key", public[1]).exit_code == 0
     (person,) = [each for each in json.loads(alice.run("approvers", "list", "--json").stdout) if each["name"] == "bob"]
     assert person["keys"] == [{"kind": "ed25519", "public_key": public[1]}]
