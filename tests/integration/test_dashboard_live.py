@@ -54,6 +54,28 @@ async def test_a_hostile_purpose_is_text(house: House, browser: httpx.AsyncClien
     assert "&lt;script&gt;alert" in text
 
 
+async def test_what_people_decided_is_no_answer_to_an_agent(house: House, browser: httpx.AsyncClient) -> None:
+    """A value released is one, however often its agent was told to wait and whoever approved it; likewise a refusal."""
+    waits = {"outcome": "refused", "code": "approval_pending"}
+    for event, columns in (
+        ("access", {**waits, "action": "resolve"}),
+        ("access", {**waits, "action": "resolve"}),
+        ("approval_decided", {"outcome": "granted"}),
+        ("approval_settled", {"outcome": "granted", "reason": "approved"}),
+        ("access", {"outcome": "granted", "action": "resolve"}),
+        ("access", {"outcome": "granted", "action": "renew"}),
+        ("approval_decided", {"outcome": "refused"}),
+        ("request_refused", {"outcome": "refused", "code": "revoked"}),
+    ):
+        house.record(event, at=NOW - 1000, agent_id="claude", run_id="r-1", secret_name="a.b", **columns)
+    text = " ".join(re.sub("<[^>]*>", "", (await browser.get("/live/summary")).text).split())
+    assert "1 released · 1 refused" in text
+    assert shown((await browser.get("/?outcome=granted")).text) == [5]
+    assert shown((await browser.get("/?outcome=refused")).text) == [8]
+    secret = (await browser.get("/agents/claude")).text
+    assert "waits for approval" not in secret
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

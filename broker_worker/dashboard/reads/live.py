@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, literal, select, tuple_
 
 from broker_worker.dashboard.reads.keyset import Cursor, Page, cut
 from broker_worker.ledger.schema import EVENTS
@@ -27,6 +27,13 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
 }
 """What `outcome` of a filter may name besides `granted` and `refused`, and the events that it means."""
+IS_ANSWER: Final[Mapping[str, ColumnElement[bool]]] = {
+    "granted": and_(EVENTS.c.event == "access", func.coalesce(EVENTS.c.action, "").not_in(("renew", "release"))),
+    "refused": and_(
+        EVENTS.c.event.in_(("access", "request_refused")), func.coalesce(EVENTS.c.code, "") != "approval_pending"
+    ),
+}
+"""Which events of an outcome are what an agent was given or refused, and not what people decided or have yet to."""
 _SHOWN = tuple(column for column in EVENTS.columns if column.name != "line")
 
 
@@ -58,7 +65,10 @@ class Filter:
             query = query.where(EVENTS.c.secret_name == self.secret)
         if self.outcome is not None:
             kinds = KINDS.get(self.outcome)
-            query = query.where(EVENTS.c.outcome == self.outcome if kinds is None else EVENTS.c.event.in_(kinds))
+            if kinds is None:
+                query = query.where(EVENTS.c.outcome == self.outcome, IS_ANSWER[self.outcome])
+            else:
+                query = query.where(EVENTS.c.event.in_(kinds))
         if self.since is not None:
             query = query.where(EVENTS.c.at >= self.since)
         return query if self.until is None else query.where(EVENTS.c.at < self.until)
@@ -144,7 +154,9 @@ def following(
 
 
 def outcomes_since(connection: Connection, since: int) -> dict[str, int]:
-    """How many accesses and requests were `granted` and `refused` since a time, ms since the epoch."""
-    query = select(EVENTS.c.outcome, func.count()).where(EVENTS.c.outcome.in_(("granted", "refused")))
-    query = query.where(EVENTS.c.at >= since).group_by(EVENTS.c.outcome)
-    return {str(outcome): int(count) for outcome, count in connection.execute(query)}
+    """How many names were `granted`, and names and whole requests `refused`, since a time, ms since the epoch."""
+    found: dict[str, int] = {}
+    for outcome, is_answer in IS_ANSWER.items():
+        query = select(func.count()).where(EVENTS.c.outcome == outcome, EVENTS.c.at >= since, is_answer)
+        found[outcome] = int(connection.scalar(query) or 0)
+    return found

@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, String, column, func, literal_column, select, values
 
+from broker_worker.dashboard.reads.live import IS_ANSWER
 from broker_worker.ledger.schema import EVENTS, RUNS, USAGE
 
 HOUR_MS: Final = 3_600_000
@@ -152,7 +153,7 @@ def last_granted(connection: Connection, by: Side, names: Iterable[str]) -> dict
 def recent_refusals(connection: Connection, by: Side, name: str, limit: int) -> list[RowMapping]:
     """The latest refusals of a secret or an agent, newest first."""
     shown = [each for each in EVENTS.columns if each.name != "line"]
-    query = select(*shown).where(EVENTS.c[by] == name, EVENTS.c.outcome == _REFUSED)
+    query = select(*shown).where(EVENTS.c[by] == name, EVENTS.c.outcome == _REFUSED, IS_ANSWER["refused"])
     return list(connection.execute(query.order_by(EVENTS.c.at.desc()).limit(limit)).mappings())
 
 
