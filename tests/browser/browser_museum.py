@@ -34,6 +34,7 @@ PAGES = (
     f"/runs/{'/'.join(BUSY_RUN)}",
     f"/runs/{AGENT}/{RUN}",
     "/approvals",
+    "/approvals/WAITING",
     "/leases",
     "/leases?state=all",
     "/secrets",

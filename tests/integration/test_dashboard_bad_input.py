@@ -10,7 +10,7 @@ from broker_worker.dashboard.pages import ROUTES
 from broker_worker.dashboard.reads.keyset import Cursor
 from broker_worker.dashboard.security import CONTENT_SECURITY_POLICY, MAX_BODY
 
-PLACES = {"agent": "claude", "run": "run-1", "name": "openai.api_key"}
+PLACES = {"agent": "claude", "run": "run-1", "name": "openai.api_key", "approval_id": "0" * 16}
 PAGES = [route for route in ROUTES if "GET" in (route.methods or ()) and not route.path.endswith("/stream")]
 PARAMETERS = {
     "/": ("agent", "run", "secret", "outcome", "since", "from", "to", "before"),
@@ -54,6 +54,7 @@ NOWHERE = (
     f"/secrets/{'a' * 20_000}",
     "/secrets/%2e%2e%2fx",
     "/runs/a/b/c",
+    "/approvals/%3Cscript%3E",
     "/agents/%F0%9F%98%80",
     "//evil.example/",
 )
@@ -86,9 +87,9 @@ async def test_a_parameter_that_makes_no_sense_breaks_no_page(reader: httpx.Asyn
 
 async def test_a_parameter_that_comes_twice_counts_once(reader: httpx.AsyncClient) -> None:
     """The same filter twice is no way around it, and no defect."""
-    for route in PAGES:
-        answer = await reader.get(f"{filled(route)}?agent=a&agent=b&before=1~1&before=2~2&since=1h&since=2h")
-        assert answer.status_code in {200, 204}, route.path
+    for path in PARAMETERS:
+        answer = await reader.get(f"{path}?agent=a&agent=b&before=1~1&before=2~2&since=1h&since=2h")
+        assert answer.status_code == 200, path
 
 
 async def test_thousands_of_parameters_are_ignored(reader: httpx.AsyncClient) -> None:
