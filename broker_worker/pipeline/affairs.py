@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import Notice, lease_id
+from agent_sdk.wire.messages import MAX_TIME, Notice, lease_id
 from broker_worker.core.approval_book import KEPT_MS, Matter
 from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, open_request, sign_request
 from broker_worker.core.configuration import Configuration
@@ -30,6 +30,8 @@ from broker_worker.ports import AuditSink, Cache, JobQueue, OnceLog, RevocationL
 TAKE_OVER_MS = 3_000
 """After this long another worker settles what the one that asked did not."""
 _PURGE_EVERY_MS = 60_000
+_SETTLED_AT_ONCE = 32
+"""How many requests are settled before everybody else has a turn: each costs syncs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Affairs:
         self._tally = Tally()
         self._open: dict[bytes, Matter] = {}
         self._announced: set[bytes] = set()
+        self._looked_under: Configuration | None = None
+        self._look_at = 0
         self._untold: dict[str, tuple[ApprovalRequest, Decision, int]] = {}
         self._seen_settled: dict[bytes, int] = {}
         self._unkept: list[bytes] = []
@@ -111,7 +115,7 @@ class Affairs:
         for request in requests:
             digest = request.digest()
             self.unpublished[digest] = request
-            self._open[digest] = self.approvals.book.add(request)
+            self._open[digest], self._look_at = self.approvals.book.add(request), 0
 
     def signed(self, request: ApprovalRequest) -> bytes:
         """The bytes of a request for the queue."""
@@ -162,7 +166,7 @@ class Affairs:
             return
         matter = self.approvals.book.add(request)
         if not _is_long_over(request, now) and request.approval_id not in self._settled.used():
-            self._open[request.digest()] = matter
+            self._open[request.digest()], self._look_at = matter, 0
 
     def take_control(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
         """Take an entry of the control stream.
@@ -205,27 +209,42 @@ class Affairs:
             self._untold[_mark(decision)] = (request, decision, now)
             if request.worker == self._worker:
                 self._tell([_mark(decision)], now)
-        return self.settle(configuration, session, now)
+        return self._settle(decision.request, configuration, session, now)
 
     def settle(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
         """Record what has come of requests, once, and tell the runs that asking again is worth it."""
+        if configuration is self._looked_under and now < self._look_at:
+            return []  # thousands may wait, and only a decision, other files or the time change anything
+        self._looked_under, self._look_at = configuration, MAX_TIME
         letters: list[Letter] = []
-        for digest, matter in list(self._open.items()):
-            state = matter.state(configuration.approvers, configuration.policy.digest, now)
-            if state == "waiting":
-                continue
-            if matter.request.approval_id in self._settled.used():
-                self._forget(digest)
-                continue
-            since = self._seen_settled.setdefault(digest, now)
-            if matter.request.worker != self._worker and now - since < TAKE_OVER_MS:
-                continue
-            marks = [_mark(decision) for decision in matter.decisions.values()]
-            if self._tell(marks, now, records.approval_settled(matter, state, now)):
-                self._conclude(digest, matter, now)
-                notice = Notice("approval_settled", now, approval=digest[:8])
-                letters += self._letter(notice, matter.request.agent_id, matter.request.run_key, session)
+        for digest in list(self._open):
+            letters += self._settle(digest, configuration, session, now)
+            if len(letters) >= _SETTLED_AT_ONCE:
+                self._look_at = 0
+                break
         return letters
+
+    def _settle(self, digest: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        matter = self._open.get(digest)
+        if matter is None:
+            return []
+        request, state = matter.request, matter.state(configuration.approvers, configuration.policy.digest, now)
+        if state == "waiting":
+            self._look_at = min(self._look_at, request.expires_at)
+            return []
+        if request.approval_id in self._settled.used():
+            self._forget(digest)
+            return []
+        since = self._seen_settled.setdefault(digest, now)
+        marks = [_mark(decision) for decision in matter.decisions.values()]
+        is_due = request.worker == self._worker or now - since >= TAKE_OVER_MS
+        if not is_due or not self._tell(marks, now, records.approval_settled(matter, state, now)):
+            self._look_at = 0
+            return []
+        self._note_told(request.approval_id, request, now)
+        self._forget(digest)
+        notice = Notice("approval_settled", now, approval=digest[:8])
+        return self._letter(notice, request.agent_id, request.run_key, session)
 
     def _tell(self, marks: Iterable[str], now: int, *also: AuditRecord) -> bool:
         """Record decisions that were not recorded yet, also not by another worker of this host or before a restart."""
@@ -243,10 +262,6 @@ class Affairs:
             if mark not in told:
                 self._note_told(mark, request, now)
         return True
-
-    def _conclude(self, digest: bytes, matter: Matter, now: int) -> None:
-        self._note_told(matter.request.approval_id, matter.request, now)
-        self._forget(digest)
 
     def _note_told(self, mark: str, request: ApprovalRequest, now: int) -> None:
         with suppress(AuditError):  # then the next process records it once more; this one does not

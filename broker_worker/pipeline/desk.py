@@ -206,12 +206,12 @@ class Desk:
             self.affairs.approvals.withdraw(asked)
             raise
 
-    def _rules(self) -> tuple[int, int, int]:
+    def _rules(self) -> tuple[Configuration, int, int]:
         """Tells whether what decides changed while something was waited for."""
         affairs = self.affairs
-        return id(self.configuration), affairs.revocations.changes, affairs.approvals.book.changes
+        return self.configuration, affairs.revocations.changes, affairs.approvals.book.changes
 
-    def _hold(self, asks: Sequence[Ask], rules: tuple[int, int, int]) -> bool:
+    def _hold(self, asks: Sequence[Ask], rules: tuple[Configuration, int, int]) -> bool:
         """Whether what was decided under these rules holds after a wait: nothing changed, and no approval ended."""
         return self._rules() == rules and self.affairs.approvals.hold(asks, self.configuration, self._clock.now())
 

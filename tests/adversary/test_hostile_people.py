@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from desk_workbench import NOW, DeskBench, Run
+from msgspec.structs import replace
 
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve, Result
 from agent_sdk.wire.sealing import run_public_key
-from broker_worker.core.approval_book import KEPT_MS
+from broker_worker.core.approval_book import KEPT_MS, Matter
 from broker_worker.core.approvals import ApprovalRequest, Decision, Ed25519Proof, sign_decision
 from broker_worker.core.control import decision_message
 from broker_worker.core.revocations import Revocation
@@ -336,3 +337,32 @@ async def test_nobody_is_asked_for_a_run_that_is_over(bench: DeskBench) -> None:
     result = await bench.ask_one(run, GUARDED)
     assert result.code == Code.EXPIRED
     assert asked(bench) == []
+
+
+async def test_thousands_that_wait_cost_nothing_until_something_changes(bench: DeskBench) -> None:
+    """Each is looked at when it was decided or its time is over, not four times a second."""
+    await bench.ask(bench.run(), GUARDED)
+    (request,) = asked(bench)
+    for number in range(300):
+        other = replace(request, run_id=f"run-{number}", request_id=secrets.token_bytes(16))
+        bench.affairs.take_request(bench.affairs.signed(other), bench.clock.now())
+    poll(bench)
+    looked = 0
+    state = Matter.state
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return state(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Matter, "state", counted)
+        for _ in range(10):
+            assert poll(bench) == []
+        assert looked == 0
+        assert len(take(bench, signed(bench, request))) == 1
+        assert looked < 10
+    bench.clock.time = request.expires_at
+    told = [len(poll(bench)) for _ in range(12)]
+    assert sum(told) == 300
+    assert max(told) < 300

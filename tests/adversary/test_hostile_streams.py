@@ -44,7 +44,7 @@ async def running(tail: ControlTail) -> AsyncIterator[None]:
     """The loops of a worker around it: each is begun again when it fails."""
 
     async def repeat(loop: Any) -> None:
-        while True:
+        while not tail._stopping.is_set():  # redis-py may swallow a cancellation
             with contextlib.suppress(Exception):
                 await loop()
             await asyncio.sleep(0.01)
@@ -53,6 +53,7 @@ async def running(tail: ControlTail) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        tail._stopping.set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
