@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent / name) for name in ("integration", "b
 pytest.register_assert_rewrite(
     "provider_conformance", "desk_workbench", "broker_home", "dashboard_house", "browser_site"
 )
-pytest_plugins = ["broker_home", "dashboard_house", "browser_site", "browser_museum"]
+pytest_plugins = ["broker_home", "people_home", "dashboard_house", "browser_site", "browser_museum"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

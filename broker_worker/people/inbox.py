@@ -28,6 +28,7 @@ from broker_worker.people.assertion import check_assertion
 from broker_worker.people.revoking import CONTROL_LENGTH
 from broker_worker.queue.acl import CONSOLE
 from broker_worker.queue.login import process_url
+from broker_worker.queue.streams import is_far_ahead
 from broker_worker.settings import Settings
 
 _COUNT = 256
@@ -102,6 +103,7 @@ class Inbox:
             QueueError: if the queue cannot be reached or refuses.
         """
         async with self._reading:
+            self._leave_spoiled()
             while await self._read(None):
                 pass
 
@@ -121,6 +123,7 @@ class Inbox:
             if changed:
                 yield changed
             async with self._reading:
+                self._leave_spoiled()
                 await self._read(_ROUND_MS)
 
     def items(self) -> tuple[Item, ...]:
@@ -190,6 +193,12 @@ class Inbox:
             raise QueueError(f"the queue does not take the decision: {_why(error)}", hint="try again") from error
         self._book.decide(decision, rules.approvers, now)
         return _item(matter, rules, now)
+
+    def _leave_spoiled(self) -> None:
+        """Read a stream anew whose last id lies far ahead of the clock: workers remove it, and no later id comes."""
+        for stream, last in self._read_to.items():
+            if is_far_ahead(last, self._clock()):
+                self._read_to[stream] = b"0"
 
     async def _read(self, wait_ms: int | None) -> bool:
         """Read once; whether there was anything."""

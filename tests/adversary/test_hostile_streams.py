@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from desk_workbench import DeskBench, until
-from people_desk import GUARDED, asked, bench_with, order
+from people_desk import GUARDED, IDENTITY_PUBLIC, asked, bench_with, order
 from redis.asyncio import Redis
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve
 from broker_worker.core.approvals import open_request
+from broker_worker.people.inbox import Inbox
 from broker_worker.worker.control_tail import ControlTail
 
 HUGE = f"{2**64 - 1}-{2**64 - 1}"
@@ -96,7 +97,20 @@ async def test_people_are_asked_although_somebody_spoiled_the_stream(bench: Desk
         await until(lambda: not bench.affairs.unpublished)
         ((_, fields),) = await until(lambda: redis.xrange(keynames.APPROVALS))
         await redis.xadd(keynames.CONTROL, {"m": b"people can decide again"})
-    assert open_request(fields[b"m"], bench.affairs._keys.identity_secret[32:]) == request
+    assert open_request(fields[b"m"], IDENTITY_PUBLIC) == request
+
+
+async def test_people_see_the_next_question_after_a_spoiled_stream_was_removed(bench: DeskBench, redis: Any) -> None:
+    """The dashboard runs for days; it must not wait for an id that never comes."""
+    inbox = Inbox(redis, IDENTITY_PUBLIC, lambda: bench.desk.configuration, bench.clock.now)
+    await redis.xadd(keynames.APPROVALS, {"m": b"junk"}, id=HUGE)
+    await inbox.refresh()
+    await redis.delete(keynames.APPROVALS)
+    await bench.ask(bench.run(), GUARDED)
+    (request,) = asked(bench)
+    await redis.xadd(keynames.APPROVALS, {"m": bench.affairs.signed(request)})
+    await inbox.refresh()
+    assert [item.request for item in inbox.items()] == [request]
 
 
 async def test_people_are_asked_again_when_the_queue_forgot_the_question(bench: DeskBench, redis: Any) -> None:
