@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock, Timeout
 from sqlalchemy import URL, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, OperationalError
 
 from broker_worker.core.errors import SetupError
 from broker_worker.private_files import make_private_folder
@@ -39,6 +39,8 @@ def open_database(address: str, *, writing: bool = False) -> Engine:
             _make_file(url)
         engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _BUSY_MS / 1000})
         event.listen(engine, "connect", _set_up_sqlite if writing else _set_up_sqlite_reader)
+        if not writing:
+            _follow_file(engine)
         return engine
     if find_spec("psycopg") is None:
         raise SetupError(
@@ -160,8 +162,8 @@ class SameFile:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         is_file = engine.url.get_backend_name() == "sqlite"
-        self._path = Path(engine.url.database or "") if is_file else None
-        self._identity = self._look()
+        self._path = Path((engine.url.database or "").removeprefix("file:")) if is_file else None
+        self._identity = self.look()
 
     def check(self) -> None:
         """See whether it is still there.
@@ -169,13 +171,14 @@ class SameFile:
         Raises:
             SetupError: if it is not.
         """
-        if self._look() != self._identity:
+        if self.look() != self._identity:
             raise SetupError(
                 f"the ledger {name_of(self._engine)} was moved, removed or replaced while it was kept",
                 hint="start `ledger run` again, as `up` does by itself: what is missing comes from the audit",
             )
 
-    def _look(self) -> tuple[int, int] | None:
+    def look(self) -> tuple[int, int] | None:
+        """Which file has the name now; of a server None."""
         if self._path is None:
             return None
         try:
@@ -183,6 +186,20 @@ class SameFile:
         except OSError:
             return 0, 0
         return found.st_dev, found.st_ino
+
+
+def _follow_file(engine: Engine) -> None:
+    """Have a reader that keeps connections leave a file that was moved away for the one that has its name now."""
+    same_file = SameFile(engine)
+
+    @event.listens_for(engine, "connect")
+    def note(_connection: Any, record: Any) -> None:
+        record.info["file"] = same_file.look()
+
+    @event.listens_for(engine, "checkout")
+    def compare(_connection: Any, record: Any, _proxy: Any) -> None:
+        if record.info["file"] != same_file.look():
+            raise DisconnectionError("the ledger's file was moved")  # the pool then connects anew
 
 
 def is_passing(error: DBAPIError) -> bool:
@@ -233,6 +250,9 @@ def _make_file(url: URL) -> None:
     path = Path(url.database or "")
     make_private_folder(path.parent)
     try:
+        if not path.exists():
+            for rest in ("-wal", "-shm"):  # of a file that was moved away; SQLite would take them for this one's
+                path.with_name(path.name + rest).unlink(missing_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise SetupError(f"the ledger {path} cannot be made: {error.strerror}", hint="check its folder") from error

@@ -206,8 +206,12 @@ def test_a_queue_that_refuses_the_ledger_is_an_error(
     queue.acl_setuser("nobody", enabled=True, passwords=["+pw"], commands=["+ping"])
     try:
         url = valkey_url.replace("unix://", "unix://nobody:pw@")
-        with pytest.raises(QueueError, match="may this user"), keeping(url, ledger, audit):
-            time.sleep(0.2)
+        refused = keeping(url, ledger, audit)
+        refused.__enter__()
+        until(lambda: count(ledger) >= 0)  # it holds the lock then
+        until(lambda: not _is_kept(ledger))
+        with pytest.raises(QueueError, match="may this user"):
+            refused.__exit__(None, None, None)
     finally:
         queue.acl_deluser("nobody")
 

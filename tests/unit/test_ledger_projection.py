@@ -1,5 +1,6 @@
 """The ledger's tables are a function of the audit: however it arrives, they come out the same."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from audit_workbench import IDENTITY, START, open_sink
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_workbench import MINUTE, fresh_ledger, lease, project, record, rows, segments, tables, write_story
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from agent_sdk.ledger import ChainAssembler
 from agent_sdk.wire.audit_stream import ChainSegment
 from broker_worker.core.errors import SetupError
+from broker_worker.dashboard.serving import read_only
 from broker_worker.ledger import projection as projection_module
 from broker_worker.ledger.database import check_tables, migrate, only_writer, open_database
 from broker_worker.ledger.keeping import catch_up, rebuild
@@ -173,6 +175,22 @@ def test_the_steps_make_the_tables_that_the_program_knows(tmp_path: Path) -> Non
     migrate(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+@pytest.mark.parametrize("opened", [open_database, read_only])
+def test_a_reader_goes_over_to_the_file_that_was_made_again(
+    folder: Path, tmp_path: Path, opened: Callable[[str], Engine]
+) -> None:
+    """What the dashboard keeps open must not stay the file that was moved away; nor is its journal taken for ours."""
+    path = tmp_path / "ledger" / "ledger.sqlite3"
+    writer = fresh_ledger(path)
+    reader = opened(f"sqlite:///{path}")
+    assert rows(reader, "events") == []
+    path.rename(tmp_path / "moved.sqlite3")
+    writer.dispose()
+    project(fresh_ledger(path), segments(folder))
+    assert len(rows(reader, "events")) > 0
+    reader.dispose()
 
 
 def test_a_newer_ledger_is_refused(tmp_path: Path) -> None:
