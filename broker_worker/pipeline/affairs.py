@@ -105,7 +105,7 @@ class Affairs:
         self._look_at = 0
         self._untold: dict[str, tuple[ApprovalRequest, Decision, int]] = {}
         self._seen_settled: dict[bytes, int] = {}
-        self._unkept: list[bytes] = []
+        self._unkept: dict[bytes, None] = {}
         self._purge_at = 0
         for revocation in revocation_log.poll():
             revocations.apply(revocation)
@@ -184,7 +184,7 @@ class Affairs:
             message = decode_control(raw)
             if message.kind == "revocation":
                 revocation = open_revocation(message.body, self._keys.control_public)
-                self._unkept.append(message.body)
+                self._unkept[message.body] = None
                 letters = self.revoke([revocation], configuration, session, now)
                 self._keep()
                 return letters
@@ -295,10 +295,10 @@ class Affairs:
         """Write orders that came over the queue into the broker's own file; what fails is tried again."""
         while self._unkept:
             try:
-                self._log.append(self._unkept[0])
+                self._log.append(next(iter(self._unkept)))
             except BrokerError:
                 return
-            self._unkept.pop(0)
+            del self._unkept[next(iter(self._unkept))]
 
     def revoke(
         self, revocations: Iterable[Revocation], configuration: Configuration, session: Session, now: int

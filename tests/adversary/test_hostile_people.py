@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import NOW, DeskBench, Run
+from desk_workbench import CONTROL_SEED, NOW, DeskBench, Run
 from msgspec.structs import replace
 
 from agent_sdk.wire.errors import Code
@@ -16,8 +16,9 @@ from agent_sdk.wire.messages import Resolve, Result
 from agent_sdk.wire.sealing import run_public_key
 from broker_worker.core.approval_book import KEPT_MS, Matter
 from broker_worker.core.approvals import ApprovalRequest, Decision, Ed25519Proof, sign_decision
-from broker_worker.core.control import decision_message
-from broker_worker.core.revocations import Revocation
+from broker_worker.core.control import decision_message, revocation_message
+from broker_worker.core.errors import SetupError
+from broker_worker.core.revocations import Revocation, sign_revocation
 from broker_worker.pipeline.letters import Letter
 from broker_worker.ports import Fetched
 
@@ -312,6 +313,22 @@ async def test_holders_are_told_although_the_audit_is_full_and_counts_are_due(be
     bench.sink.is_full = True
     bench.orders.new.append(order("agent", "claude"))
     assert len(poll(bench)) == 1
+
+
+async def test_an_order_that_is_shown_for_ever_is_kept_once_while_the_disk_is_full(bench: DeskBench) -> None:
+    """The queue cannot fill the memory with what the operator signed once; when the disk is back, it is written."""
+    secret = CONTROL_SEED + run_public_key(CONTROL_SEED)
+    raw = revocation_message(sign_revocation(order("agent", "claude"), secret))
+
+    def fail(_: bytes) -> bool:
+        raise SetupError("No space left on device", hint="free some")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.orders, "append", fail)
+        for _ in range(100):
+            bench.affairs.take_control(raw, bench.desk.configuration, bench.desk.session, NOW)
+    poll(bench)
+    assert len(bench.orders.kept) == 1
 
 
 async def test_one_order_that_cannot_be_carried_out_does_not_hold_up_the_next(bench: DeskBench) -> None:
