@@ -4,7 +4,7 @@ The book is filled from two streams that nobody trusts: requests count only with
 with an approver's. A queue that forgets costs people another question, never a release.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -85,15 +85,25 @@ class Matter:
         counting = self.counting(approvers)
         if any(decision.verdict == "deny" for decision in counting):
             return "denied"
-        # Nobody decides before it is asked: an approver's clock that is behind must not shorten the grant.
-        approved_at = sorted(max(decision.decided_at, request.asked_at) for decision in counting)
-        if len(approved_at) >= request.quorum:
-            grant_ms = request.grant_ms
+        if len(counting) >= request.quorum:
             if request.grant == "run":
                 return "approved"
-            ends = approved_at[request.quorum - 1] + grant_ms if grant_ms is not None else request.expires_at
+            ends = self._granted_until(counting) if request.grant_ms is not None else request.expires_at
             return "approved" if now < ends else "expired"
         return "waiting" if now < request.expires_at else "expired"
+
+    @property
+    def ends_at(self) -> int | None:
+        """When an approval for a time ends, ms since the epoch; None for other grants, and before it is approved."""
+        approvals = [decision for decision in self.decisions.values() if decision.verdict == "approve"]
+        if self.request.grant_ms is None or len(approvals) < self.request.quorum:
+            return None
+        return self._granted_until(approvals)
+
+    def _granted_until(self, approvals: Sequence[Decision]) -> int:
+        # Nobody decides before it is asked: an approver's clock that is behind must not shorten the grant.
+        approved_at = sorted(max(decision.decided_at, self.request.asked_at) for decision in approvals)
+        return approved_at[self.request.quorum - 1] + (self.request.grant_ms or 0)
 
     def counting(self, approvers: Approvers) -> tuple[Decision, ...]:
         """The decisions of people who may decide now, with the keys that they have now."""

@@ -4,7 +4,7 @@ Everything here comes from two streams and two files that are not trusted: reque
 signature, decisions with an approver's, revocations with the operator's control key.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -89,6 +89,8 @@ class Affairs:
         self.revocations = revocations
         self.unpublished: dict[bytes, ApprovalRequest] = {}
         """Requests that were recorded and must be put onto the queue, by their digest."""
+        self.on_asked: Callable[[], object] = lambda: None
+        """Called when there is something to put onto the queue."""
         self._worker = worker
         self._keys = keys
         self._log = revocation_log
@@ -116,6 +118,7 @@ class Affairs:
             digest = request.digest()
             self.unpublished[digest] = request
             self._open[digest], self._look_at = self.approvals.book.add(request), 0
+            self.on_asked()
 
     def signed(self, request: ApprovalRequest) -> bytes:
         """The bytes of a request for the queue."""

@@ -50,7 +50,7 @@ class Leases:
             case.holding = held
             return
         identity = ask.identity
-        ends_at = max(expires_at, self._hard_end(case, identity.expires_at, now))
+        ends_at = max(expires_at, self._hard_end(case, identity.expires_at, expires_at, now))
         lease = self._mint.issue(identity.agent_id, run_key, case.name, version, now, ends_at)
         holding = Holding(
             identity.agent_id,
@@ -65,10 +65,15 @@ class Leases:
         case.holding = holding
 
     @staticmethod
-    def _hard_end(case: Case, token_ends: int, now: int) -> int:
+    def _hard_end(case: Case, token_ends: int, expires_at: int, now: int) -> int:
+        """How far a lease can be renewed: what people allowed once, or for a time, is not prolonged without them."""
         grant = case.decision.grant
         longest = MAX_LEASE_MS if grant is None or grant.max_ttl is None else grant.max_ttl * 1000
-        return min(token_ends, now + longest)
+        ends_at = min(token_ends, now + longest)
+        if case.approval is None:
+            return ends_at
+        allowed_until = case.approval.ends_at
+        return expires_at if case.approval.request.grant == "once" else min(ends_at, allowed_until or ends_at)
 
     def open_cases(self, ask: Ask, configuration: Configuration, now: int) -> None:
         """Decide a request to renew or to give back a lease: only the run that holds it can ask for that."""

@@ -66,6 +66,8 @@ class ControlTail:
         self._has_letters = asyncio.Event()
         self._polls = 0
         self._acting = asyncio.Lock()
+        self._asked = asyncio.Event()
+        desk.affairs.on_asked = self._asked.set
         self.caught_up = asyncio.Event()
         """Set when everything that people decided so far is known."""
 
@@ -105,7 +107,9 @@ class ControlTail:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
             if self._letters:
                 self._has_letters.set()
-            await asyncio.sleep(POLL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), POLL_SECONDS)
+            self._asked.clear()
 
     async def attend(self) -> None:
         """Put requests and notices onto the queue, and take reports, until the worker stops.

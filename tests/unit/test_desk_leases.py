@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from desk_workbench import NOW, DeskBench
-from people_desk import ALICE, bench_with, granted, notice, order, revoke
+from people_desk import ALICE, GUARDED, asked, bench_with, decide, granted, notice, order, revoke
 
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Release, Renew, Resolve
@@ -28,6 +28,22 @@ async def test_a_run_that_asks_again_uses_its_lease(bench: DeskBench) -> None:
     assert first.lease == again.lease != theirs.lease
     assert [r.uses for r in bench.sink.of("access")] == [1, 2, 1]
     assert len({r.lease_id for r in bench.sink.of("access")}) == 2
+
+
+@pytest.mark.parametrize(("grant", "life"), [("once", 300_000), ("6m", 360_000), ("run", 3_600_000)])
+async def test_what_people_allowed_is_not_prolonged_without_them(tmp_path: Path, grant: str, life: int) -> None:
+    """A lease on a single use ends with its value, one on a grant for a time with the grant."""
+    bench = bench_with(tmp_path, grant)
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    decide(bench, asked(bench)[0])
+    lease = (await granted(bench, run, GUARDED)).lease
+    assert lease is not None
+    ends = 0
+    while (renewed := (await bench.ask(run, body=Renew(lease))).results[0]).outcome == "granted":
+        assert renewed.expires_at is not None
+        ends, bench.clock.time = renewed.expires_at, renewed.expires_at - 1 if renewed.expires_at > ends else ends
+    assert ends - NOW == life
 
 
 async def test_a_second_copy_with_a_shorter_life_does_not_end_the_first(bench: DeskBench) -> None:
