@@ -98,6 +98,7 @@ class House:
             told.cancel()
             if process.returncode is None:
                 process.kill()
+                await asyncio.shield(process.wait())
 
 
 async def _first_of(*events: asyncio.Event) -> None:

@@ -50,8 +50,9 @@ def up(
 ) -> None:
     """Run the broker on this host: queue (embedded unless REDIS_URL is set), its users, all processes.
 
-    Those are the workers, the ledger, the dashboard, whose login link is shown, and, where broker.yaml names
-    notifications, the process that sends them. Each is started again when it ends.
+    Those are the workers, the ledger, the dashboard (its login link is shown on a terminal; `secret-broker dashboard
+    link` prints another one), and, where broker.yaml names notifications, the process that sends them. Each is started
+    again when it ends.
     """
     root = ctx.find_root()
     shared = root.params

@@ -60,13 +60,13 @@ class Matter:
         request: what was asked.
         decisions: the valid ones, one a person, in order of arrival.
         keys: with which key each person decided.
-        settled: whether its outcome was told and recorded.
+        final: what was told and recorded of it for good: it is not revived, also not by the policy of before.
     """
 
     request: ApprovalRequest
     decisions: dict[str, Decision] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
-    settled: bool = False
+    final: State | None = None
 
     def state(self, approvers: Approvers, policy: str, now: int) -> State:
         """What has come of it.
@@ -80,6 +80,8 @@ class Matter:
             now: the time, ms since the epoch.
         """
         request = self.request
+        if self.final is not None:
+            return self.final
         if request.policy != policy:
             return "void"
         counting = self.counting(approvers)
@@ -215,7 +217,7 @@ class ApprovalBook:
         order = {"approved": 0, "waiting": 1, "denied": 2, "expired": 3}
         for matter in reversed(self._by_key.get(key, ())):
             state = matter.state(approvers, key.policy, now)
-            if matter.request.grant == "once" and matter.request.approval_id in used:
+            if state == "void" or (matter.request.grant == "once" and matter.request.approval_id in used):
                 continue
             if best is None or order[state] < order[best.state(approvers, key.policy, now)]:
                 best = matter

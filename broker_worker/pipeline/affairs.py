@@ -171,6 +171,16 @@ class Affairs:
         if not _is_long_over(request, now) and request.approval_id not in self._settled.used():
             self._open[request.digest()], self._look_at = matter, 0
 
+    def close_settled(self, configuration: Configuration, now: int) -> None:
+        """After all was read: what was settled before and looks as if it waited was voided, and stays so."""
+        settled, policy = self._settled.used(), configuration.policy.digest
+        for matter in self.approvals.book:
+            if (
+                matter.request.approval_id in settled
+                and matter.state(configuration.approvers, policy, now) == "waiting"
+            ):
+                matter.final = "void"
+
     def take_control(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
         """Take an entry of the control stream.
 
@@ -244,6 +254,8 @@ class Affairs:
         if not is_due or not self._tell(marks, now, records.approval_settled(matter, state, now)):
             self._look_at = 0
             return []
+        if state != "approved":
+            matter.final = state
         self._note_told(request.approval_id, request, now)
         self._forget(digest)
         notice = Notice("approval_settled", now, approval=digest[:8])

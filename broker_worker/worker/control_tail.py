@@ -76,6 +76,7 @@ class ControlTail:
         for stream in self._last:
             while found := await self._client.xread({stream: self._last[stream]}, count=_PAGE):
                 await self._take(found)
+        self._desk.affairs.close_settled(self._desk.configuration, self._clock.now())
         self.caught_up.set()
 
     async def listen(self) -> None:

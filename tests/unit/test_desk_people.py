@@ -75,6 +75,21 @@ async def test_nobody_decided_in_time(bench: DeskBench) -> None:
     assert (await bench.ask_one(run, GUARDED)).code == Code.APPROVAL_PENDING
 
 
+async def test_what_was_voided_stays_void(bench: DeskBench) -> None:
+    """Also if the policy of before comes back: people are asked anew, and the old decision serves nobody."""
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    (old,) = asked(bench)
+    configuration = bench.load(policy=POLICY % "run")
+    bench.affairs.poll(configuration, bench.desk.session, bench.clock.now())
+    assert [r.reason for r in bench.sink.of("approval_settled")] == ["void"]
+    bench.load(policy=POLICY % "once")
+    decide(bench, old)
+    for _ in range(2):
+        assert (await bench.ask_one(run, GUARDED)).code == Code.APPROVAL_PENDING
+    assert len(asked(bench)) == 2
+
+
 async def test_a_full_disk_asks_nobody(bench: DeskBench) -> None:
     """What could not be recorded is not asked; when the disk is back, it is."""
     run = bench.run()
