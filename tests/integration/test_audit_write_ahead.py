@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -266,6 +267,10 @@ def test_a_round_that_does_not_follow_is_not_taken(sink: JsonlSink, folder: Path
     """Without the line that the round continues, the tail stays cut, and is told."""
     for number in range(3, 6):
         sink.append([access(number)])
+    head, newest = folder / f"{WORKER}.head", read_log(list_files(folder)[-1].path)[-1]
+    end = time.monotonic() + 10
+    while head.read_bytes().strip() != newest:  # it is written a moment later, by a thread of its own
+        assert time.monotonic() < end
     copy = crashed(folder, keep=0)
     lines = wal(copy).read_bytes().split(b"\n")
     rewrite(list_files(copy)[0].path, lines[:2])
