@@ -4,7 +4,7 @@ Everything here comes from two streams and two files that are not trusted: reque
 signature, decisions with an approver's, revocations with the operator's control key.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.letters import Letter, seal_notice
 from broker_worker.pipeline.peers import PeerCache
+from broker_worker.pipeline.reach import ended_by, runs_reached
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import AuditSink, Cache, JobQueue, OnceLog, RevocationLog
@@ -328,7 +329,7 @@ class Affairs:
         for revocation in changed:
             noted.append(records.revoked(revocation, self._cache.redact(revocation.reason), now))
             if revocation.order == "revoke":
-                ended = _ended_by(revocation, leases)
+                ended = ended_by(revocation, leases)
                 noted += [records.lease_ended(holding, revocation, now) for holding in ended]
                 letters += self._letters(revocation, ended, session, now)
                 for holding in ended:
@@ -349,10 +350,7 @@ class Affairs:
                 notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
                 letters += self._letter(notice, holding.agent_id, holding.run_key, session)
             return letters
-        runs = {(holding.agent_id, holding.run_key) for holding in ended}
-        for peer in self._peers.of_agent(_agent_of(revocation)):
-            if any(_is_of_run(revocation, peer.agent_id, i.run_id, i.token_id) for i in peer.identities()):
-                runs.add((peer.agent_id, peer.run_public_key))
+        runs = runs_reached(revocation, ended, self._peers)
         for agent_id, run_key in sorted(runs):
             letters += self._letter(Notice("run_revoked", now), agent_id, run_key, session)
         return letters
@@ -390,26 +388,3 @@ def _mark(decision: Decision) -> str:
 def _is_long_over(request: ApprovalRequest, now: int) -> bool:
     """Whether what was recorded of a request may be forgotten: whoever owns the queue can show it again for ever."""
     return now >= request.expires_at + KEPT_MS
-
-
-def _ended_by(revocation: Revocation, leases: Mapping[str, Holding]) -> list[Holding]:
-    if revocation.kind == "lease":  # there may be thousands of such orders at once
-        return [leases[revocation.subject]] if revocation.subject in leases else []
-    return [holding for holding in leases.values() if _is_about(revocation, holding)]
-
-
-def _is_about(revocation: Revocation, holding: Holding) -> bool:
-    lease = holding.lease
-    if revocation.kind == "secret":
-        return lease.name == revocation.subject and revocation.version in (None, lease.version)
-    return _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)
-
-
-def _is_of_run(revocation: Revocation, agent_id: str, run_id: str, token_id: str) -> bool:
-    subject = {"agent": agent_id, "run": f"{agent_id}/{run_id}", "token": token_id}.get(revocation.kind)
-    return subject == revocation.subject
-
-
-def _agent_of(revocation: Revocation) -> str | None:
-    """The agent that an order is about; None if it may be any."""
-    return None if revocation.kind == "token" else revocation.subject.partition("/")[0]

@@ -1,0 +1,51 @@
+"""How far an operator's order reaches: which leases it ends, and which runs must be told."""
+
+from collections.abc import Mapping, Sequence
+
+from broker_worker.core.leases import Holding
+from broker_worker.core.revocations import Revocation
+from broker_worker.pipeline.peers import PeerCache
+
+
+def ended_by(revocation: Revocation, leases: Mapping[str, Holding]) -> list[Holding]:
+    """The open leases that an order ends.
+
+    Args:
+        revocation: an order to revoke.
+        leases: the open leases that this worker knows, by their id.
+    """
+    if revocation.kind == "lease":  # there may be thousands of such orders at once
+        return [leases[revocation.subject]] if revocation.subject in leases else []
+    return [holding for holding in leases.values() if _is_about(revocation, holding)]
+
+
+def runs_reached(revocation: Revocation, ended: Sequence[Holding], peers: PeerCache) -> set[tuple[str, bytes]]:
+    """The runs that an order about a run, an agent or a token concerns, by agent and run key.
+
+    Args:
+        revocation: the order.
+        ended: the leases that it ends.
+        peers: the runs that this worker has heard of.
+    """
+    runs = {(holding.agent_id, holding.run_key) for holding in ended}
+    for peer in peers.of_agent(_agent_of(revocation)):
+        if any(_is_of_run(revocation, peer.agent_id, each.run_id, each.token_id) for each in peer.identities()):
+            runs.add((peer.agent_id, peer.run_public_key))
+    return runs
+
+
+def _is_about(revocation: Revocation, holding: Holding) -> bool:
+    lease = holding.lease
+    if revocation.kind == "secret":
+        return lease.name == revocation.subject and revocation.version in (None, lease.version)
+    return _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)
+
+
+def _is_of_run(revocation: Revocation, agent_id: str, run_id: str, token_id: str) -> bool:
+    subject = {"agent": agent_id, "run": f"{agent_id}/{run_id}", "token": token_id}.get(revocation.kind)
+    return subject == revocation.subject
+
+
+def _agent_of(revocation: Revocation) -> str | None:
+    """The agent that an order is about; None if it may be any."""
+    return None if revocation.kind == "token" else revocation.subject.partition("/")[0]
