@@ -63,11 +63,10 @@ class ControlTail:
         self._stopping = stopping
         self._last = {keynames.APPROVALS: "0", keynames.CONTROL: "0"}
         self._letters: list[Letter] = []
-        self._has_letters = asyncio.Event()
+        self._to_send = asyncio.Event()
+        desk.affairs.on_asked = self._to_send.set
         self._polls = 0
         self._acting = asyncio.Lock()
-        self._asked = asyncio.Event()
-        desk.affairs.on_asked = self._asked.set
         self.caught_up = asyncio.Event()
         """Set when everything that people decided so far is known."""
 
@@ -107,10 +106,8 @@ class ControlTail:
             except AuditError as error:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
             if self._letters:
-                self._has_letters.set()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), POLL_SECONDS)
-            self._asked.clear()
+                self._to_send.set()
+            await asyncio.sleep(POLL_SECONDS)
 
     async def attend(self) -> None:
         """Put requests and notices onto the queue, and take reports, until the worker stops.
@@ -127,8 +124,8 @@ class ControlTail:
             finally:
                 await self._take_reports()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_letters.wait(), POLL_SECONDS)
-            self._has_letters.clear()
+                await asyncio.wait_for(self._to_send.wait(), POLL_SECONDS)
+            self._to_send.clear()
 
     async def _mend(self) -> None:
         """Remove what has our streams' names and takes no entry any more; nothing that stood there counts by that."""

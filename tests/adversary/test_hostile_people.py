@@ -246,7 +246,7 @@ async def test_junk_decisions_do_not_have_everything_looked_at_again(bench: Desk
         looked += 1
         return []
 
-    bench.affairs.settle = settle  # type: ignore[method-assign,assignment]
+    bench.affairs.settle = settle  # type: ignore[method-assign,assignment]  # a fault is put in its place
     for number in range(10):
         take(bench, junk_decision(number.to_bytes(32, "little")))
     assert looked == 0
@@ -333,7 +333,7 @@ async def test_an_order_that_is_shown_for_ever_is_kept_once_while_the_disk_is_fu
 
 async def test_one_order_that_cannot_be_carried_out_does_not_hold_up_the_next(bench: DeskBench) -> None:
     """All of them refuse, whatever goes wrong with telling."""
-    bench.jobs.enqueue = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
+    bench.jobs.enqueue = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]  # a fault is put in its place
     run = bench.run()
     bench.desk.keep("local://openai", Fetched(b"made for us", "7", "upstream"), 60_000)
     await bench.ask(run, "openai.api_key")

@@ -135,7 +135,7 @@ async def test_an_entry_that_cannot_be_taken_does_not_come_for_ever(bench: DeskB
             raise ZeroDivisionError
         return []
 
-    bench.affairs.take_control = take  # type: ignore[method-assign,assignment]
+    bench.affairs.take_control = take  # type: ignore[method-assign,assignment]  # a fault is put in its place
     for raw in (b"poison", b"good"):
         await redis.xadd(keynames.CONTROL, {"m": raw})
     async with running(tail_of(bench, redis)):
@@ -158,7 +158,7 @@ async def test_others_have_their_turn_while_a_flood_is_taken(bench: DeskBench, r
             turns += 1
             await asyncio.sleep(0)
 
-    bench.affairs.take_control = take  # type: ignore[method-assign,assignment]
+    bench.affairs.take_control = take  # type: ignore[method-assign,assignment]  # a fault is put in its place
     async with redis.pipeline() as pipeline:
         for _ in range(400):
             pipeline.xadd(keynames.CONTROL, {"m": b"junk"})

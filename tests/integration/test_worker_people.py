@@ -10,6 +10,7 @@ from people_home import BOB, MALLORY, approvers, asked, decide, furnish, refusal
 
 from agent_sdk.errors import ApprovalDenied, ApprovalPending, NotGranted
 from agent_sdk.wire import keynames
+from broker_worker.worker import control_tail
 
 
 async def test_a_client_that_waits_gets_the_value_when_a_person_approved(desk: Home) -> None:
@@ -167,6 +168,16 @@ async def test_a_run_cannot_ask_people_without_end(desk: Home) -> None:
             await claude.get("anthropic.api_key", purpose="number 5", wait_for_approval=False)
         assert refusal(caught.value) == "rate_limited"
         assert len(await asked(desk, 5)) == 5
+
+
+async def test_people_are_asked_at_once(desk: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the next look at what else is due: until then another worker would not count the question."""
+    monkeypatch.setattr(control_tail, "POLL_SECONDS", 60.0)
+    async with desk.working(), desk.client() as claude:
+        await claude.get("openai.api_key")
+        with pytest.raises(ApprovalPending):
+            await claude.get("anthropic.api_key", purpose="deploy", wait_for_approval=False)
+        assert len(await asked(desk)) == 1
 
 
 async def test_names_of_one_request_are_one_decision(desk: Home) -> None:

@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """There is no way back: the older program makes its own from the audit."""
-    raise NotImplementedError("run `secret-broker ledger rebuild` of the older program on another database")
+    raise RuntimeError("the ledger has no older form: run the older program's `ledger rebuild` on another database")
 
 
 def _make_approvals() -> None:
