@@ -4,7 +4,7 @@ Adapters are made in `broker_worker.app` only. Each port has a fault test: what 
 the contract written here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -120,11 +120,20 @@ class JobQueue(Protocol):
 class AuditSink(Protocol):
     """Where records become durable. No audit, no secret."""
 
-    def prepare(self, records: Sequence[AuditRecord]) -> None:
-        """Encode, chain and sign ahead what will probably be appended next: that very sequence, unchanged.
+    def prepare(self, records: Sequence[AuditRecord], *, begin: bool = False) -> None:
+        """Get ready to append what will probably be appended next: that very sequence, unchanged.
 
-        A sink may do nothing here; nothing is written by it.
+        A sink may do nothing here. What it does must leave no trace if something else is prepared or appended in its
+        place, unless the process dies first: the audit may then hold records of what was decided and not released.
+
+        Args:
+            records: what will probably be appended; nothing takes back what was prepared.
+            begin: have the disk begin with it: `flush` follows, and then `append`.
         """
+        ...
+
+    def flush(self) -> None:
+        """Wait for the disk to have what was begun, so that `append` need not; never raises."""
         ...
 
     def append(self, records: Sequence[AuditRecord]) -> None:
@@ -270,8 +279,12 @@ class Verdict:
 class Admission(Protocol):
     """Replay marks and rate limits, shared by all workers."""
 
-    async def admit(self, asks: Sequence[AdmissionAsk]) -> Sequence[Verdict]:
+    def admit(self, asks: Sequence[AdmissionAsk]) -> Awaitable[Sequence[Verdict]]:
         """Mark and count a batch of requests in one call; those that count alike, in order.
+
+        Returns:
+            The verdicts, to be awaited once and before anything else is asked. Whoever has something to do can do that
+            first: the question may be on its way already.
 
         Raises:
             QueueError: if it is not certain that all were marked and counted; nothing may then be released.

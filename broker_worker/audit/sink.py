@@ -123,16 +123,32 @@ class JsonlSink:
         """Have a cheap, thread-safe function called after every batch that is on disk."""
         self._listeners.append(listener)
 
-    def prepare(self, records: Sequence[AuditRecord]) -> None:
-        """Chain and sign ahead what will probably be appended next; `append` uses it if the chain ends as it does now.
+    def prepare(self, records: Sequence[AuditRecord], *, begin: bool = False) -> None:
+        """Chain and sign ahead what will probably be appended next.
+
+        `append` uses it if it is given the same sequence and the chain still ends as it does now. Nothing of it remains
+        otherwise, but a crash after `begin` can leave it: then the audit has records of what was not released.
 
         Args:
-            records: the very sequence that will be appended, unchanged.
+            records: the very sequence that will be appended, unchanged; nothing takes back what was prepared.
+            begin: have the disk begin with it.
         """
         with self._mutex:
             self._ahead = None
             with suppress(WireError, TypeError, ValueError):  # `append` says what is wrong
                 self._ahead = _Ahead(records, self._end, *self._chain_up(records)) if records else None
+            ahead, journal = self._ahead, self._journal
+            if self._write_ahead is None:
+                return
+            can_begin = begin and ahead is not None and journal is not None and journal.is_clean
+            if not (can_begin and ahead is not None and self._write_ahead.stage(ahead.batch)):
+                self._write_ahead.withdraw()
+
+    def flush(self) -> None:
+        """Wait for the disk to have what was prepared, so that `append` need not; never raises."""
+        with self._mutex:
+            if self._write_ahead is not None:
+                self._write_ahead.flush()
 
     def append(self, records: Sequence[AuditRecord]) -> None:
         """Chain the records, write them with a signed checkpoint and sync it all to disk, once for the batch.
@@ -154,6 +170,8 @@ class JsonlSink:
                 batch, checkpoint = ahead.batch, ahead.checkpoint
                 journal.append(batch)
             except OSError as error:
+                if self._write_ahead is not None:
+                    self._write_ahead.withdraw()
                 self._undo(error)
                 raise _cannot_write(error) from error
             except (WireError, TypeError, ValueError) as error:

@@ -1,6 +1,5 @@
 """The desk: the one gate through which every value passes, and nothing passes unrecorded."""
 
-import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -118,10 +117,7 @@ class Desk:
         """
         now, configuration = self._clock.now(), self.configuration
         opened = self.opener.open(entries, now)
-        if self.opener.has_cold:
-            cold = self.opener.open_cold(COLD_PER_TURN, now)
-            opened.asks += cold.asks
-            opened.junk += cold.junk
+        self.opener.open_cold(COLD_PER_TURN, now, opened)
         for ask in opened.asks:
             if ask.code is None:
                 self._decide(ask, now)
@@ -129,8 +125,9 @@ class Desk:
         refused = [ask for ask in opened.asks if ask.code is not None]
         noted = self._releaser.note_junk(opened.junk, now)
         noted += self._releaser.note(refused, configuration.policy.digest)
-        waiting, release, asked = await self._admit(asks, admission, noted, now)
+        asked: list[ApprovalRequest] = []
         try:
+            waiting, release, asked = await self._admit(asks, admission, noted, now, is_hasty=before_release is None)
             if before_release is not None:
                 rules = self._rules()
                 await before_release()
@@ -138,11 +135,12 @@ class Desk:
                     more, release = self._prepare_again(release)
                     waiting += more
             answers = self._releaser.carry_out(release, refused, self.session)
-            if release.is_recorded:
-                self.affairs.ask(asked)
-        finally:
-            if not release.is_recorded:  # people are asked what was recorded, and nothing else
-                self.affairs.approvals.withdraw(asked)
+        except BaseException:
+            self._releaser.forget()
+            self.affairs.approvals.withdraw(asked)
+            raise
+        # people are asked what was recorded, and nothing else
+        (self.affairs.ask if release.is_recorded else self.affairs.approvals.withdraw)(asked)
         return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting)
 
     def _decide(self, ask: Ask, now: int) -> None:
@@ -164,7 +162,7 @@ class Desk:
                         case.refuse(Code.REVOKED, "secret_revoked")
 
     async def _admit(
-        self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int
+        self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int, *, is_hasty: bool
     ) -> tuple[list[Waiting], Release, list[ApprovalRequest]]:
         """Have asks marked and counted; what they get if they are admitted is prepared while the queue does so."""
         if not asks:
@@ -175,15 +173,19 @@ class Desk:
             self.affairs.approvals.note_approved(asks, self.configuration, now)
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
-        admitting = asyncio.ensure_future(admission.admit(marks))
+        waiting, release = list[Waiting](), None
+        if not is_guarded:
+            waiting, settled = self._fill_all(asks, now)
+            release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=is_hasty)
+        admitting = admission.admit(marks)
         try:
-            await asyncio.sleep(0)  # the question is on its way
-            prepared = ([], None) if is_guarded else self._settle_all(asks, noted, now)
-        except BaseException:
-            admitting.cancel()  # nobody may be left reading the lane's connection
-            await asyncio.gather(admitting, return_exceptions=True)
-            raise
-        undisturbed, distrust, verdicts = True, list[AuditRecord](), await admitting
+            if release is not None:
+                self._releaser.seal(release, self.session)
+                if is_hasty:
+                    self._releaser.flush()
+        finally:  # nobody else may find the answer on the lane's connection
+            verdicts = await admitting
+        undisturbed, distrust = True, list[AuditRecord]()
         now = self._clock.now() if is_guarded else now  # an approval may have ended since
         for ask, cases, mark, verdict in zip(asks, open_before, marks, verdicts, strict=True):
             undisturbed &= self._apply(ask, cases, mark, verdict, distrust, now)
@@ -191,7 +193,6 @@ class Desk:
                 undisturbed = False
                 if ask.code is None:
                     self._decide_again(ask, now)
-        waiting, release = prepared
         if undisturbed and release is not None and not waiting:
             return waiting, release, []
         asked, noted = self._approve(asks, noted + distrust, now)
@@ -201,7 +202,7 @@ class Desk:
             await self.affairs.approvals.use_all(filled[1], admission, now)
             if not self._hold(filled[1], rules):
                 filled = self._fill_all(self._decided_again(asks), self._clock.now())
-            return *self._prepare(*filled, noted, now), asked
+            return *self._prepare(*filled, noted), asked
         except BaseException:
             self.affairs.approvals.withdraw(asked)
             raise
@@ -244,7 +245,7 @@ class Desk:
 
     def _settle_all(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], now: int) -> tuple[list[Waiting], Release]:
         """Give every ask what the cache has for it; those that miss something wait, the others can be released."""
-        return self._prepare(*self._fill_all(asks, now), noted, now)
+        return self._prepare(*self._fill_all(asks, now), noted)
 
     def _fill_all(self, asks: Sequence[Ask], now: int) -> tuple[list[Waiting], list[Ask]]:
         """Asks that must wait for a vault, and the others with what the cache has for them."""
@@ -260,9 +261,11 @@ class Desk:
         return waiting, settled
 
     def _prepare(
-        self, waiting: list[Waiting], settled: Sequence[Ask], noted: Sequence[AuditRecord], now: int
+        self, waiting: list[Waiting], settled: Sequence[Ask], noted: Sequence[AuditRecord]
     ) -> tuple[list[Waiting], Release]:
-        return waiting, self._releaser.prepare(settled, noted, self.configuration.policy.digest, self.session)
+        release = self._releaser.prepare(settled, noted, self.configuration.policy.digest)
+        self._releaser.seal(release, self.session)
+        return waiting, release
 
     async def resume(self, waiting: Sequence[Waiting], admission: Admission) -> list[Answer]:
         """Settle asks whose values were fetched, or given up, meanwhile.
@@ -290,7 +293,7 @@ class Desk:
         await self.affairs.approvals.use_all(asks, admission, now)
         if not self._hold(asks, rules):
             return await self.resume(waiting, admission)
-        release = self._releaser.prepare(asks, [], self.configuration.policy.digest, self.session)
+        _, release = self._prepare([], asks, [])
         return self._releaser.carry_out(release, [], self.session)
 
     def keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:

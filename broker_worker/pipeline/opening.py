@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import Request, decode_request
+from agent_sdk.wire.messages import Request
+from agent_sdk.wire.request_decoder import RequestDecoder
 from agent_sdk.wire.sealing import Envelope, Kind, derive_key, parse_envelope, run_exchange_public
 from agent_sdk.wire.sealing import Opener as EnvelopeOpener
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier
@@ -63,6 +64,7 @@ class Opener:
         self._peers = peers
         self._skew = skew
         self._max_cold = max_cold
+        self._requests = RequestDecoder()
         self._cold: OrderedDict[str, deque[tuple[Entry, Envelope]]] = OrderedDict()
 
     @property
@@ -107,9 +109,14 @@ class Opener:
                 opened.junk.append((entry, error.reason))
         return opened
 
-    def open_cold(self, limit: int, now: int) -> Opened:
-        """Prove up to `limit` unknown peers, one an agent in turn; what they sent besides costs no part of it."""
-        opened = Opened()
+    def open_cold(self, limit: int, now: int, opened: Opened) -> None:
+        """Prove up to `limit` unknown peers, one an agent in turn; what they sent besides costs no part of it.
+
+        Args:
+            limit: how many.
+            now: the time, ms since the epoch.
+            opened: what became of their entries is added to it.
+        """
         while self._cold:
             agent_id, queue = next(iter(self._cold.items()))
             entry, envelope = queue[0]
@@ -129,7 +136,6 @@ class Opener:
             self._cold.move_to_end(agent_id)
             if not queue:
                 del self._cold[agent_id]
-        return opened
 
     def _set_aside(self, entry: Entry, envelope: Envelope, opened: Opened) -> None:
         queue = self._cold.setdefault(entry.agent_id, deque())
@@ -138,11 +144,9 @@ class Opener:
         else:
             queue.append((entry, envelope))
 
-    @staticmethod
-    def _open_known(entry: Entry, peer: Peer) -> Ask | None:
+    def _open_known(self, entry: Entry, peer: Peer) -> Ask | None:
         """Open with remembered keys; None if the token in it is not one that was verified."""
-        plain = _opened(peer, entry)
-        request = decode_request(plain)
+        request = self._requests.decode(_opened(peer, entry))
         identity = peer.identity_of(request.token)
         return None if identity is None else Ask(entry, peer, identity, request)
 
@@ -156,7 +160,7 @@ class Opener:
         stream = keynames.requests(entry.agent_id)
         requests = EnvelopeOpener(Kind.REQUEST, key, envelope.key_id, envelope.run_public_key, stream)
         peer = Peer(entry.agent_id, envelope.run_public_key, exchange, requests)
-        request = decode_request(_opened(peer, entry))
+        request = self._requests.decode(_opened(peer, entry))
         try:
             identity = self.verifier.verify(request.token, now)
             _check_agreement(identity, peer)

@@ -1,7 +1,7 @@
 """The last step: record, then reply. The only place where replies are made, and where they leave."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
@@ -25,11 +25,13 @@ class Release:
     Args:
         asks: the asks; `draft` is the sealed reply.
         records: what is recorded of them, and of whatever else the batch held.
+        plaintexts: what is still to be sealed: for each ask its reply, or None where that is sealed.
         is_recorded: whether the audit took them.
     """
 
     asks: Sequence[Ask]
     records: Sequence[AuditRecord]
+    plaintexts: Sequence[bytes | None] = field(default=(), repr=False)
     is_recorded: bool = False
 
 
@@ -91,21 +93,41 @@ class Releaser:
                 noted.append(records.access(ask, case, name, now, now_us, policy))
         return noted
 
-    def prepare(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], policy: str, session: Session) -> Release:
-        """Seal the replies of settled asks and have the sink make their records ready; nothing leaves by this.
+    def prepare(
+        self, asks: Sequence[Ask], noted: Sequence[AuditRecord], policy: str, *, begin: bool = False
+    ) -> Release:
+        """Encode the replies to settled asks and have the sink make their records ready; nothing leaves by this.
 
         Args:
             asks: settled asks; a reply that was sealed before and still holds is kept.
             noted: what else the audit must be told.
             policy: digest of the policy that decided.
+            begin: have the disk begin with the records; `flush` waits for it.
+        """
+        plaintexts = [_encode(ask) if ask.draft is None else None for ask in asks]
+        release = Release(asks, [*noted, *self.note(asks, policy)], plaintexts)
+        self._sink.prepare(release.records, begin=begin)
+        return release
+
+    def seal(self, release: Release, session: Session) -> None:
+        """Seal the replies of a release that was prepared.
+
+        Args:
+            release: what was prepared, before anything of it was refused.
             session: the worker's session key.
         """
-        for ask in asks:
-            if ask.draft is None:
-                ask.draft = ask.peer.seal(session, _encode(ask), self._nonces.draw())
-        release = Release(asks, [*noted, *self.note(asks, policy)])
-        self._sink.prepare(release.records)
-        return release
+        for ask, plaintext in zip(release.asks, release.plaintexts, strict=True):
+            if plaintext is not None:
+                ask.draft = ask.peer.seal(session, plaintext, self._nonces.draw())
+        release.plaintexts = ()
+
+    def flush(self) -> None:
+        """Wait for the disk to have what was prepared."""
+        self._sink.flush()
+
+    def forget(self) -> None:
+        """Take back what was prepared and will not be released."""
+        self._sink.prepare(())
 
     def carry_out(self, release: Release, also: Iterable[Ask], session: Session) -> list[Answer]:
         """Record, and answer only then; if the audit does not take it, nothing but that is answered.

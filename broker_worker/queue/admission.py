@@ -1,7 +1,7 @@
 """Replay marks and rate limits on the queue, shared by all workers: one script call a batch."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from importlib.resources import files
 
 import msgspec
@@ -29,8 +29,11 @@ class QueueAdmission:
     def __init__(self, connection: QueueConnection) -> None:
         self._connection = connection
 
-    async def admit(self, asks: Sequence[AdmissionAsk]) -> list[Verdict]:
+    def admit(self, asks: Sequence[AdmissionAsk]) -> Awaitable[list[Verdict]]:
         """Mark and count a batch of requests in one call; those that count alike, in order.
+
+        Returns:
+            The verdicts, to be awaited once; the question is on its way already.
 
         Raises:
             QueueError: if the queue did not answer, or not as the script does; nothing may then be released.
@@ -38,7 +41,11 @@ class QueueAdmission:
         groups = group(asks)
         keys, argument = pack_batch(groups)
         command: Command = ("EVALSHA", _SHA, len(keys), *keys, argument)
-        (reply,) = await self._connection.call_all([command])
+        self._connection.send([command])
+        return self._verdicts(asks, groups, command)
+
+    async def _verdicts(self, asks: Sequence[AdmissionAsk], groups: Groups, command: Command) -> list[Verdict]:
+        reply = await self._connection.receive()
         if isinstance(reply, NoScriptError):
             reply = await self._connection.call("EVAL", _SCRIPT, *command[2:])
         if isinstance(reply, Exception):

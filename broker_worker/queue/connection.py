@@ -7,18 +7,21 @@ XADD twice.
 
 import asyncio
 import contextlib
+import os
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hiredis import pack_command
-from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
+from hiredis import Reader, pack_command
+from redis._parsers.base import BaseParser
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from broker_worker.core.errors import QueueError
 
 CONNECT_SECONDS = 5.0
+_INCOMPLETE = object()
 
 Command = tuple[str | bytes | int, ...]
 
@@ -28,24 +31,11 @@ def pack(commands: Iterable[Command]) -> bytes:
     return b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]  # its stub wants 1-tuples
 
 
-class _BulkParser(_AsyncHiredisParser):
-    """redis-py's parser, which can also hand over many replies at once: one call a batch instead of three a reply."""
-
-    async def read_many(self, count: int) -> list[Any]:
-        """The next `count` replies; error replies stand in their place."""
-        replies: list[Any] = []
-        reader: Any = self._reader
-        while len(replies) < count:
-            reply = reader.gets(False)
-            if reply is NOT_ENOUGH_DATA:
-                await self.read_from_socket()  # type: ignore[no-untyped-call]  # redis-py left it untyped
-            else:
-                replies.append(reply)
-        return replies
-
-
-class QueueConnection:
+class QueueConnection(asyncio.Protocol):
     """A connection that sends batches of commands and reads their replies in order.
+
+    redis-py makes the connection (URL, TLS, login, database); then its socket is handed to the protocol here, since the
+    streams that redis-py reads from cost a reply more than the server does.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, with user and password.
@@ -55,22 +45,21 @@ class QueueConnection:
     def __init__(self, url: str, name: str) -> None:
         options: dict[str, Any] = {**parse_url(url)}
         kind: type[AbstractConnection] = options.pop("connection_class", Connection)
-        self._parser: _BulkParser | None = None
         self._connection = kind(
-            **options,
-            client_name=name,
-            protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=CONNECT_SECONDS,
-            parser_class=self._make_parser,  # type: ignore[arg-type]  # it is only called
+            **options, client_name=name, protocol=2, socket_timeout=None, socket_connect_timeout=CONNECT_SECONDS
         )
+        self._transport: asyncio.WriteTransport | None = None
+        self._socket: int | None = None
+        self._reader: Any = Reader(
+            protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_INCOMPLETE
+        )
+        self._replies: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._waits_for = 0
+        self._broken: Exception | None = None
         self._sent = 0
         self._received = 0
         self.client_id = 0
-
-    def _make_parser(self, socket_read_size: int) -> _BulkParser:
-        self._parser = _BulkParser(socket_read_size)
-        return self._parser
 
     async def open(self) -> None:
         """Connect and log in.
@@ -88,19 +77,35 @@ class QueueConnection:
             raise QueueError(
                 f"the queue cannot be reached: {error}", hint="is it running? `secret-broker doctor` tells more"
             ) from error
+        self._adopt_socket()
         self.client_id = await self.call("CLIENT", "ID")
 
-    async def send(self, commands: Sequence[Command]) -> None:
+    def _adopt_socket(self) -> None:
+        writer = self._connection._writer  # noqa: SLF001  # redis-py has no public way to its socket
+        if writer is None:
+            raise QueueError("the connection to the queue was closed while it was made")
+        self._transport = writer.transport
+        self._transport.set_protocol(self)
+        if self._transport.get_extra_info("ssl_object") is None and os.name == "posix":
+            self._socket = self._transport.get_extra_info("socket").fileno()
+
+    def send(self, commands: Sequence[Command]) -> None:
         """Send commands in one write.
 
         Raises:
             QueueError: if the connection broke; whether the server got them is not known.
         """
+        if self._transport is None or self._broken is not None:
+            raise self._gone()
         self._sent += len(commands)
-        try:
-            await self._connection.send_packed_command([pack(commands)])
-        except (RedisError, OSError) as error:
-            raise QueueError(f"the connection to the queue broke: {error}") from error
+        packed = pack(commands)
+        if self._socket is not None and not self._transport.get_write_buffer_size():
+            # uvloop writes when everything else of this turn is done, and the server could begin now; if the socket is
+            # full or broken, the transport knows what to do
+            with contextlib.suppress(OSError):
+                packed = packed[os.write(self._socket, packed) :]
+        if packed:
+            self._transport.write(packed)
 
     async def receive(self) -> Any:
         """The next reply; an error reply is returned, not raised, so that the ones behind it stay in step.
@@ -117,14 +122,46 @@ class QueueConnection:
         Raises:
             QueueError: if the connection broke.
         """
-        try:
-            if self._parser is None or not self._connection.is_connected:
-                raise RedisConnectionError("it is closed")
-            replies = await self._parser.read_many(count)
-        except (RedisError, OSError) as error:
-            raise QueueError(f"the connection to the queue broke: {error}") from error
+        replies = self._replies
+        if len(replies) < count:
+            if self._broken is not None or self._transport is None:
+                raise self._gone()
+            self._waits_for = count
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         self._received += count
-        return replies
+        return [replies.popleft() for _ in range(count)]
+
+    def _gone(self) -> QueueError:
+        error = QueueError(f"the connection to the queue broke: {self._broken or 'it is closed'}")
+        error.__cause__ = self._broken
+        return error
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the server wrote (`asyncio.Protocol`)."""
+        try:
+            self._reader.feed(data)
+            next_reply, take = self._reader.gets, self._replies.append
+            while (reply := next_reply(False)) is not _INCOMPLETE:
+                take(reply)
+        except RedisError as error:  # no server that we know speaks like that
+            self._break(error)
+            return
+        if self._waiter is not None and len(self._replies) >= self._waits_for and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Learn that the connection ended (`asyncio.Protocol`)."""
+        self._break(error or RedisConnectionError("the server closed it"))
+
+    def _break(self, error: Exception) -> None:
+        self._broken = self._broken or error
+        self._socket = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(self._gone())
 
     async def call_all(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands and read their replies; error replies are returned in their place.
@@ -132,7 +169,7 @@ class QueueConnection:
         Raises:
             QueueError: if the connection broke.
         """
-        await self.send(commands)
+        self.send(commands)
         return await self.receive_many(len(commands))
 
     async def call(self, *command: str | bytes | int) -> Any:
@@ -160,5 +197,6 @@ class QueueConnection:
 
     async def close(self) -> None:
         """Disconnect; never raises."""
+        self._break(RedisConnectionError("it is closed"))
         with contextlib.suppress(RedisError, OSError):
             await self._connection.disconnect(nowait=True)

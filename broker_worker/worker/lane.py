@@ -108,7 +108,7 @@ class Lane:
         """
         commands = self._writer.commands(answers, self._clock.now())
         try:
-            await self.connection.send(commands if then is None else [*commands, then()])
+            self.connection.send(commands if then is None else [*commands, then()])
             check_replies(commands, await self.connection.receive_many(len(commands)))
         finally:
             self._in_hand.put_down([answer.entry for answer in answers])

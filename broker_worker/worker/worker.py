@@ -207,7 +207,7 @@ class Worker:
 
         next_read = functools.partial(self._next_read, reader)
         try:
-            await lane.connection.send([next_read()])
+            lane.connection.send([next_read()])
             self.ready.set()
             while has_turn and not self._stopping.is_set():
                 entries = await self._read(lane)
@@ -216,7 +216,7 @@ class Worker:
                 elif entries or self._desk.opener.has_cold:
                     await lane.serve(entries, next_read)
                 else:
-                    await lane.connection.send([next_read()])
+                    lane.connection.send([next_read()])
             if has_turn:
                 reader.watched = ()
                 await lane.serve(await self._read(lane))

@@ -124,9 +124,13 @@ class Notebook:
 
     records: list[AuditRecord] = field(default_factory=list)
     is_full: bool = False
+    begun: Sequence[AuditRecord] = ()
 
-    def prepare(self, records: Sequence[AuditRecord]) -> None:
-        """Nothing is made ahead."""
+    def prepare(self, records: Sequence[AuditRecord], *, begin: bool = False) -> None:
+        self.begun = records if begin else ()
+
+    def flush(self) -> None:
+        """It was remembered at once."""
 
     def append(self, records: Sequence[AuditRecord]) -> None:
         if self.is_full:

@@ -2,13 +2,11 @@
 
 import errno
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import nacl.bindings as sodium
 import pytest
@@ -16,6 +14,7 @@ from audit_workbench import IDENTITY, START, access, open_sink, read_log, rewrit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from write_ahead_workbench import SLOW, WORKER, crashed, failing, restarted, unsynced, wal
 
 from agent_sdk.wire.audit import decode_line, encode_checkpoint, encode_line, format_time, line_hash
 from broker_worker.audit.chain_files import list_files
@@ -24,9 +23,6 @@ from broker_worker.audit.restoration import restore_lines
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.audit.verify import verify_folder
 from broker_worker.core.errors import AuditError, SetupError
-
-WORKER = "worker-1"
-SLOW = "the audit's write-ahead file cannot be used; syncing the audit itself"
 
 
 @pytest.fixture
@@ -43,52 +39,6 @@ def sink(folder: Path) -> Iterator[JsonlSink]:
     opened.append([access(2)])
     yield opened
     opened.close()
-
-
-def wal(folder: Path) -> Path:
-    """The write-ahead file."""
-    return folder / f"{WORKER}.wal"
-
-
-def unsynced(sink: JsonlSink) -> int:
-    """How many bytes at the end of the chain's file only the write-ahead is known to have."""
-    assert sink._write_ahead is not None
-    return len(sink._write_ahead.read())
-
-
-def crashed(folder: Path, keep: int | None = None) -> Path:
-    """What a crash leaves: a copy, its newest file cut to `keep` bytes as if the other pages were never written."""
-    copy = folder.with_name(f"{folder.name}-crashed")
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(".*"))  # a head that is just being written
-    newest = list_files(copy, WORKER)[-1].path
-    if keep is not None:
-        os.truncate(newest, keep)
-    return copy
-
-
-def restarted(folder: Path) -> str:
-    """What a restart says was out of the ordinary; it writes one more batch."""
-    sink = open_sink(folder)
-    sink.append([access(99)])
-    sink.close()
-    return str(sink.recovery)
-
-
-@contextmanager
-def failing(call: str, error: int, path: Path, before: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A system call that fails for one file, named by its descriptor or its path; `before` is what happens first."""
-    real, target = getattr(os, call), path.stat().st_ino
-
-    def fail(file: Any, *arguments: Any) -> Any:
-        is_target = os.fstat(file).st_ino == target if isinstance(file, int) else Path(file) == path
-        if is_target:
-            before()
-            raise OSError(error, os.strerror(error))
-        return real(file, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, call, fail)
-        yield
 
 
 # --- after a power loss ------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from desk_workbench import NOW, SECRETS, DeskBench
 
+from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code
+from broker_worker.core.errors import QueueError
 from broker_worker.ports import Fetched
 
 HOUR = 3600 * 1000
@@ -43,6 +45,33 @@ async def test_a_reply_that_was_prepared_is_dropped_if_anything_refuses_it(tmp_p
     answers = [(await bench.serve(bench.entry(run, envelope))).answers[0].envelope for _ in range(2)]
     assert [run.open(answers[0]).status, answers[1]] == ["ok", None]
     assert [record.outcome for record in bench.sink.of("access")] == ["granted"] * 4 + ["refused"] + ["granted"] * 2
+
+
+async def test_what_the_disk_began_with_is_taken_back_if_the_queue_does_not_answer(bench: DeskBench) -> None:
+    """Nothing is released, so no crash may leave a record that says so."""
+    run = bench.run()
+    await bench.ask_one(run, "openai.api_key")
+    begun: list[AuditRecord] = []
+    bench.admission.before = lambda: begun.extend(bench.sink.begun)
+    bench.admission.is_away = True
+    with pytest.raises(QueueError):
+        await bench.serve(bench.entry(run, None, "openai.api_key"))
+    assert [record.outcome for record in begun] == ["granted"]
+    assert bench.sink.begun == ()
+
+
+async def test_what_the_disk_began_with_is_replaced_if_the_queue_refuses(tmp_path: Path) -> None:
+    """The record of a release that was not admitted gives way to that of the refusal."""
+    limits = "limits: {secrets: {openai.api_key: {rate: 1/h, burst: 1}}}"
+    bench = DeskBench(tmp_path, policy=f"agents: {{claude: {{allow: [openai.api_key]}}}}\n{limits}")
+    run = bench.run()
+    await bench.ask_one(run, "openai.api_key")
+    begun: list[AuditRecord] = []
+    bench.admission.before = lambda: begun.extend(bench.sink.begun)
+    assert (await bench.ask_one(run, "openai.api_key")).code == Code.RATE_LIMITED
+    assert [record.outcome for record in begun] == ["granted"]
+    assert [record.outcome for record in bench.sink.records] == ["granted", "refused"]
+    assert bench.sink.begun == ()
 
 
 async def test_a_value_that_comes_while_the_queue_counts_is_not_asked_for_again(bench: DeskBench) -> None:

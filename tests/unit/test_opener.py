@@ -14,13 +14,20 @@ from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Reply, encode_request
 from agent_sdk.wire.sealing import Kind, Sealer, key_id
 from agent_sdk.wire.tokens import RunIdentity
-from broker_worker.pipeline.opening import Intake
+from broker_worker.pipeline.opening import Intake, Opened, Opener
 from broker_worker.pipeline.session import start_session
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> DeskBench:
     return DeskBench(tmp_path)
+
+
+def proved(opener: Opener, limit: int) -> Opened:
+    """What becomes of the strangers whose turn it is."""
+    opened = Opened()
+    opener.open_cold(limit, NOW, opened)
+    return opened
 
 
 async def outcome(bench: DeskBench, run: Run, raw: bytes, agent: str | None = None) -> tuple[Reply | None, str | None]:
@@ -157,7 +164,7 @@ async def test_strangers_are_opened_a_few_a_turn_and_by_turns(bench: DeskBench) 
     late = bench.entry(bench.run("codex"), None, "openai.api_key")
     opener = bench.desk.opener
     opener.open([*pile, late], NOW)
-    turns = [{ask.entry.agent_id for ask in opener.open_cold(4, NOW).asks} for _ in range(2)]
+    turns = [{ask.entry.agent_id for ask in proved(opener, 4).asks} for _ in range(2)]
     assert turns[0] == {"claude", "codex"}
     assert turns[1] == {"claude"}
 
@@ -193,7 +200,7 @@ async def test_a_first_burst_of_one_run_costs_one_verification(
 
     monkeypatch.setattr(bench.desk.opener.verifier, "verify", noting)
     bench.desk.opener.open([bench.entry(run, None, "openai.api_key") for _ in range(100)], NOW)
-    opened = bench.desk.opener.open_cold(4, NOW)
+    opened = proved(bench.desk.opener, 4)
     assert (len(opened.asks), len(verified)) == (100, 1)
 
 

@@ -1,0 +1,72 @@
+"""The worker's connection to the queue, on the real server: nothing gets lost, and whoever waits learns of its end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker_worker.core.errors import QueueError
+from broker_worker.queue.connection import QueueConnection
+
+LARGE = bytes(range(256)) * 16 * 1024
+
+
+@pytest.fixture
+async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
+    opened = QueueConnection(valkey_url, "test")
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def test_what_the_socket_does_not_take_at_once_follows(connection: QueueConnection) -> None:
+    """Megabytes in one write, and others right behind it: each command arrives whole and in order."""
+    connection.send([("SET", f"key-{number}", LARGE) for number in range(3)])
+    connection.send([("GET", f"key-{number}") for number in range(3)])
+    assert await connection.receive_many(6) == [b"OK"] * 3 + [LARGE] * 3
+
+
+async def test_replies_that_came_early_wait_for_whoever_asks(connection: QueueConnection) -> None:
+    """They are handed out in order, as many as are asked for."""
+    connection.send([("ECHO", number) for number in range(4)])
+    assert await connection.receive_many(3) == [b"0", b"1", b"2"]
+    assert await connection.receive() == b"3"
+
+
+async def test_who_waits_when_the_server_hangs_up_learns_of_it(valkey_url: str, connection: QueueConnection) -> None:
+    """And so does everybody who comes later."""
+    other = QueueConnection(valkey_url, "other")
+    await other.open()
+    waiting = asyncio.create_task(connection.call("BLPOP", "nothing", 0))
+    await asyncio.sleep(0)
+    await other.call("CLIENT", "KILL", "ID", connection.client_id)
+    with pytest.raises(QueueError, match="the connection to the queue broke"):
+        await waiting
+    with pytest.raises(QueueError, match="the connection to the queue broke"):
+        connection.send([("PING",)])
+    with pytest.raises(QueueError, match="the connection to the queue broke"):
+        await connection.receive()
+    await other.close()
+
+
+async def test_who_waits_when_it_is_closed_learns_of_it(connection: QueueConnection) -> None:
+    """A lane that is given up leaves nobody waiting."""
+    waiting = asyncio.create_task(connection.call("BLPOP", "nothing", 0))
+    await asyncio.sleep(0)
+    await connection.close()
+    with pytest.raises(QueueError, match="it is closed"):
+        await waiting
+
+
+async def test_replies_that_are_none_end_it(connection: QueueConnection) -> None:
+    """What does not speak the protocol is not listened to any further."""
+    connection.data_received(b"+OK\r\nHTTP/1.1 400 Bad Request\r\n")
+    assert await connection.receive() == b"OK"
+    with pytest.raises(QueueError, match="the connection to the queue broke"):
+        await connection.receive()
+
+
+async def test_it_is_nothing_before_it_is_open(valkey_url: str) -> None:
+    """A clear error, not a defect."""
+    with pytest.raises(QueueError, match="it is closed"):
+        QueueConnection(valkey_url, "test").send([("PING",)])
