@@ -125,11 +125,15 @@ def encode_line(record: AuditRecord, worker: str, chain: str, sequence: int, pre
     Returns:
         The canonical encoding of the `AuditEvent`: the record's own fields first, then its place.
     """
-    place = (
+    return _ENCODER.encode(record)[:-1] + _place(worker, chain, sequence, prev)
+
+
+def _place(worker: str, chain: str, sequence: int, prev: str) -> bytes:
+    """How a line ends: with its place."""
+    return (
         f',"event_id":"{event_id(chain, sequence)}","worker":"{worker}","chain":"{chain}"'
         f',"sequence":{sequence},"prev":"{prev}"}}'
-    )
-    return _ENCODER.encode(record)[:-1] + place.encode()
+    ).encode()
 
 
 def decode_line(line: bytes) -> AuditEvent:
@@ -192,9 +196,10 @@ def encode_checkpoint(
         sequence: the checkpoint's own position in the chain.
         prev: the hash of the line before.
     """
-    unsigned = AuditRecord(v=SCHEMA_VERSION, event="checkpoint", timestamp=timestamp)
-    signature = sign_checkpoint(identity_secret, encode_line(unsigned, worker, chain, sequence, prev))
-    return encode_line(structs.replace(unsigned, signature=signature), worker, chain, sequence, prev)
+    record = _ENCODER.encode(AuditRecord(v=SCHEMA_VERSION, event="checkpoint", timestamp=timestamp))[:-1]
+    place = _place(worker, chain, sequence, prev)
+    signature = sign_checkpoint(identity_secret, record + place)
+    return b'%b,"signature":"%b"%b' % (record, signature.encode(), place)  # the last of a record's own fields
 
 
 def verify_checkpoint(identity_public_key: bytes, event: AuditEvent) -> bool:

@@ -8,6 +8,7 @@ XADD twice.
 import asyncio
 import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -107,12 +108,19 @@ class QueueConnection(asyncio.Protocol):
         if packed:
             self._transport.write(packed)
 
-    async def receive(self) -> Any:
+    async def receive(self, poll_us: int = 0) -> Any:
         """The next reply; an error reply is returned, not raised, so that the ones behind it stay in step.
+
+        Args:
+            poll_us: for how many microseconds to look for it again and again, before this task sleeps.
 
         Raises:
             QueueError: if the connection broke.
         """
+        if poll_us and not self._replies:
+            until = time.monotonic_ns() + poll_us * 1000
+            while not self._replies and self._broken is None and time.monotonic_ns() < until:
+                await asyncio.sleep(0)
         (reply,) = await self.receive_many(1)
         return reply
 
