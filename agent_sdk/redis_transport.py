@@ -1,8 +1,8 @@
 """The transport over Redis or Valkey: one connection that writes, one that waits for replies.
 
-Everything that was handed over in one turn of the event loop goes out as one write, with the next read right behind
-it; everything that lies on the reply stream comes in as one read. No task runs for it: what a request costs here is
-its share of a few callbacks.
+What was handed over in one turn of the event loop goes out in a few writes, with the next read right behind the last;
+everything that lies on the reply stream comes in as one read. No task runs for it: what a request costs here is its
+share of a few callbacks.
 
 When a connection breaks, envelopes whose XADD was not confirmed are written again after the next connect. That is
 safe because it is the very same sealed request: should both writes have reached the stream, the broker answers one
@@ -37,6 +37,9 @@ ANSWER_SECONDS = 10.0
 RING_SECONDS = 5.0
 """The doorbell is rung again when this long has passed: workers watch an agent for at least 10 s."""
 MAX_BATCH = 256
+EARLY_BATCH = 8
+"""So many envelopes are written at once, rather than when all callers that were woken together have sealed theirs: a
+worker has begun with the first ones by then."""
 
 _PASSING = (ReadOnlyError, ClusterDownError, MasterDownError, TryAgainError)
 _LASTING = (AuthenticationError, NoPermissionError)
@@ -84,9 +87,12 @@ class RedisTransport:
         self._task = self._loop.create_task(self._run(receiver), name="secret-broker transport")
 
     def send(self, request_id: bytes, envelope: bytes) -> None:
-        """Take an envelope; it goes out with the next write."""
+        """Take an envelope; it goes out with the next write, soon."""
         self._outbox[request_id] = envelope
-        self._write_soon()
+        if len(self._outbox) >= EARLY_BATCH:
+            self._write_now()
+        else:
+            self._write_soon()
 
     def forget(self, request_id: bytes) -> None:
         """Do not write an envelope, or not again."""
@@ -166,14 +172,18 @@ class RedisTransport:
 
     def _write(self) -> None:
         self._scheduled = False
+        self._write_now()
+        if self._must_read and self._reader is not None:
+            self._must_read = False
+            self._reader.send(self._cursor.command(), 1)
+
+    def _write_now(self) -> None:
+        """Write what there is, if the queue is there and takes it."""
         if self._writer is None or self._reader is None:
             return
         if self._cursor.found or self.problem is None:  # an answer before the stream's end is known would be missed
             while self._outbox and not self._writer.full:
                 self._write_batch(self._writer)
-        if self._must_read:
-            self._must_read = False
-            self._reader.send(self._cursor.command(), 1)
 
     def _write_batch(self, writer: QueueConnection) -> None:
         if len(self._outbox) <= MAX_BATCH:

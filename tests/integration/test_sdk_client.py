@@ -27,6 +27,7 @@ from agent_sdk import (
     Unavailable,
 )
 from agent_sdk.exchange import WINDOW
+from agent_sdk.queue_connection import QueueConnection
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire import keynames
 from broker_worker.queue.acl import agent_rules
@@ -182,6 +183,32 @@ class TestOverValkey:
         messages = [m async for m in _received(bell)]
         assert [m["data"] for m in messages if m["type"] == "message"] == [b"1"]
         await bell.aclose()
+
+    async def test_a_worker_can_begin_before_all_callers_have_sealed(
+        self, run: RunCredential, responder: Responder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of callers that ask in one turn of the loop, each eight are written when they are ready, then the rest."""
+        written: list[int] = []
+        send = QueueConnection.send
+        async with AsyncSecretBroker(run) as client:
+            await client.get("a.key")
+            monkeypatch.setattr(
+                QueueConnection,
+                "send",
+                lambda self, packed, n: (written.append(packed.count(b"XADD")), send(self, packed, n)),
+            )
+            await asyncio.gather(*(client.get("a.key") for _ in range(20)))
+        assert [count for count in written if count] == [8, 8, 4]
+
+    async def test_requests_that_the_socket_does_not_take_at_once_follow(
+        self, run: RunCredential, desk: FakeDesk, responder: Responder
+    ) -> None:
+        """Large requests, many at once: each arrives whole, in its turn."""
+        names = [f"{number:03}.{'k' * 120}" for number in range(64)]
+        desk.values.update(dict.fromkeys(names, "value"))
+        async with AsyncSecretBroker(run) as client:
+            answers = await asyncio.gather(*(client.get_many(names) for _ in range(200)))
+        assert {len(answer) for answer in answers} == {64}
 
     async def test_an_agents_own_rights_on_the_queue_are_enough(self, run: RunCredential, responder: Responder) -> None:
         """The client uses no command and no key beyond the ACL of an agent."""
