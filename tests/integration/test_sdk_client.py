@@ -286,6 +286,7 @@ class TestOverValkey:
     ) -> None:
         """The error says where to look."""
         async with AsyncSecretBroker(run) as client:
+            await client.get("a.key")  # it is connected
             desk.advance(timedelta(days=3))
             with pytest.raises(Unavailable, match="outside its validity: compare this host's clock"):
                 await client.get("a.key", timeout=0.3)
