@@ -119,7 +119,8 @@ class QueueConnection(asyncio.Protocol):
         """
         if poll_us and not self._replies:
             until = time.monotonic_ns() + poll_us * 1000
-            while not self._replies and self._broken is None and time.monotonic_ns() < until:
+            # an event would let the processor sleep
+            while not self._replies and self._broken is None and time.monotonic_ns() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         (reply,) = await self.receive_many(1)
         return reply

@@ -45,8 +45,9 @@ HAND_OVER = 8
 """A batch of this size or more lets the other lane read before it is released; below, the way round costs more."""
 BLOCK_MS = 1_000
 POLL_US = 300
-"""How long a worker looks for more after it served something, before it sleeps: to wake a processor that sleeps, and
-whose caches others have filled meanwhile, costs the next request more than half of that. Not where there is only one."""
+"""How long a worker looks for more after it served something, before it sleeps, microseconds: to wake a processor that
+sleeps, and whose caches others have filled meanwhile, costs the next request more than half of that. Not where there is
+only one."""
 SLICES = 10
 """The sweep looks at a tenth of the agents ten times a second, so that many agents never cost one long pause."""
 SLICE_SECONDS = 0.1

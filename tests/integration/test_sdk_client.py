@@ -190,13 +190,14 @@ class TestOverValkey:
         """Of callers that ask in one turn of the loop, each eight are written when they are ready, then the rest."""
         written: list[int] = []
         send = QueueConnection.send
+
+        def noting(connection: QueueConnection, packed: bytes, replies: int) -> None:
+            written.append(packed.count(b"XADD"))
+            send(connection, packed, replies)
+
         async with AsyncSecretBroker(run) as client:
             await client.get("a.key")
-            monkeypatch.setattr(
-                QueueConnection,
-                "send",
-                lambda self, packed, n: (written.append(packed.count(b"XADD")), send(self, packed, n)),
-            )
+            monkeypatch.setattr(QueueConnection, "send", noting)
             await asyncio.gather(*(client.get("a.key") for _ in range(20)))
         assert [count for count in written if count] == [8, 8, 4]
 
