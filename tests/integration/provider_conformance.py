@@ -31,6 +31,7 @@ class Subject:
         too_large: a reference to a larger one; None if the vault itself refuses such.
         binary: a reference to `BINARY`; None if the vault holds only texts.
         writable: a reference that can be written; None if the provider is read-only.
+        creatable: a reference of nothing that can be written; None if the provider is read-only.
         break_vault: makes the vault unusable; None if nothing can.
     """
 
@@ -42,6 +43,7 @@ class Subject:
     too_large: str | None = None
     binary: str | None = None
     writable: str | None = None
+    creatable: str | None = None
     break_vault: Callable[[], None] | None = None
 
     def some(self, count: int) -> list[str]:
@@ -166,6 +168,55 @@ class ProviderConformance:
         version = await subject.provider.put(subject.writable, b"new " + CANARY.encode())
         answer = (await subject.provider.get_many([subject.writable]))[subject.writable]
         assert answer == Fetched(b"new " + CANARY.encode(), version)
+
+    async def test_create_only_creates_once(self, subject: Subject) -> None:
+        """With an empty `expected` a place that holds nothing is written, and then is left as it is."""
+        if subject.creatable is None:
+            pytest.skip("this provider is read-only")
+        provider, ref, first = subject.provider, subject.creatable, b"first " + CANARY.encode()
+        version = await provider.put(ref, first, expected="")
+        error = await failure_of(provider.put(ref, b"second " + CANARY.encode(), expected=""))
+        assert error.kind is FailureKind.CONFLICT
+        assert CANARY not in everything_said(error)
+        assert (await provider.get_many([ref]))[ref] == Fetched(first, version)
+
+    async def test_replaces_only_the_expected_version(self, subject: Subject) -> None:
+        """The current version may be replaced; with one that is no longer current nothing is written."""
+        if subject.writable is None:
+            pytest.skip("this provider is read-only")
+        provider, ref = subject.provider, subject.writable
+        before = await provider.put(ref, b"before")
+        assert before is not None
+        after = await provider.put(ref, b"after", expected=before)
+        assert after != before
+        error = await failure_of(provider.put(ref, b"too late " + CANARY.encode(), expected=before))
+        assert error.kind is FailureKind.CONFLICT
+        assert CANARY not in everything_said(error)
+        assert (await provider.get_many([ref]))[ref] == Fetched(b"after", after)
+
+    async def test_an_expected_version_of_nothing_is_a_conflict(self, subject: Subject) -> None:
+        """Nothing is created where a version was expected."""
+        if subject.creatable is None:
+            pytest.skip("this provider is read-only")
+        error = await failure_of(subject.provider.put(subject.creatable, b"x", expected="1"))
+        assert error.kind is FailureKind.CONFLICT
+        answer = (await subject.provider.get_many([subject.creatable]))[subject.creatable]
+        assert isinstance(answer, ProviderError)
+
+    async def test_of_two_writers_one_wins(self, subject: Subject) -> None:
+        """Of eight that create the same at once one succeeds, and its value is what is there."""
+        if subject.creatable is None:
+            pytest.skip("this provider is read-only")
+        provider, ref = subject.provider, subject.creatable
+        values = [f"writer {number}".encode() for number in range(8)]
+        outcomes = await asyncio.gather(
+            *(provider.put(ref, value, expected="") for value in values), return_exceptions=True
+        )
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert {failure.kind for failure in failures if isinstance(failure, ProviderError)} == {FailureKind.CONFLICT}
+        assert len(failures) == len(values) - 1
+        (won,) = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, BaseException)]
+        assert _value((await provider.get_many([ref]))[ref]) == values[won]
 
     async def test_healthy_when_it_serves(self, subject: Subject) -> None:
         """A provider that can serve says so, and shows no value doing it."""
