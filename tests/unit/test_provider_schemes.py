@@ -14,7 +14,8 @@ from broker_worker.core.references import SCHEMES
 from broker_worker.ports import Fetched
 from broker_worker.providers import schemes
 from broker_worker.providers.local_vault import LocalVault, VaultKeys
-from broker_worker.providers.schemes import Surroundings, make_providers
+from broker_worker.providers.options import Surroundings
+from broker_worker.providers.schemes import make_providers
 from broker_worker.providers.vault_format import KeyParameters
 
 KEY = bytes(32)
