@@ -66,6 +66,20 @@ class Options:
         """Whether an option is given."""
         return key in self._settings.options
 
+    def matching(self, key: str, fits: Callable[[str], object], what: str, hint: str) -> str | None:
+        """A text of a certain form; None if it is not given.
+
+        Args:
+            key: the option.
+            fits: whether a text has the form; the result counts as true or false.
+            what: the form, for the error.
+            hint: what to write.
+        """
+        value = self._settings.options.get(key)
+        if value is None or (isinstance(value, str) and fits(value)):
+            return value
+        raise self.refuse(f"{key} is not {what}", hint)
+
     def path(self, key: str, default: Path) -> Path:
         """An absolute path; `~` is the home of the broker's user."""
         value = self._settings.options.get(key)

@@ -5,6 +5,7 @@
 | `onepassword` | `op` | `token_env` or `token_file`, `timeout_seconds` |
 | `local` | `local` | `path`, `key_file`, `passphrase_env` |
 | `env` | `env` | none |
+| `aws-sm`, `aws-ssm` | the same | `region`, `profile`, `endpoint_url`, `timeout_seconds` |
 
 A scheme that the registry uses needs its provider's section in `broker.yaml` (checked when the files are read):
 nothing is served by default.
@@ -22,7 +23,7 @@ from broker_worker.core.configuration import ProviderSettings
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Provider
 from broker_worker.private_files import read_private
-from broker_worker.providers import env, local, onepassword
+from broker_worker.providers import aws_parameter_store, aws_section, aws_secrets_manager, env, local, onepassword
 from broker_worker.providers.local_vault import PASSPHRASE_VARIABLE, LocalVault, VaultKeys
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession
@@ -83,6 +84,8 @@ _TYPES: Final = MappingProxyType(
         "onepassword": _Scheme(onepassword.SCHEME, ("token_env", "token_file", "timeout_seconds"), _make_onepassword),
         "local": _Scheme(local.SCHEME, ("path", "key_file", "passphrase_env"), _make_local),
         "env": _Scheme(env.SCHEME, (), _make_env),
+        "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager),
+        "aws-ssm": _Scheme(aws_parameter_store.SCHEME, aws_section.OPTIONS, aws_section.make_parameter_store),
     }
 )
 
