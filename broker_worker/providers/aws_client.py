@@ -76,7 +76,7 @@ def open_session(settings: AwsSettings, attempts: int) -> "tuple[Session, Config
     import boto3  # noqa: PLC0415  # optional and large
     from botocore.config import Config  # noqa: PLC0415  # as above
 
-    logging.getLogger("botocore").propagate = False  # at level debug it logs bodies; nothing it says is needed
+    logging.getLogger("botocore").setLevel(logging.CRITICAL)  # at level debug it logs bodies, with values in them
     session = boto3.session.Session(profile_name=settings.profile, region_name=settings.region)
     behaviour: dict[str, Any] = {  # not arguments, as the stubs do not know them all
         "connect_timeout": min(_CONNECT_SECONDS, settings.timeout_seconds),

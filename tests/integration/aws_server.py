@@ -32,14 +32,16 @@ class Fault:
         status: the HTTP status.
         headers: more headers.
         body: what is sent if there is no code.
-        until: waits for this first, if it is given.
+        hangs: whether it comes only when the server stops, or with `release`.
+        lost: whether moto does what was asked first, so that only its answer is lost.
     """
 
     code: str = ""
     status: int = 400
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    until: threading.Event | None = None
+    hangs: bool = False
+    lost: bool = False
 
     def content(self, says: str) -> bytes:
         """The body; AWS's own text in it is `says`."""
@@ -56,11 +58,13 @@ class AwsServer:
     def __init__(self, says: str = "") -> None:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.after: dict[str, Callable[[], None]] = {}
+        """What happens once after the next answer to an action was made and before it is sent."""
         self._says = says
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
         self._moto = _moto()
         self._one_at_a_time = threading.Lock()
+        self._stopping = threading.Event()
         self._server: BaseWSGIServer = make_server(
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=_QuietHandler
         )
@@ -103,12 +107,21 @@ class AwsServer:
         """Answer all requests for an action so; `*` for any."""
         self._always[action] = fault
 
+    def allow(self, action: str) -> None:
+        """Answer an action as moto does again."""
+        self._always.pop(action)
+
     def count(self, action: str) -> int:
         """How often an action was asked for."""
         return sum(1 for asked, _ in self.asked if asked == action)
 
+    def release(self) -> None:
+        """Let everything go that hangs."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """Stop and forget everything."""
+        self._stopping.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -123,15 +136,15 @@ class AwsServer:
         with self._one_at_a_time:
             self.asked.append((action, json.loads(body or b"{}")))
             fault = self._fault(action)
-        if fault is not None:
+        if fault is not None and not fault.lost:
             return self._send(fault, start_response)
         with self._one_at_a_time:  # moto checks and stores in two steps
-            answer = list(self._moto(environ, start_response))
+            answer = list(self._moto(environ, start_response if fault is None else _ignore))
             _follow_labels(self.secrets)
             after = self.after.pop(action, None)
             if after is not None:
                 after()
-        return answer
+        return answer if fault is None else self._send(fault, start_response)
 
     def _fault(self, action: str) -> Fault | None:
         for key in (action, "*"):
@@ -140,8 +153,8 @@ class AwsServer:
         return self._always.get(action) or self._always.get("*")
 
     def _send(self, fault: Fault, start_response: Any) -> Sequence[bytes]:
-        if fault.until is not None:
-            fault.until.wait(20)
+        if fault.hangs:
+            self._stopping.wait(60)
         headers = {"Content-Type": "application/x-amz-json-1.1", **fault.headers}
         start_response(f"{fault.status} fault", list(headers.items()))
         return [fault.content(self._says)]
@@ -155,6 +168,10 @@ def _moto() -> DomainDispatcherApplication:
 @cache
 def _loader(data_path: str | None) -> Loader:
     return create_loader(data_path)
+
+
+def _ignore(*_: object) -> None:
+    """Drop the head of an answer."""
 
 
 class _QuietHandler(MotoRequestHandler):
