@@ -14,9 +14,7 @@ OPTIONS: Final = ("region", "profile", "endpoint_url", "timeout_seconds")
 _REGION = re.compile(r"[a-z]{2,8}(?:-[a-z]{2,16}){1,3}-[0-9]{1,2}", re.ASCII)
 _PROFILE = re.compile(r"[A-Za-z0-9_./+@=,:-]{1,64}", re.ASCII)
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
-_ENDPOINT = re.compile(
-    r"(https?)://([a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[::1\])(?::([1-9][0-9]{0,4}))?", re.ASCII
-)
+_ENDPOINT = re.compile(r"(https?)://([a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[::1\])(?::([1-9][0-9]{0,4}))?", re.ASCII)
 
 
 def make_secrets_manager(options: Options, around: Surroundings) -> Provider:

@@ -23,7 +23,7 @@ from broker_worker.core.configuration import ProviderSettings
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Provider
 from broker_worker.private_files import read_private
-from broker_worker.providers import aws_parameter_store, aws_section, aws_secrets_manager, env, local, onepassword
+from broker_worker.providers import aws_parameter_store, aws_secrets_manager, aws_section, env, local, onepassword
 from broker_worker.providers.local_vault import PASSPHRASE_VARIABLE, LocalVault, VaultKeys
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession

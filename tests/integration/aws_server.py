@@ -64,6 +64,7 @@ class AwsServer:
         self._always: dict[str, Fault] = {}
         self._moto = _moto()
         self._one_at_a_time = threading.Lock()
+        self._arrived = threading.Condition()
         self._stopping = threading.Event()
         self._server: BaseWSGIServer = make_server(
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=_QuietHandler
@@ -115,6 +116,11 @@ class AwsServer:
         """How often an action was asked for."""
         return sum(1 for asked, _ in self.asked if asked == action)
 
+    def wait_for(self, action: str, count: int) -> None:
+        """Wait until an action was asked for so often."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: self.count(action) >= count, 20)
+
     def release(self) -> None:
         """Let everything go that hangs."""
         self._stopping.set()
@@ -136,6 +142,8 @@ class AwsServer:
         with self._one_at_a_time:
             self.asked.append((action, json.loads(body or b"{}")))
             fault = self._fault(action)
+        with self._arrived:
+            self._arrived.notify_all()
         if fault is not None and not fault.lost:
             return self._send(fault, start_response)
         with self._one_at_a_time:  # moto checks and stores in two steps
@@ -181,7 +189,8 @@ class _QuietHandler(MotoRequestHandler):
 
 def _follow_labels(backend: SecretsManagerBackend) -> None:
     """Have the version labelled AWSCURRENT be the one that is read: moto forgets it when the label is moved."""
-    for secret in backend.secrets.values():
+    secrets: Iterable[Any] = backend.secrets.values()
+    for secret in secrets:
         current = [key for key, version in secret.versions.items() if "AWSCURRENT" in version["version_stages"]]
         secret.default_version_id = current[0] if current else None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import logging
 import socket
 from collections.abc import Iterator
@@ -103,10 +104,14 @@ async def test_what_a_batch_does_not_answer_is_asked_for_alone(aws: AwsServer) -
     """AWS may leave secrets for another page; one that it refuses in a batch is told apart by its code."""
     aws.add_secret("here", "1")
     version = aws.add_secret("left-out", "2")
-    part = b'{"SecretValues": [{"Name": "here", "VersionId": "v", "SecretString": "1"}, {"Name": "else"}], "Errors": [{"SecretId": "no", "ErrorCode": "DecryptionFailure", "Message": "%s"}], "NextToken": "t"}'
-    aws.fail("BatchGetSecretValue", Fault(status=200, body=part % CANARY.encode()))
+    part = {
+        "SecretValues": [{"Name": "here", "VersionId": "v", "SecretString": "1"}, {"Name": "else"}],
+        "Errors": [{"SecretId": "no", "ErrorCode": "DecryptionFailure", "Message": CANARY}],
+        "NextToken": "t",
+    }
+    aws.fail("BatchGetSecretValue", Fault(status=200, body=json.dumps(part).encode()))
     provider = SecretsManagerProvider(aws.settings())
-    answers = await provider.get_many(["aws-sm://here", "aws-sm://left-out", "aws-sm://no"])
+    answers = dict(await provider.get_many(["aws-sm://here", "aws-sm://left-out", "aws-sm://no"]))
     refused = answers.pop("aws-sm://no")
     assert answers == {"aws-sm://here": Fetched(b"1", "v"), "aws-sm://left-out": Fetched(b"2", version)}
     assert isinstance(refused, ProviderError)
@@ -228,6 +233,16 @@ async def test_a_secret_that_is_not_the_one_asked_for_is_refused(aws: AwsServer,
     aws.fail("GetSecretValue", Fault(status=200, body=b"{%s}" % answer.encode()))
     provider = SecretsManagerProvider(aws.settings())
     assert (await refusal_of(provider, "aws-sm://a")).kind is K.UNKNOWN
+    await provider.close()
+
+
+async def test_another_version_than_the_one_asked_for_is_refused(aws: AwsServer) -> None:
+    """Whoever pins a version gets that one or none."""
+    answer = b'{"Name": "a", "VersionId": "%s", "SecretString": "x"}' % (b"1" * 36)
+    aws.fail("GetSecretValue", Fault(status=200, body=answer), Fault(status=200, body=answer))
+    provider = SecretsManagerProvider(aws.settings())
+    assert isinstance(await answer_of(provider, f"aws-sm://a?version={'1' * 36}"), Fetched)
+    assert (await refusal_of(provider, f"aws-sm://a?version={'2' * 36}")).kind is K.UNKNOWN
     await provider.close()
 
 
@@ -462,8 +477,7 @@ async def test_a_provider_that_was_closed_answers_nothing(aws: AwsServer) -> Non
     provider = SecretsManagerProvider(aws.settings())
     aws.fail_always("*", Fault(hangs=True))
     calls = [asyncio.ensure_future(answer_of(provider, "aws-sm://a")) for _ in range(2 * CONCURRENCY)]
-    while aws.count("GetSecretValue") < CONCURRENCY:
-        await asyncio.sleep(0.005)
+    await asyncio.to_thread(aws.wait_for, "GetSecretValue", CONCURRENCY)
     await provider.close()
     aws.release()
     answers = [await call for call in calls]

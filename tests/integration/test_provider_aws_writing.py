@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from aws_server import AwsServer, Fault, aws_server
@@ -41,7 +42,7 @@ def parameters(aws: AwsServer) -> ParameterStoreProvider:
 
 def text_of(aws: AwsServer, name: str) -> str:
     """The current version of a secret, as moto holds it."""
-    secret = aws.secrets.secrets[name]
+    secret: Any = aws.secrets.secrets[name]
     return str(secret.versions[secret.default_version_id]["secret_string"])
 
 
