@@ -15,9 +15,14 @@ from botocore.loaders import Loader, create_loader
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from moto.secretsmanager.models import SecretsManagerBackend, secretsmanager_backends
 from moto.ssm.models import SimpleSystemManagerBackend, ssm_backends
+from provider_conformance import CANARY, everything_said
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from broker_worker.core.errors import ProviderError
+from broker_worker.ports import Fetched
 from broker_worker.providers.aws_client import AwsSettings
+from broker_worker.providers.aws_parameter_store import ParameterStoreProvider
+from broker_worker.providers.aws_secrets_manager import SecretsManagerProvider
 
 ACCOUNT, REGION = "123456789012", "eu-central-1"
 _VARIABLES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN")
@@ -211,3 +216,30 @@ def aws_server(monkeypatch: pytest.MonkeyPatch, says: str = "") -> Iterator[AwsS
         yield server
     finally:
         server.stop()
+
+
+class Turnable:
+    """A clock that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def answer_of(provider: SecretsManagerProvider | ParameterStoreProvider, ref: str) -> Fetched | ProviderError:
+    """What comes of one reference, raised or not."""
+    try:
+        return (await provider.get_many([ref]))[ref]
+    except ProviderError as error:
+        return error
+
+
+async def refusal_of(provider: SecretsManagerProvider | ParameterStoreProvider, ref: str) -> ProviderError:
+    """Why a reference has no value; checks that nothing of AWS's own text is in it."""
+    answer = await answer_of(provider, ref)
+    assert isinstance(answer, ProviderError)
+    assert CANARY not in everything_said(answer)
+    assert CANARY not in answer.hint
+    return answer
