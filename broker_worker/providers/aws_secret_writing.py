@@ -126,7 +126,10 @@ class SecretWriter:
         if failure is None:
             return token
         # Its first answer may have been lost, and the second attempt found the label moved already: by us.
-        current = await self._current(name, deadline)
+        try:
+            current = await self._current(name, deadline)
+        except ProviderError:
+            raise failure from None
         if current == token:
             return token
         raise failure if current == expected else conflict(_OTHER)

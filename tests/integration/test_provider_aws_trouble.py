@@ -195,20 +195,24 @@ async def test_health_needs_no_permission(
 
 
 async def test_addresses_in_the_environment_do_not_count(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the operator's files say where secrets come from, and a proxy does not see what stays on this host."""
+    """Only the operator's files say where secrets come from: nothing goes to an address in a variable."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER"):
+        monkeypatch.setenv(name, aws.url)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # and nothing leaves this host for AWS itself
+    provider = SecretsManagerProvider(AwsSettings(REGION, None, None, 5))
+    assert (await refusal_of(provider, "aws-sm://a")).kind is K.UNREACHABLE
+    assert aws.asked == []
+    await provider.close()
+
+
+async def test_what_stays_on_this_host_takes_no_proxy(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the clear, and a proxy would see it."""
     aws.add_secret("a", "x")
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SECRETS_MANAGER", "HTTP_PROXY", "http_proxy"):
+    for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     provider = SecretsManagerProvider(aws.settings())
     assert isinstance(await answer_of(provider, "aws-sm://a"), Fetched)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nothing leaves this host
-    asked = len(aws.asked)
-    away = SecretsManagerProvider(AwsSettings(REGION, None, None, 5))
-    assert (await refusal_of(away, "aws-sm://a")).kind is K.UNREACHABLE
-    assert len(aws.asked) == asked
     await provider.close()
-    await away.close()
 
 
 async def test_no_value_in_any_log(aws: AwsServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -293,6 +293,16 @@ async def test_a_write_without_an_answer_says_that_the_outcome_is_open(
     await slow.close()
 
 
+async def test_a_label_whose_move_gets_no_answer_leaves_the_outcome_open(aws: AwsServer) -> None:
+    """Also where nothing can be asked afterwards: the writer is not told that its value was not stored."""
+    first = aws.add_secret("a", "one")
+    secrets = SecretsManagerProvider(aws.settings(QUICK))
+    aws.fail_always("UpdateSecretVersionStage", Fault(hangs=True))
+    error = await failure_of(secrets.put("aws-sm://a", b"two", expected=first))
+    assert (error.kind, "may have been stored" in str(error)) == (K.TIMEOUT, True)
+    await secrets.close()
+
+
 async def test_parameters_are_stored_encrypted(aws: AwsServer, parameters: ParameterStoreProvider) -> None:
     """As SecureString, whether they are made or replaced."""
     assert await parameters.put("aws-ssm:///a", b"one", expected="") == "1"
