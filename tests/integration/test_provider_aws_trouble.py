@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,14 +86,27 @@ async def test_no_tls_where_it_should_be_is_unreachable(aws: AwsServer) -> None:
     await provider.close()
 
 
-async def test_an_aws_that_hangs_is_given_up_and_holds_up_nobody_else(aws: AwsServer) -> None:
-    """Calls end at their deadline, and whoever needs a thread for another vault gets one meanwhile."""
+async def test_an_aws_that_hangs_is_given_up(aws: AwsServer) -> None:
+    """Calls end at their deadline, also those that waited for their turn."""
     aws.fail_always("*", Fault(hangs=True))
     provider = SecretsManagerProvider(aws.settings(QUICK))
-    calls = [asyncio.ensure_future(refusal_of(provider, f"aws-sm://s{number}")) for number in range(4 * CONCURRENCY)]
-    await asyncio.sleep(0)
-    assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), 5) == 7
-    assert {(await call).kind for call in calls} == {K.TIMEOUT}
+    calls = [refusal_of(provider, f"aws-sm://s{number}") for number in range(4 * CONCURRENCY)]
+    assert {error.kind for error in await asyncio.gather(*calls)} == {K.TIMEOUT}
+    await provider.close()
+
+
+async def test_an_aws_that_hangs_holds_up_nobody_else(aws: AwsServer) -> None:
+    """Whoever needs a thread for another vault gets one meanwhile."""
+    aws.fail_always("*", Fault(hangs=True))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    provider = SecretsManagerProvider(aws.settings())
+    call = asyncio.ensure_future(answer_of(provider, "aws-sm://a"))
+    with ThreadPoolExecutor(1) as another:
+        await asyncio.get_running_loop().run_in_executor(another, aws.wait_for, "GetSecretValue", 1)
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), 3) == 7
+    assert not call.done()
+    aws.release()
+    assert isinstance(await call, ProviderError)
     await provider.close()
 
 
@@ -166,7 +180,7 @@ async def test_refused_credentials_are_not_tried_again_and_again(aws: AwsServer)
 async def test_credentials_are_looked_for_anew_after_a_refusal(
     aws: AwsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A file that the operator mended counts without a restart."""
+    """A file that the operator mended counts without a restart, and the next refusal is the first again."""
     aws.add_secret("a", "x")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -177,6 +191,9 @@ async def test_credentials_are_looked_for_anew_after_a_refusal(
     (tmp_path / "credentials").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
     clock.now += REFUSED_FIRST
     assert isinstance(await answer_of(provider, "aws-sm://a"), Fetched)
+    aws.fail_always("*", Fault("ExpiredTokenException"))
+    await refusal_of(provider, "aws-sm://a")
+    assert (await refusal_of(provider, "aws-sm://a")).retry_after == int(REFUSED_FIRST * 1000)
     await provider.close()
 
 
