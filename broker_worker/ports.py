@@ -74,11 +74,23 @@ class Provider(Protocol):
         """
         ...
 
-    async def put(self, ref: str, value: bytes) -> str | None:
-        """Store a value and return its version, if the vault has versions.
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
+        """Store a value at one place, whole or not at all.
+
+        Checking `expected` and writing are one step: of two writers that expect the same, one gets `CONFLICT`.
+
+        Args:
+            ref: a reference of this provider's scheme.
+            value: 1 byte to 128 KiB.
+            expected: None to replace whatever is there; the empty text to create only: the place must hold nothing;
+                otherwise a version, as `Fetched.version` gave it: only if that one is current.
+
+        Returns:
+            The new version; None if the vault has no versions.
 
         Raises:
-            ProviderError: kind `READ_ONLY` if this provider cannot write.
+            ProviderError: kind `CONFLICT` if the place does not hold what was expected, and nothing was written;
+                `READ_ONLY` if this provider cannot write.
         """
         ...
 

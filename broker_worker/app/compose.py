@@ -43,7 +43,8 @@ from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.session import Nonces, start_session
 from broker_worker.ports import Provider
 from broker_worker.private_files import make_private_folder
-from broker_worker.providers.schemes import Surroundings, make_providers
+from broker_worker.providers.options import Surroundings
+from broker_worker.providers.schemes import make_providers
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile

@@ -29,6 +29,7 @@ from broker_worker.settings import Settings
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _OWN_PREFIX = "SECRET_BROKER_"
 _OWN_VARIABLES = frozenset({"REDIS_URL", "OP_SERVICE_ACCOUNT_TOKEN"})
+_AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _FIRST_FREE_DESCRIPTOR = 3
 
 
@@ -97,6 +98,8 @@ def _without_ours(environ: Mapping[str, str], configuration: Configuration) -> d
 def _provider_variables(configuration: Configuration) -> Iterable[str]:
     for provider in configuration.providers:
         yield from (str(value) for key, value in provider.options.items() if key.endswith("_env"))
+        if provider.type.startswith("aws-"):
+            yield from _AWS_VARIABLES
     for entry in configuration.registry.values():
         scheme, _, name = entry.ref.partition("://")
         if scheme == "env":

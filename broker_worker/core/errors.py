@@ -58,6 +58,7 @@ class FailureKind(StrEnum):
     UNREACHABLE = "unreachable"
     TOO_LARGE = "too_large"
     READ_ONLY = "read_only"
+    CONFLICT = "conflict"
     UNKNOWN = "unknown"
 
 

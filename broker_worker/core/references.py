@@ -8,17 +8,26 @@ import re
 from collections.abc import Callable, Mapping
 
 from agent_sdk.wire.names import is_secret_name
+from broker_worker.core import aws_references
 
 MAX_REFERENCE = 512
 """Longest reference, in characters."""
 
-SCHEMES: Mapping[str, str] = {"op": "onepassword", "local": "local", "env": "env"}
+SCHEMES: Mapping[str, str] = {
+    "op": "onepassword",
+    "local": "local",
+    "env": "env",
+    "aws-sm": "aws-sm",
+    "aws-ssm": "aws-ssm",
+}
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
 FORMS: Mapping[str, str] = {
     "op": "op://vault/item/field or op://vault/item/section/field",
     "local": "local://name, a name such as openai.api_key",
     "env": "env://NAME, upper-case letters, digits and '_'",
+    "aws-sm": "aws-sm://name, then perhaps ?version=… or ?stage=…, then perhaps #field of a JSON object",
+    "aws-ssm": "aws-ssm:///path/to/name or aws-ssm://name, then perhaps :version or :label",
 }
 """What a reference of each scheme looks like, for error messages."""
 
@@ -68,4 +77,10 @@ def _is_variable(path: str) -> bool:
     return _VARIABLE.fullmatch(path) is not None
 
 
-_CHECKS: Mapping[str, Callable[[str], bool]] = {"op": _is_onepassword, "local": is_secret_name, "env": _is_variable}
+_CHECKS: Mapping[str, Callable[[str], bool]] = {
+    "op": _is_onepassword,
+    "local": is_secret_name,
+    "env": _is_variable,
+    "aws-sm": aws_references.is_secret,
+    "aws-ssm": aws_references.is_parameter,
+}

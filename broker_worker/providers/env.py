@@ -42,7 +42,7 @@ class EnvProvider:
         """Look variables up; see `ports.Provider.get_many`."""
         return {ref: self._get(ref) for ref in refs}
 
-    async def put(self, ref: str, value: bytes) -> str | None:
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         """Refuse; see `ports.Provider.put`."""
         raise ProviderError(
             FailureKind.READ_ONLY, "environment variables cannot be written", hint="use the local vault or 1Password"

@@ -55,10 +55,10 @@ class LocalProvider:
                 answers[ref] = not_found(name) if entry is None else Fetched(entry.value, str(entry.version))
         return answers
 
-    async def put(self, ref: str, value: bytes) -> str | None:
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         """Store an entry; see `ports.Provider.put`."""
         name = place_of(ref, SCHEME)
-        return str(await self._in_thread(lambda: self._vault.set(name, value, self._now())))
+        return str(await self._in_thread(lambda: self._vault.set(name, value, self._now(), expected)))
 
     async def health(self) -> Health:
         """Whether the vault opens; see `ports.Provider.health`."""

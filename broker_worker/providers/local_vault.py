@@ -134,25 +134,28 @@ class LocalVault:
         entries = self._load()[0].entries
         return {name: (entries[name].version, entries[name].updated_at) for name in sorted(entries)}
 
-    def set(self, name: str, value: bytes, now: int) -> int:
+    def set(self, name: str, value: bytes, now: int, expected: str | None = None) -> int:
         """Store a value.
 
         Args:
             name: a canonical secret name.
             value: 1 byte to 128 KiB.
             now: the time, ms since the epoch.
+            expected: what the name must hold; see `ports.Provider.put`.
 
         Returns:
             The new version: one more than the last that this name ever had.
 
         Raises:
-            ProviderError: if the name or the value's size is not allowed, or the vault does not open.
+            ProviderError: if the name or the value's size is not allowed, or the vault does not open; kind `CONFLICT`
+                if the name holds something else.
             SetupError: if its file or key file is missing, unsafe or cannot be written.
         """
         check_entry_name(name)
         check_value(value)
         with self._exclusive():
             content, parameters = self._load()
+            check_expected(content.entries.get(name), expected)
             last = content.entries[name].version if name in content.entries else content.retired.get(name, 0)
             entries = {**content.entries, name: VaultEntry(value, last + 1, now)}
             retired = {known: version for known, version in content.retired.items() if known != name}
@@ -230,6 +233,24 @@ def check_value(value: bytes) -> None:
         raise ProviderError(FailureKind.UNKNOWN, "the value is empty", hint="give at least one byte")
     if len(value) > MAX_VALUE:
         raise ProviderError(FailureKind.TOO_LARGE, f"the value has more than {MAX_VALUE} bytes")
+
+
+def check_expected(entry: VaultEntry | None, expected: str | None) -> None:
+    """Check that a name holds what a writer expects; see `ports.Provider.put`.
+
+    Raises:
+        ProviderError: kind `CONFLICT` if it does not.
+    """
+    current = "" if entry is None else str(entry.version)
+    if expected in (None, current):
+        return
+    if not current:
+        found = "the vault has no such entry, and one was expected"
+    elif not expected:
+        found = "the vault has an entry of this name already"
+    else:
+        found = "the entry has another version by now"
+    raise ProviderError(FailureKind.CONFLICT, found, hint="read its version, and write only if that is still meant")
 
 
 def not_found(name: str, hint: str = "") -> ProviderError:

@@ -50,7 +50,7 @@ class OnePasswordProvider:
                 answers[ref] = error
         return answers | await self._fetch(good) if good else answers
 
-    async def put(self, ref: str, value: bytes) -> str | None:
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         """Refuse; see `ports.Provider.put`."""
         raise ProviderError(
             FailureKind.READ_ONLY, "the broker does not write to 1Password", hint="change the item in 1Password"

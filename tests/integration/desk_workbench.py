@@ -255,7 +255,7 @@ class FakeVault:
         value = self.values.get(ref, ProviderError(FailureKind.NOT_FOUND, "there is no such entry"))
         return Fetched(value, "7") if isinstance(value, bytes) else value
 
-    async def put(self, ref: str, value: bytes) -> str | None:
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         raise ProviderError(FailureKind.READ_ONLY, "not here")
 
     async def health(self) -> Health:

@@ -4,6 +4,7 @@ A provider that passes can be put behind the pipeline without the pipeline knowi
 """
 
 import asyncio
+import re
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,11 +28,13 @@ class Subject:
         values: what is stored: at least 500 references and their values, each with `CANARY` in it.
         unknown: a well-formed reference of nothing.
         malformed: references of the provider's scheme that cannot be meant, and one of another scheme.
-        largest: a reference to a value of 128 KiB.
+        largest: a reference to a value of `largest_bytes`.
         too_large: a reference to a larger one; None if the vault itself refuses such.
         binary: a reference to `BINARY`; None if the vault holds only texts.
         writable: a reference that can be written; None if the provider is read-only.
+        creatable: a reference of nothing that can be written; None if the provider is read-only.
         break_vault: makes the vault unusable; None if nothing can.
+        largest_bytes: how much a place of this vault can hold, at most 128 KiB.
     """
 
     provider: Provider
@@ -42,7 +45,9 @@ class Subject:
     too_large: str | None = None
     binary: str | None = None
     writable: str | None = None
+    creatable: str | None = None
     break_vault: Callable[[], None] | None = None
+    largest_bytes: int = MAX_VALUE
 
     def some(self, count: int) -> list[str]:
         """The first `count` stored references."""
@@ -104,10 +109,10 @@ class ProviderConformance:
         assert [answers[ref] for ref in good] == [Fetched(subject.values[r], _version(answers[r])) for r in good]
 
     async def test_largest_value_arrives(self, subject: Subject) -> None:
-        """A value of exactly 128 KiB arrives whole."""
+        """A value as large as the vault holds arrives whole."""
         answer = (await subject.provider.get_many([subject.largest]))[subject.largest]
         assert isinstance(answer, Fetched)
-        assert len(answer.value) == MAX_VALUE
+        assert len(answer.value) == subject.largest_bytes
 
     async def test_larger_value_is_too_large(self, subject: Subject) -> None:
         """A value of more than 128 KiB is answered with `TOO_LARGE`, and the others of its batch arrive."""
@@ -167,6 +172,55 @@ class ProviderConformance:
         answer = (await subject.provider.get_many([subject.writable]))[subject.writable]
         assert answer == Fetched(b"new " + CANARY.encode(), version)
 
+    async def test_create_only_creates_once(self, subject: Subject) -> None:
+        """With an empty `expected` a place that holds nothing is written, and then is left as it is."""
+        if subject.creatable is None:
+            pytest.skip("this provider is read-only")
+        provider, ref, first = subject.provider, subject.creatable, b"first " + CANARY.encode()
+        version = await provider.put(ref, first, expected="")
+        error = await failure_of(provider.put(ref, b"second " + CANARY.encode(), expected=""))
+        assert error.kind is FailureKind.CONFLICT
+        assert CANARY not in everything_said(error)
+        assert (await provider.get_many([ref]))[ref] == Fetched(first, version)
+
+    async def test_replaces_only_the_expected_version(self, subject: Subject) -> None:
+        """The current version may be replaced; with one that is no longer current nothing is written."""
+        if subject.writable is None:
+            pytest.skip("this provider is read-only")
+        provider, ref = subject.provider, subject.writable
+        before = await provider.put(ref, b"before")
+        assert before is not None
+        after = await provider.put(ref, b"after", expected=before)
+        assert after != before
+        error = await failure_of(provider.put(ref, b"too late " + CANARY.encode(), expected=before))
+        assert error.kind is FailureKind.CONFLICT
+        assert CANARY not in everything_said(error)
+        assert (await provider.get_many([ref]))[ref] == Fetched(b"after", after)
+
+    async def test_an_expected_version_of_nothing_is_a_conflict(self, subject: Subject) -> None:
+        """Nothing is created where a version was expected."""
+        if subject.creatable is None:
+            pytest.skip("this provider is read-only")
+        error = await failure_of(subject.provider.put(subject.creatable, b"x", expected="1"))
+        assert error.kind is FailureKind.CONFLICT
+        answer = (await subject.provider.get_many([subject.creatable]))[subject.creatable]
+        assert isinstance(answer, ProviderError)
+
+    async def test_of_two_writers_one_wins(self, subject: Subject) -> None:
+        """Of eight that create the same at once one succeeds, and its value is what is there."""
+        if subject.creatable is None:
+            pytest.skip("this provider is read-only")
+        provider, ref = subject.provider, subject.creatable
+        values = [f"writer {number}".encode() for number in range(8)]
+        outcomes = await asyncio.gather(
+            *(provider.put(ref, value, expected="") for value in values), return_exceptions=True
+        )
+        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert {failure.kind for failure in failures if isinstance(failure, ProviderError)} == {FailureKind.CONFLICT}
+        assert len(failures) == len(values) - 1
+        (won,) = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, BaseException)]
+        assert _value((await provider.get_many([ref]))[ref]) == values[won]
+
     async def test_healthy_when_it_serves(self, subject: Subject) -> None:
         """A provider that can serve says so, and shows no value doing it."""
         health = await subject.provider.health()
@@ -197,7 +251,7 @@ class ProviderConformance:
 
     async def test_it_has_a_name(self, subject: Subject) -> None:
         """The name is a type of `broker.yaml`, as the audit records it."""
-        assert subject.provider.name in {"onepassword", "local", "env"}
+        assert re.fullmatch("[a-z][a-z0-9-]{1,31}", subject.provider.name)
 
 
 def _value(answer: Fetched | ProviderError) -> bytes | None:

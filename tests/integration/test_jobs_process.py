@@ -98,7 +98,7 @@ class Vault:
         """Nothing here asks for a value."""
         return {}
 
-    async def put(self, ref: str, value: bytes) -> str | None:
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         """Nothing here stores one."""
         return None
 

@@ -54,6 +54,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         create_installation(settings, "env", now=time.time_ns() // 1_000_000)
     (settings.config_dir / "policy.yaml").write_text(POLICY)
     (settings.config_dir / "secrets.yaml").write_text(SECRETS)
+    (settings.config_dir / "broker.yaml").write_text("providers: [{type: env}, {type: aws-sm}]\n")
     return settings
 
 
@@ -87,6 +88,9 @@ def report(settings: Settings) -> Any:
         SECRET_BROKER_HOME="/nowhere",
         SECRET_BROKER_VAULT_PASSPHRASE="open sesame",
         OP_SERVICE_ACCOUNT_TOKEN="ops_x",
+        AWS_ACCESS_KEY_ID="AKIA",
+        AWS_SECRET_ACCESS_KEY="x",
+        AWS_SESSION_TOKEN="x",
         HIDDEN_VALUE="canary",
         HARMLESS="stays",
     )  # fmt: skip

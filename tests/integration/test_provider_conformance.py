@@ -47,6 +47,7 @@ class TestLocal(ProviderConformance):
             largest="local://largest",
             binary="local://binary",
             writable="local://entry-0",
+            creatable="local://made.here",
             break_vault=break_vault,
         )
         await provider.close()

@@ -1,6 +1,8 @@
 """The documentation says what there is: its links lead somewhere, its commands exist, its YAML is valid."""
 
+import json
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 
 from broker_worker.cli import main
 from broker_worker.files.configuration import load_configuration
+from broker_worker.providers.options import Surroundings
+from broker_worker.providers.schemes import make_providers
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=lambda page: page.relative_to(ROOT).as_posix())
@@ -102,3 +106,18 @@ def test_what_the_page_on_the_dashboard_shows_is_valid(tmp_path: Path) -> None:
     (tmp_path / "issuers.yaml").write_text(_ISSUERS)
     configuration = load_configuration(tmp_path)
     assert configuration.approvers.origins == (configuration.dashboard.origin,) == ("https://broker.example.org",)
+
+
+def test_what_the_page_on_vaults_shows_of_aws_is_valid(tmp_path: Path) -> None:
+    """The YAML of docs/providers.md on AWS: two sections, and references of every form; its IAM policy is JSON."""
+    sections, references = (textwrap.dedent(block) for block in blocks("providers.md") if "aws-" in block)
+    (tmp_path / "broker.yaml").write_text(sections)
+    (tmp_path / "policy.yaml").write_text("agents: {claude: {allow: []}}\n")
+    (tmp_path / "secrets.yaml").write_text(references)
+    (tmp_path / "issuers.yaml").write_text(_ISSUERS)
+    configuration = load_configuration(tmp_path)
+    around = Surroundings(tmp_path, tmp_path, lambda path: b"", {}, lambda: 0)
+    assert list(make_providers(configuration.providers, around)) == ["aws-sm", "aws-ssm"]
+    assert len(configuration.registry) == 5
+    (policy,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "providers.md").read_text(), re.DOTALL)
+    assert len(json.loads(policy)["Statement"]) == 3

@@ -5,6 +5,7 @@ import pytest
 from broker_worker.core.configuration import CacheSettings, ProviderSettings, ServerSettings
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.policy import Origin
+from broker_worker.core.references import SCHEMES
 from broker_worker.files.broker import read_cache, read_providers, read_server
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import parse_yaml
@@ -105,7 +106,8 @@ def test_several_providers_are_a_list() -> None:
     [
         (
             "provider: {type: onepasword}",
-            "broker.yaml:1: `type`: found `onepasword`, expected `onepassword` or `local` or `env`",
+            "broker.yaml:1: `type`: found `onepasword`, expected "
+            + " or ".join(f"`{kind}`" for kind in SCHEMES.values()),
         ),
         ("provider: {token_env: C4NARY}", "broker.yaml:1: `provider`: the key `type` is missing"),
         ("provider: c4nary", "broker.yaml:1: `provider`: found a text, expected a mapping"),

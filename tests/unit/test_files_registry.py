@@ -5,9 +5,12 @@ import pytest
 from broker_worker.core.configuration import SecretEntry
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.policy import Origin
+from broker_worker.core.references import SCHEMES
 from broker_worker.files.registry import read_registry
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import parse_yaml
+
+BEGINNINGS = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 
 
 def read(text: str) -> dict[str, SecretEntry]:
@@ -34,14 +37,14 @@ def test_an_empty_registry_is_written_out() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("C4NARY-value", "secret `one`: expected a reference that begins with op://, local://, env://"),
+        ("C4NARY-value", f"secret `one`: expected a reference that begins with {BEGINNINGS}"),
         (
             "op://c4nary",
             "secret `one`: the reference is not of the form op://vault/item/field or op://vault/item/section/field",
         ),
         ("123456789", "secret `one`: found a number, expected a reference such as op://vault/item/field"),
         ("[c4nary]", "secret `one`: found a list, expected a reference such as op://vault/item/field"),
-        ("{ref: C4NARY}", "`ref`: expected a reference that begins with op://, local://, env://"),
+        ("{ref: C4NARY}", f"`ref`: expected a reference that begins with {BEGINNINGS}"),
         ("{ref: 123456789}", "`ref`: found a number, expected a reference such as op://vault/item/field"),
         ("{value: c4nary}", "secret `one`: unknown key `value`"),
         ("{ttl_seconds: 5}", "secret `one`: the key `ref` is missing"),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from broker_worker.core.configuration import ProviderSettings
 from broker_worker.core.policy import Origin
 from broker_worker.core.references import FORMS, SCHEMES, check_reference, scheme_of
-from broker_worker.providers.schemes import Surroundings, make_providers
+from broker_worker.providers.options import Surroundings
+from broker_worker.providers.schemes import make_providers
 
 
 @pytest.mark.parametrize(

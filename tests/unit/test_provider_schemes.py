@@ -1,5 +1,7 @@
 """Making providers from the operator's sections."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from broker_worker.core.errors import ConfigError, FailureKind, ProviderError
 from broker_worker.core.policy import Origin
 from broker_worker.core.references import SCHEMES
 from broker_worker.ports import Fetched
-from broker_worker.providers import schemes
+from broker_worker.providers import aws_section, schemes
 from broker_worker.providers.local_vault import LocalVault, VaultKeys
-from broker_worker.providers.schemes import Surroundings, make_providers
+from broker_worker.providers.options import Surroundings
+from broker_worker.providers.schemes import make_providers
 from broker_worker.providers.vault_format import KeyParameters
 
 KEY = bytes(32)
@@ -79,6 +82,25 @@ def test_two_sections_of_a_type_are_refused() -> None:
         ("local", {"path": "vault"}, "path is not an absolute path", "from / on"),
         ("local", {"key_file": True}, "key_file is not an absolute path", "from / on"),
         ("local", {"passphrase_env": "correct horse"}, "passphrase_env is not the name", "not the value"),
+        ("aws-sm", {"regoin": "eu-central-1"}, "unknown option 'regoin'", "did you mean 'region'?"),
+        ("aws-sm", {"access_key": "AKIAIOSFODNN7EXAMPLE"}, "unknown option", "it takes region"),
+        ("aws-sm", {"region": "Frankfurt"}, "region is not an AWS region", "eu-central-1"),
+        ("aws-sm", {"region": "eu-central-1.evil.org"}, "region is not an AWS region", "eu-central-1"),
+        ("aws-ssm", {"region": 5}, "region is not an AWS region", "eu-central-1"),
+        ("aws-ssm", {"profile": "a b"}, "profile is not a profile's name", "~/.aws/config"),
+        ("aws-ssm", {"profile": True}, "profile is not a profile's name", "~/.aws/config"),
+        ("aws-sm", {"timeout_seconds": 61}, "timeout_seconds is not", "for 10"),
+        ("aws-sm", {"endpoint_url": "http://vault.example.org"}, "endpoint_url is not https://", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "http://127.0.0.1.evil.org"}, "endpoint_url is not https://", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "http://127.0.0.1@evil.org"}, "endpoint_url is not https://", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "https://user:pass@example.org"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "https://example.org/path"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "https://example.org?query"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "https://example.org:0"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "https://example.org:65536"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "https://example.org\n"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": "ftp://127.0.0.1"}, "endpoint_url is not", "for AWS itself"),
+        ("aws-sm", {"endpoint_url": ""}, "endpoint_url is not", "for AWS itself"),
     ],
 )
 def test_wrong_options_are_named_with_their_place(kind: str, options: dict[str, Any], says: str, hint: str) -> None:
@@ -97,6 +119,46 @@ def test_missing_sdk_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPat
     error = refusal(section("onepassword"))
     assert "onepassword-sdk is not installed" in str(error)
     assert "secret-broker[onepassword]" in error.hint
+
+
+@pytest.mark.parametrize("kind", ["aws-sm", "aws-ssm"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"region": "us-gov-west-1", "profile": "team/agents", "timeout_seconds": 60},
+        {"endpoint_url": "https://vpce-0a1b.secretsmanager.eu-central-1.vpce.amazonaws.com"},
+        {"endpoint_url": "http://127.0.0.1:4566"},
+        {"endpoint_url": "http://[::1]:4566"},
+        {"endpoint_url": "http://localhost"},
+    ],
+)
+def test_aws_is_reached_by_its_own_names_or_safely(kind: str, options: dict[str, Any]) -> None:
+    """Without options AWS's own configuration counts; another address is one with TLS, or on this host."""
+    assert make_providers([section(kind, **options)], around())[kind].name == kind
+
+
+def test_missing_boto3_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without boto3 the section is an error that says how to get it."""
+    monkeypatch.setattr(aws_section, "find_spec", lambda name: None)
+    error = refusal(section("aws-sm"))
+    assert "boto3 is not installed" in str(error)
+    assert "secret-broker[aws]" in error.hint
+
+
+def test_boto3_is_not_loaded_before_it_is_needed() -> None:
+    """It would cost every worker its memory, also those that use other vaults; making the provider loads it neither."""
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from broker_worker.core.configuration import ProviderSettings\n"
+        "from broker_worker.core.policy import Origin\n"
+        "from broker_worker.app import compose\n"
+        "sections = [ProviderSettings(kind, {}, Origin('broker.yaml', 1)) for kind in ('aws-sm', 'aws-ssm')]\n"
+        "around = compose.Surroundings(Path('/v'), Path('/k'), lambda path: b'', {}, lambda: 0)\n"
+        "print(len(compose.make_providers(sections, around)), sorted({'boto3', 'botocore'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "2 []\n"
 
 
 async def test_local_section_opens_the_homes_vault(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""AWS Secrets Manager as a provider: `aws-sm://name[?version=id|?stage=label][#field]`."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from broker_worker.core.aws_references import SecretPlace, parse_secret
+from broker_worker.core.errors import ProviderError
+from broker_worker.ports import Fetched, Health
+from broker_worker.providers.aws_answers import fetched_of, require_service
+from broker_worker.providers.aws_client import AwsClient, AwsSettings, open_session
+from broker_worker.providers.aws_secret_fields import field_of
+from broker_worker.providers.aws_secret_reading import SecretReader, StoredSecret
+from broker_worker.providers.aws_secret_writing import SecretWriter
+from broker_worker.providers.reference import place_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+SCHEME: Final = "aws-sm"
+
+
+class SecretsManagerProvider:
+    """Fetches and stores secrets of one account and region.
+
+    Args:
+        settings: how AWS is reached.
+        monotonic: a clock in seconds that never goes back.
+    """
+
+    def __init__(self, settings: AwsSettings, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._aws: AwsClient[SecretsManagerClient] = AwsClient(
+            partial(_connect, settings), "AWS Secrets Manager", settings.timeout_seconds, monotonic
+        )
+        self._reader = SecretReader(self._aws, monotonic)
+        self._writer = SecretWriter(self._aws, self._reader)
+
+    @property
+    def name(self) -> str:
+        """`aws-sm`."""
+        return SCHEME
+
+    async def get_many(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
+        """Fetch values; see `ports.Provider.get_many`. A secret is read once however many fields are wanted."""
+        deadline = self._aws.deadline()
+        answers: dict[str, Fetched | ProviderError] = {}
+        places: dict[str, SecretPlace] = {}
+        for ref in refs:
+            try:
+                places[ref] = _place_of(ref)
+            except ProviderError as error:
+                answers[ref] = error
+        if places:
+            whole = {ref: replace(place, field=None) for ref, place in places.items()}
+            found = await self._reader.read(set(whole.values()), deadline)
+            require_service(found)
+            for ref, place in places.items():
+                answers[ref] = _answer(found[whole[ref]], place.field)
+        return answers
+
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
+        """Store a value; see `ports.Provider.put`. The version is that of the whole secret, also for a field."""
+        return await self._writer.put(_place_of(ref), value, expected, self._aws.deadline())
+
+    async def health(self) -> Health:
+        """Whether AWS lets us in; see `ports.Provider.health`. Asks for random characters, which reads no secret."""
+        return await self._aws.health(lambda aws: aws.get_random_password(PasswordLength=4))
+
+    async def close(self) -> None:
+        """Forget the credentials; see `ports.Provider.close`."""
+        await self._aws.close()
+
+
+def _connect(settings: AwsSettings, attempts: int) -> "SecretsManagerClient":
+    session, config = open_session(settings, attempts)
+    return session.client("secretsmanager", config=config, endpoint_url=settings.endpoint_url)
+
+
+def _place_of(ref: str) -> SecretPlace:
+    place = parse_secret(place_of(ref, SCHEME))
+    assert place is not None  # `place_of` checked its form
+    return place
+
+
+def _answer(found: StoredSecret | ProviderError, field: str | None) -> Fetched | ProviderError:
+    if isinstance(found, ProviderError):
+        return found
+    try:
+        return fetched_of(found.content if field is None else field_of(found.text, field), found.version)
+    except ProviderError as error:
+        return error
