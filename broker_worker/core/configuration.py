@@ -40,7 +40,7 @@ class ProviderSettings:
     """Which provider serves the registry, with the options of its section in `broker.yaml`.
 
     Args:
-        type: `local`, `onepassword` or `env`.
+        type: `local`, `onepassword`, `connect` or `env`.
         options: the section's other keys, checked by the provider when it is made.
         origin: where the section stands.
     """

@@ -15,6 +15,7 @@ MAX_REFERENCE = 512
 
 SCHEMES: Mapping[str, str] = {
     "op": "onepassword",
+    "connect": "connect",
     "local": "local",
     "env": "env",
     "aws-sm": "aws-sm",
@@ -24,6 +25,7 @@ SCHEMES: Mapping[str, str] = {
 
 FORMS: Mapping[str, str] = {
     "op": "op://vault/item/field or op://vault/item/section/field",
+    "connect": 'connect://vault/item/field or connect://vault/item/section/field, without ? " and \\',
     "local": "local://name, a name such as openai.api_key",
     "env": "env://NAME, upper-case letters, digits and '_'",
     "aws-sm": "aws-sm://name, then perhaps ?version=… or ?stage=…, then perhaps #field of a JSON object",
@@ -73,12 +75,18 @@ def _is_onepassword(path: str) -> bool:
     )
 
 
+def _is_connect(path: str) -> bool:
+    """Vault, item, perhaps section, and field or file; names go into filters, where quotes would have a meaning."""
+    return not set(path) & set('?"\\') and _is_onepassword(path)
+
+
 def _is_variable(path: str) -> bool:
     return _VARIABLE.fullmatch(path) is not None
 
 
 _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "op": _is_onepassword,
+    "connect": _is_connect,
     "local": is_secret_name,
     "env": _is_variable,
     "aws-sm": aws_references.is_secret,

@@ -16,7 +16,7 @@ from broker_worker.providers.reference import place_of
 
 SCHEME: Final = "env"
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
-_OWN = ("SECRET_BROKER_", "OP_SERVICE_ACCOUNT_TOKEN", "REDIS_URL")
+_OWN = ("SECRET_BROKER_", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN", "REDIS_URL")
 
 
 class EnvProvider:

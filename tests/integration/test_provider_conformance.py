@@ -82,9 +82,11 @@ class TestOnePassword(ProviderConformance):
 
     @pytest.fixture
     async def subject(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Subject]:
-        """A provider whose account has 502 fields."""
+        """A provider whose account has 502 fields; versions are asked for."""
         values = {f"op://vault/item-{i}/field": f"{CANARY}-{i}" for i in range(COUNT)}
-        core = FakeNativeCore(values)
+        core = FakeNativeCore({})
+        for number, value in enumerate(values.values()):
+            core.items.add("vault", f"item-{number}", {"field": value})
         core.values |= {"op://vault/large/field": "x" * MAX_VALUE, "op://vault/larger/field": "x" * (MAX_VALUE + 1)}
         install(monkeypatch, core)
 
@@ -92,7 +94,7 @@ class TestOnePassword(ProviderConformance):
             core.sign_in_failure = native_error(f"authentication error: you are not authenticated {CANARY}")
 
         session = OnePasswordSession(make_token, SdkClient.sign_in, timeout_seconds=10)
-        provider = OnePasswordProvider(session, timeout_seconds=10)
+        provider = OnePasswordProvider(session, timeout_seconds=10, versions=True)
         yield Subject(
             provider,
             {ref: value.encode() for ref, value in values.items()},
@@ -100,6 +102,8 @@ class TestOnePassword(ProviderConformance):
             malformed=("op://", "op://vault/item", "op://a/b/c/d/e", "op://a//c", "op://a/b/c\x00", "local://a", "x"),
             largest="op://vault/large/field",
             too_large="op://vault/larger/field",
+            writable="op://vault/item-0/field",
+            creatable="op://vault/made here/credential",
             break_vault=break_vault,
         )
         await provider.close()

@@ -3,7 +3,7 @@
 import json
 from importlib.resources import files
 
-import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
+import jsonschema
 import msgspec
 import nacl.bindings as sodium
 import pytest

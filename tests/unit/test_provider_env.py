@@ -20,7 +20,14 @@ async def test_environment_is_taken_when_the_provider_is_made() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SECRET_BROKER_VAULT_PASSPHRASE", "SECRET_BROKER_HOME", "OP_SERVICE_ACCOUNT_TOKEN", "REDIS_URL"]
+    "name",
+    [
+        "SECRET_BROKER_VAULT_PASSPHRASE",
+        "SECRET_BROKER_HOME",
+        "OP_SERVICE_ACCOUNT_TOKEN",
+        "OP_CONNECT_TOKEN",
+        "REDIS_URL",
+    ],
 )
 async def test_variables_of_the_broker_are_not_handed_out(name: str) -> None:
     """A registry entry that names the broker's own credentials gets an error, whether or not they are set."""
