@@ -1,4 +1,4 @@
-"""The only module that touches onepassword-sdk: sign in, resolve, release.
+"""The only module that touches onepassword-sdk: sign in, resolve, list vaults, release.
 
 The SDK is an optional part and takes a quarter of a second to import, so it is imported on first use, in a thread.
 Its native core runs its requests on its own threads and does not hold up the event loop (there is a test).
@@ -21,6 +21,10 @@ class OnePasswordClient(Protocol):
 
     async def resolve(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
         """Ask for values in one request; raises whatever the SDK raises."""
+        ...
+
+    async def vaults(self) -> Mapping[str, str]:
+        """The vaults that the service account sees: titles by id; raises whatever the SDK raises."""
         ...
 
     def release(self) -> None:
@@ -56,6 +60,10 @@ class SdkClient:
         """Ask for values in one request; see `OnePasswordClient.resolve`."""
         responses = (await self._client.secrets.resolve_all(list(refs))).individual_responses
         return {ref: _answer(responses.get(ref)) for ref in refs}
+
+    async def vaults(self) -> Mapping[str, str]:
+        """See `OnePasswordClient.vaults`."""
+        return {vault.id: vault.title for vault in await self._client.vaults.list()}
 
     def release(self) -> None:
         """See `OnePasswordClient.release`. The SDK itself would do this only when the process ends."""
