@@ -30,6 +30,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
 Purpose = Annotated[str, Meta(max_length=MAX_PURPOSE)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
 Version = Annotated[str, Meta(max_length=128)]
+Source = Literal["cache", "provider", "stale"]
+"""Where a value came from."""
 RichFields = list[tuple[str, Any]]
 
 
@@ -110,7 +112,8 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     """The outcome for one name. `value` is there if and only if a `resolve` was `granted`.
 
     `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval` names the approval that
-    is waited for, or that was refused.
+    is waited for, or that was refused. `source` is `stale` for a cached value past its time that is served because its
+    vault fails and its entry allows that; `age_s` is how many seconds ago a value that was not fetched now was fetched.
     """
 
     name: Name
@@ -119,10 +122,11 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     value: Value | None = None
     expires_at: Time | None = None
     lease: LeaseToken | None = None
-    source: Literal["cache", "provider"] | None = None
+    source: Source | None = None
     version: Version | None = None
     retry_after: Time | None = None
     approval: ApprovalId | None = None
+    age_s: Time | None = None
 
     def __repr__(self) -> str:
         """Everything but the value."""

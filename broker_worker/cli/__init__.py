@@ -31,6 +31,7 @@ main.commands = CommandTable(
         "leases": "broker_worker.cli.leases:leases",
         "ledger": "broker_worker.cli.ledger:ledger",
         "policy": "broker_worker.cli.policy:policy",
+        "providers": "broker_worker.cli.providers:providers",
         "reinstate": "broker_worker.cli.revoke:reinstate",
         "revocations": "broker_worker.cli.revoke:revocations",
         "revoke": "broker_worker.cli.revoke:revoke",

@@ -3,7 +3,7 @@
 from agent_sdk.wire.names import check_secret_name
 from broker_worker.core.configuration import SecretEntry
 from broker_worker.core.references import check_reference
-from broker_worker.files.quantities import LONGEST_SECONDS
+from broker_worker.files.quantities import LONGEST_SECONDS, parse_duration
 from broker_worker.files.sections import Section, Value
 
 _PASTED = "the registry holds references, never values: if a value stood here, replace it in the vault"
@@ -13,7 +13,7 @@ def read_registry(secrets: Value) -> dict[str, SecretEntry]:
     """Read the `secrets` section.
 
     Args:
-        secrets: a mapping of names to references, or to mappings with `ref` and `ttl_seconds`.
+        secrets: a mapping of names to references, or to mappings with `ref`, `ttl_seconds`, `max_stale` and `critical`.
 
     Raises:
         ConfigError: with file and line; it never repeats what stands in a reference's place.
@@ -27,16 +27,20 @@ def _read_entry(section: Section, key: str) -> SecretEntry:
     value = section.get(key, what=f"secret `{name}`", private=True)
     assert value is not None
     ttl: Value | None = None
+    max_stale: Value | None = None
+    critical: Value | None = None
     ref = value
     if value.is_mapping:
-        entry = value.section("ref", "ttl_seconds")
+        entry = value.section("ref", "ttl_seconds", "max_stale", "critical")
         ref = entry.require("ref", why='write `ref: "op://vault/item/field"` or another reference')
-        ttl = entry.get("ttl_seconds", private=False)
+        ttl, max_stale, critical = (entry.get(key, private=False) for key in ("ttl_seconds", "max_stale", "critical"))
     return SecretEntry(
         name=name,
         ref=_reference(ref),
         ttl_seconds=None if ttl is None else ttl.integer(1, LONGEST_SECONDS),
         origin=section.origin_of(key),
+        max_stale_seconds=0 if max_stale is None or max_stale.raw == "0" else max_stale.parsed(parse_duration),
+        critical=False if critical is None else critical.boolean(),
     )
 
 

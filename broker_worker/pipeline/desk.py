@@ -40,7 +40,7 @@ COLD_PER_TURN = 1
 NOT_FOUND_MS = 10_000
 """How long a failure that is about the name is remembered, ms."""
 UNAVAILABLE_MS = 1_000
-"""How long a failure that may pass is remembered, ms, unless the vault says for how long."""
+"""How long a failure that may pass is remembered at most, ms: its provider knows by itself when to ask again."""
 
 
 @dataclass(slots=True)
@@ -302,7 +302,9 @@ class Desk:
         if isinstance(result, Fetched):
             self._cache.put(ref, result, ttl_ms, now)
         else:
-            brief = NOT_FOUND_MS if result.is_about_the_name else result.retry_after or UNAVAILABLE_MS
+            brief = (
+                NOT_FOUND_MS if result.is_about_the_name else min(result.retry_after or UNAVAILABLE_MS, UNAVAILABLE_MS)
+            )
             self._cache.put_failure(ref, result, brief, now)
 
     def reconfigure(self, configuration: Configuration, verifier: TokenVerifier, *, forget_values: bool) -> None:

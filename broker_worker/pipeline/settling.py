@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve
-from broker_worker.core.configuration import Configuration
+from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.pipeline.affairs import Affairs
 from broker_worker.pipeline.batch import Ask, Case
@@ -18,7 +18,7 @@ class Waiting:
 
     Args:
         ask: the request.
-        refs: the missing references, and for how many ms each value may be kept.
+        refs: the missing references, and for how many ms each value may be kept, past its time included.
         known: what was in the cache of the others; meanwhile it may have to make room there.
         found: what has come of the missing ones so far.
     """
@@ -64,11 +64,11 @@ class Settler:
                 ttl_ms = configuration.ttl_of(entry) * 1000
                 known = self._cache.get(entry.ref, ttl_ms, now)
                 if known is None:
-                    missing[entry.ref] = max(ttl_ms, missing.get(entry.ref, 0))
+                    missing[entry.ref] = max(configuration.stale_ms_of(entry), missing.get(entry.ref, 0))
                 else:
                     there[entry.ref] = known
-                    self._settle(ask, case, known, ttl_ms, now)
                     case.source = "cache"
+                    self._settle(ask, case, known, configuration, ttl_ms, now)
         return missing, there
 
     def _settle_lease(self, ask: Ask, configuration: Configuration, now: int) -> None:
@@ -85,23 +85,36 @@ class Settler:
         result = waiting.found.get(ref)
         case.source = "cache" if result is None else "provider"
         if isinstance(result, Fetched):
-            self._settle(waiting.ask, case, CachedValue(result, now), ttl_ms, now)
+            self._settle(waiting.ask, case, CachedValue(result, now), configuration, ttl_ms, now)
         elif result is not None:
-            self._settle(waiting.ask, case, result, ttl_ms, now)
+            self._settle(waiting.ask, case, result, configuration, ttl_ms, now)
         else:
             gone = ProviderError(FailureKind.UNKNOWN, "no longer known")
             known = self._cache.get(ref, ttl_ms, now) or waiting.known.get(ref, gone)
-            self._settle(waiting.ask, case, known, ttl_ms, now)
+            self._settle(waiting.ask, case, known, configuration, ttl_ms, now)
 
-    def _settle(self, ask: Ask, case: Case, known: CachedValue | ProviderError, ttl_ms: int, now: int) -> None:
+    def _settle(
+        self,
+        ask: Ask,
+        case: Case,
+        known: CachedValue | ProviderError,
+        configuration: Configuration,
+        ttl_ms: int,
+        now: int,
+    ) -> None:
         """Give a case its value and its end, or say why there is none."""
         entry = case.entry
         assert entry is not None
         case.provider = self.provider_of(entry.ref)
         if isinstance(known, ProviderError):
-            case.refuse(Code.UNAVAILABLE, f"provider_{known.kind}", known.retry_after)
-            return
-        ends = min(known.fetched_at + ttl_ms, ask.identity.expires_at)
+            stale = self._stale(entry, known, configuration, now)
+            if stale is None:
+                case.refuse(Code.UNAVAILABLE, f"provider_{known.kind}", known.retry_after)
+                return
+            known, case.source = stale, "stale"
+            ends = min(known.fetched_at + configuration.stale_ms_of(entry), now + ttl_ms, ask.identity.expires_at)
+        else:
+            ends = min(known.fetched_at + ttl_ms, ask.identity.expires_at)
         grant, body = case.decision.grant, ask.request.body
         if grant is not None and grant.max_ttl is not None:
             ends = min(ends, now + grant.max_ttl * 1000)
@@ -116,6 +129,18 @@ class Settler:
             return
         fetched = known.fetched
         case.value, case.version = fetched.value, fetched.version
-        self._leases.open(ask, case, known, ends, now)
+        self._leases.open(ask, case, known, ends, now, renewable=case.source != "stale")
         case.expires_at = ends
+        case.age_s = None if case.source == "provider" else max(0, now - known.fetched_at) // 1000
         case.reason = None
+
+    def _stale(
+        self, entry: SecretEntry, error: ProviderError, configuration: Configuration, now: int
+    ) -> CachedValue | None:
+        """What may be served in place of a value that the vault does not give now.
+
+        A vault that says no to the name has said no; one that does not answer has not.
+        """
+        if error.is_about_the_name:
+            return None
+        return self._cache.get_stale(entry.ref, configuration.stale_ms_of(entry), now)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.ports import Fetched, Health
+from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.connect_api import ConnectApi
 from broker_worker.providers.connect_errors import no_item, of_exception
 from broker_worker.providers.connect_session import ConnectSession
@@ -57,6 +57,19 @@ class ConnectProvider:
         place = ItemPlace.of(place_of(ref, SCHEME))
         text = text_of(value)
         return await self._writer.write(await self._session(), place, text, expected)
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tells the access token from others; see `ports.CredentialedProvider`."""
+        return self._api.fingerprint(salt)
+
+    async def visible(self, refs: Sequence[str]) -> Scope | None:
+        """Compare the vaults that the token sees with those of the references; see `ports.ScopeReporter`."""
+        session = await self._session()
+        vaults = await _until(self._ends(), session.vaults())
+        needed = {ItemPlace.of(place_of(ref, SCHEME)).vault for ref in refs}
+        beyond = [vault.name for vault in vaults if not {vault.id, vault.name} & needed]
+        hint = "give the access token the vaults that secrets.yaml names, and no others"
+        return Scope("vaults", tuple(sorted(beyond)), None, hint)
 
     async def health(self) -> Health:
         """Whether Connect answers and shows us a vault; see `ports.Provider.health`."""

@@ -5,6 +5,7 @@ token goes nowhere else. Answers are asked for unpacked, so that none can be lar
 """
 
 import asyncio
+import hashlib
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ CONNECT_SECONDS: Final = 5.0
 MAX_TOKEN: Final = 8192
 _MAX_ERROR: Final = 64 * 1024
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+", re.ASCII)
+_PERSON: Final = b"sb credential"
 _JSON: Final = "application/json"
 
 
@@ -82,6 +84,14 @@ class ConnectApi:
                 FailureKind.UNAUTHENTICATED, "the Connect access token is not of a token's form", hint="copy it again"
             )
         return token
+
+    def fingerprint(self, salt: bytes) -> str:
+        """See `ports.CredentialedProvider`."""
+        try:
+            token = self._read_token().strip()
+        except BrokerError:
+            token = ""  # one that is put there later differs from none
+        return hashlib.blake2b(token.encode(), digest_size=8, salt=salt, person=_PERSON).hexdigest()
 
     async def close(self) -> None:
         """Close all connections and forget the token."""

@@ -1,4 +1,4 @@
-"""The only module that touches onepassword-sdk, with `onepassword_sdk_items`: sign in, resolve, release.
+"""The only module that touches onepassword-sdk, with `onepassword_sdk_items`: sign in, resolve, list vaults, release.
 
 The SDK is an optional part and takes a quarter of a second to import, so it is imported on first use, in a thread.
 Its native core runs its requests on its own threads and does not hold up the event loop (there is a test).
@@ -28,6 +28,10 @@ class OnePasswordClient(Protocol):
 
     def items(self) -> ItemStore:
         """Items, for the length of one write."""
+        ...
+
+    async def vaults(self) -> Mapping[str, str]:
+        """The vaults that the service account sees: titles by id; raises whatever the SDK raises."""
         ...
 
     def release(self) -> None:
@@ -72,6 +76,10 @@ class SdkClient:
     def items(self) -> ItemStore:
         """See `OnePasswordClient.items`."""
         return SdkItems(self._client)
+
+    async def vaults(self) -> Mapping[str, str]:
+        """See `OnePasswordClient.vaults`."""
+        return {vault.id: vault.title for vault in await self._client.vaults.list()}
 
     def release(self) -> None:
         """See `OnePasswordClient.release`. The SDK itself would do this only when the process ends."""

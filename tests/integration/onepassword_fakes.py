@@ -70,6 +70,7 @@ class FakeNativeCore:
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = dict(values)
         self.items = FakeItems()
+        self.vaults: dict[str, str] = {}
         self.reference_errors: dict[str, object] = {}
         self.sign_in_failure: Exception | None = None
         self.resolve_failure: Callable[[list[str]], Exception | None] = lambda refs: None
@@ -97,6 +98,8 @@ class FakeNativeCore:
     async def invoke(self, invocation: str) -> str:
         call = json.loads(invocation)["invocation"]
         assert call["clientId"] not in self.released
+        if call["parameters"]["name"] == "VaultsList" and self.vaults:
+            return self._list_vaults()
         if call["parameters"]["name"] != "SecretsResolveAll":
             await self._wait()
             return self.items.invoke(call["parameters"]["name"], call["parameters"]["parameters"])
@@ -116,6 +119,21 @@ class FakeNativeCore:
 
     def release_client(self, client_id: str) -> None:
         self.released.append(json.loads(client_id))
+
+    def _list_vaults(self) -> str:
+        failure = self.resolve_failure([])
+        if failure is not None:
+            raise failure
+        other = {
+            "description": "",
+            "vaultType": "userCreated",
+            "activeItemCount": 1,
+            "contentVersion": 1,
+            "attributeVersion": 1,
+        }
+        times = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+        vaults = [{"id": id_, "title": title, **other, **times} for id_, title in self.vaults.items()]
+        return json.dumps(vaults)
 
     def _answer(self, ref: str) -> dict[str, object]:
         if ref in self.reference_errors:

@@ -2,22 +2,55 @@
 
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from desk_workbench import ShiftedClock
 from onepassword_fakes import FakeNativeCore, install, make_token, native_error
 from provider_conformance import BINARY, CANARY, MAX_VALUE, ProviderConformance, Subject
 
+from broker_worker.core.budget import Budget
 from broker_worker.providers.env import EnvProvider
+from broker_worker.providers.governor import Governor
 from broker_worker.providers.local import LocalProvider
 from broker_worker.providers.local_vault import LocalVault, VaultKeys
 from broker_worker.providers.onepassword import OnePasswordProvider
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession
+from broker_worker.providers.resilient import resilient
 from broker_worker.providers.vault_format import KeyParameters, VaultContent, VaultEntry, seal_content
+from broker_worker.state.vault_states import VaultStates
 
 COUNT = 500
 _KEY = bytes(range(32))
+
+
+def local_subject(folder: Path) -> Subject:
+    """A provider over a local vault with 502 entries."""
+    values = {f"local://entry-{i}": f"{CANARY}-{i}".encode() for i in range(COUNT)}
+    stored = {**values, "local://largest": b"x" * MAX_VALUE, "local://binary": BINARY}
+    parameters = KeyParameters.of_key_file()
+    entries = {ref.removeprefix("local://"): VaultEntry(value, 1, 0) for ref, value in stored.items()}
+    path = folder / "local.vault"
+    path.touch(0o600)
+    path.write_bytes(seal_content(VaultContent(entries), parameters, parameters.derive(_KEY)))
+    keys = VaultKeys(lambda: _KEY, lambda: None)
+
+    def break_vault() -> None:
+        path.write_bytes(path.read_bytes()[:-1])
+
+    return Subject(
+        LocalProvider(LocalVault(path, keys), keys.forget, lambda: 5),
+        values,
+        unknown="local://nothing.here",
+        malformed=("local://", "local://Upper", "local://a b", "local://../x", "env://ENTRY", "entry-1"),
+        largest="local://largest",
+        binary="local://binary",
+        writable="local://entry-0",
+        creatable="local://made.here",
+        break_vault=break_vault,
+    )
 
 
 class TestLocal(ProviderConformance):
@@ -25,32 +58,23 @@ class TestLocal(ProviderConformance):
 
     @pytest.fixture
     async def subject(self, tmp_path: Path) -> AsyncIterator[Subject]:
-        """A provider over a vault with 502 entries."""
-        values = {f"local://entry-{i}": f"{CANARY}-{i}".encode() for i in range(COUNT)}
-        stored = {**values, "local://largest": b"x" * MAX_VALUE, "local://binary": BINARY}
-        parameters = KeyParameters.of_key_file()
-        entries = {ref.removeprefix("local://"): VaultEntry(value, 1, 0) for ref, value in stored.items()}
-        path = tmp_path / "local.vault"
-        path.touch(0o600)
-        path.write_bytes(seal_content(VaultContent(entries), parameters, parameters.derive(_KEY)))
-        keys = VaultKeys(lambda: _KEY, lambda: None)
+        """As it is by itself."""
+        made = local_subject(tmp_path)
+        yield made
+        await made.provider.close()
 
-        def break_vault() -> None:
-            path.write_bytes(path.read_bytes()[:-1])
 
-        provider = LocalProvider(LocalVault(path, keys), keys.forget, lambda: 5)
-        yield Subject(
-            provider,
-            values,
-            unknown="local://nothing.here",
-            malformed=("local://", "local://Upper", "local://a b", "local://../x", "env://ENTRY", "entry-1"),
-            largest="local://largest",
-            binary="local://binary",
-            writable="local://entry-0",
-            creatable="local://made.here",
-            break_vault=break_vault,
-        )
-        await provider.close()
+class TestWrapped(ProviderConformance):
+    """A provider as the broker wraps it, here the local vault's, with a budget: the wrapper keeps to the same."""
+
+    @pytest.fixture
+    async def subject(self, tmp_path: Path) -> AsyncIterator[Subject]:
+        """On state files in a folder."""
+        made = local_subject(tmp_path)
+        governor = Governor("local", VaultStates(tmp_path / "state" / "vaults", ShiftedClock()), Budget(100_000))
+        wrapped = resilient(made.provider, governor)
+        yield replace(made, provider=wrapped)
+        await wrapped.close()
 
 
 class TestEnv(ProviderConformance):

@@ -170,6 +170,27 @@ async def test_no_token_in_what_can_be_printed(desk: Desk) -> None:
     assert TOKEN not in everything_said(error) + everything_said(desk.provider) + everything_said(desk.provider._api)
 
 
+def test_a_fingerprint_tells_tokens_apart() -> None:
+    """Another token, or none, has another one; it is nothing that a token could be found by without its salt."""
+    tokens = ["a", "b", "a", ""]
+    api = ConnectApi("http://127.0.0.1:1", lambda: tokens.pop(0), timeout_seconds=1)
+    one, other, same, none = (ConnectProvider(api, 1).fingerprint(bytes(16)) for _ in range(4))
+    assert one == same
+    assert len({one, other, none}) == 3
+
+
+async def test_vaults_beyond_the_registry_are_named(desk: Desk) -> None:
+    """By name or by id, what no reference needs is too much."""
+    other = Vault("Other")
+    desk.server.vaults[other.id] = other
+    scope = await desk.provider.visible([REF])
+    assert scope is not None
+    assert scope.beyond == ("Other",)
+    both = await desk.provider.visible([REF, f"connect://{other.id}/a/b"])
+    assert both is not None
+    assert both.beyond == ()
+
+
 async def test_malformed_references_cause_no_request(desk: Desk) -> None:
     """A call with nothing to look up does not even read the token."""
     assert await desk.provider.get_many([]) == {}
