@@ -91,6 +91,7 @@ class Desk:
         self._releaser = Releaser(sink, cache, clock, self._tally, Nonces(entropy))
         self._settler = Settler(cache, affairs, provider_of)
         self._backstop = Backstop()
+        self._is_calm = True
 
     def set_provider_names(self, provider_of: Callable[[str], str]) -> None:
         """Tell the audit other names of the providers that serve references."""
@@ -174,8 +175,10 @@ class Desk:
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         waiting, release = list[Waiting](), None
+        is_hasty = is_hasty and self._is_calm  # what is refused would cost two syncs for nothing
         if not is_guarded:
             waiting, settled = self._fill_all(asks, now)
+            is_hasty = is_hasty and not waiting
             release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=is_hasty)
         admitting = admission.admit(marks)
         try:
@@ -193,6 +196,7 @@ class Desk:
                 undisturbed = False
                 if ask.code is None:
                     self._decide_again(ask, now)
+        self._is_calm = undisturbed
         if undisturbed and release is not None and not waiting:
             return waiting, release, []
         asked, noted = self._approve(asks, noted + distrust, now)
