@@ -5,7 +5,7 @@ never repeated in an error, because it may be a value that somebody pasted in th
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core import aws_references
@@ -33,6 +33,7 @@ FORMS: Mapping[str, str] = {
 }
 """What a reference of each scheme looks like, for error messages."""
 
+_INSTALLED_TYPE = re.compile(r"[a-z][a-z0-9-]{1,31}", re.ASCII)
 _ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 
@@ -42,11 +43,29 @@ def scheme_of(reference: str) -> str:
     return reference.partition("://")[0]
 
 
-def check_reference(reference: str) -> str:
+def type_of(reference: str) -> str:
+    """The provider type that serves a reference's scheme: a type that is not built in serves the scheme of its name."""
+    scheme = scheme_of(reference)
+    return SCHEMES.get(scheme, scheme)
+
+
+def is_built_in(kind: str) -> bool:
+    """Whether a provider type comes with the broker."""
+    return kind in SCHEMES.values()
+
+
+def can_be_installed(kind: str) -> bool:
+    """Whether a package of others may call a provider type so: a scheme's name that is neither type nor scheme here."""
+    return _INSTALLED_TYPE.fullmatch(kind) is not None and not is_built_in(kind) and kind not in SCHEMES
+
+
+def check_reference(reference: str, installed: Collection[str] = ()) -> str:
     """Check a reference's form.
 
     Args:
         reference: as it stands in the registry.
+        installed: provider types that are not built in. What stands behind their schemes is theirs to check, when
+            they are made; here it is printable and not empty.
 
     Returns:
         The reference, unchanged.
@@ -55,13 +74,18 @@ def check_reference(reference: str) -> str:
         ValueError: if no provider could serve it. The message says what was expected and does not repeat it.
     """
     scheme, separator, path = reference.partition("://")
-    if not separator or scheme not in SCHEMES:
-        raise ValueError(f"expected a reference that begins with {', '.join(f'{known}://' for known in SCHEMES)}")
+    if not separator or (scheme not in SCHEMES and scheme not in installed):
+        known = ", ".join(f"{known}://" for known in (*SCHEMES, *installed))
+        raise ValueError(f"expected a reference that begins with {known}")
     if len(reference) > MAX_REFERENCE:
         raise ValueError(f"the reference has {len(reference)} characters; at most {MAX_REFERENCE} are allowed")
-    if not _CHECKS[scheme](path):
-        raise ValueError(f"the reference is not of the form {FORMS[scheme]}")
+    if not _CHECKS.get(scheme, _is_shown)(path):
+        raise ValueError(f"the reference is not of the form {FORMS.get(scheme, f'{scheme}://…')}")
     return reference
+
+
+def _is_shown(path: str) -> bool:
+    return path.isprintable() and path.strip() == path != ""
 
 
 def _is_onepassword(path: str) -> bool:

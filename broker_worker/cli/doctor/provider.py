@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
-from broker_worker.cli.doctor.check import Check, failed, ok, warn
+from broker_worker.cli.doctor.check import Check, failed, of_error, ok, warn
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import ProviderError
+from broker_worker.core.errors import BrokerError, ProviderError
 from broker_worker.core.references import scheme_of
 from broker_worker.ports import Scope
 from broker_worker.providers.resilient import ResilientProvider
@@ -18,23 +19,39 @@ _NAMED = 5
 
 
 async def check_providers(settings: Settings, configuration: Configuration) -> list[Check]:
-    """Ask every vault how it is. Values are asked for only where nobody counts that."""
+    """Ask every vault how it is, section by section: one that cannot be used hides nothing of the others.
+
+    Values are asked for only where nobody counts that.
+    """
     found: list[Check] = []
-    metered = {section.type for section in configuration.providers if section.budget is not None}
-    schemes: dict[ResilientProvider, list[str]] = {}
-    for scheme, provider in providers_of(configuration, settings, SystemClock()).items():
-        schemes.setdefault(provider, []).append(scheme)
-    for provider, served in schemes.items():
-        entries = {e.ref: e.name for e in configuration.registry.values() if scheme_of(e.ref) in served}
-        name = f"provider {provider.name}"
+    for section in configuration.providers:
+        name, schemes = f"provider {section.type}", dict[ResilientProvider, list[str]]()
         try:
-            async with asyncio.timeout(_PROVIDER_SECONDS):
-                found += await _check_provider(name, provider, entries, is_metered=provider.name in metered)
-        except TimeoutError:
-            found.append(failed(name, f"no answer within {_PROVIDER_SECONDS:.0f} s", "is its network reachable?"))
-        finally:
-            await provider.close()
+            providers = providers_of(replace(configuration, providers=(section,)), settings, SystemClock())
+        except BrokerError as error:
+            found.append(of_error(name, error))
+            continue
+        for scheme, provider in providers.items():
+            schemes.setdefault(provider, []).append(scheme)
+        for provider, served in schemes.items():
+            entries = {e.ref: e.name for e in configuration.registry.values() if scheme_of(e.ref) in served}
+            found += await _examined(name, provider, entries, is_metered=section.budget is not None)
     return found
+
+
+async def _examined(
+    name: str, provider: ResilientProvider, entries: dict[str, str], *, is_metered: bool
+) -> list[Check]:
+    try:
+        async with asyncio.timeout(_PROVIDER_SECONDS):
+            try:
+                return await _check_provider(name, provider, entries, is_metered=is_metered)
+            finally:
+                await provider.close()
+    except TimeoutError:
+        return [failed(name, f"no answer within {_PROVIDER_SECONDS:.0f} s", "is its network reachable?")]
+    except Exception as error:  # noqa: BLE001  # a defect, perhaps of foreign code, whose text may hold a value
+        return [failed(name, f"its check ended with {type(error).__name__}", "this is a defect of the provider")]
 
 
 async def _check_provider(
