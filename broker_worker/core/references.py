@@ -5,10 +5,12 @@ never repeated in an error, because it may be a value that somebody pasted in th
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core import aws_references
+from broker_worker.core.commands import NAME_FORM, Command, command_and_name, is_command_path
+from broker_worker.core.configuration import ProviderSettings
 
 MAX_REFERENCE = 512
 """Longest reference, in characters."""
@@ -20,6 +22,7 @@ SCHEMES: Mapping[str, str] = {
     "env": "env",
     "aws-sm": "aws-sm",
     "aws-ssm": "aws-ssm",
+    "exec": "exec",
 }
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
@@ -30,6 +33,7 @@ FORMS: Mapping[str, str] = {
     "env": "env://NAME, upper-case letters, digits and '_'",
     "aws-sm": "aws-sm://name, then perhaps ?version=… or ?stage=…, then perhaps #field of a JSON object",
     "aws-ssm": "aws-ssm:///path/to/name or aws-ssm://name, then perhaps :version or :label",
+    "exec": f"exec://command or exec://command/name, a name of {NAME_FORM}",
 }
 """What a reference of each scheme looks like, for error messages."""
 
@@ -84,6 +88,43 @@ def check_reference(reference: str, installed: Collection[str] = ()) -> str:
     return reference
 
 
+def check_for(providers: Iterable[ProviderSettings]) -> Callable[[str], str]:
+    """The check of a registry's references against the sections that are to serve them.
+
+    Args:
+        providers: the sections of `broker.yaml`.
+
+    Returns:
+        A function like `check_reference`. It takes the schemes of installed types that have a section, and of the
+        commands of `exec` those that are there.
+    """
+    installed: list[str] = []
+    commands: Mapping[str, Command] | None = None
+    for provider in providers:
+        if not is_built_in(provider.type):
+            installed.append(provider.type)
+        elif provider.type == SCHEMES["exec"]:
+            commands = provider.commands
+
+    def check(reference: str) -> str:
+        check_reference(reference, installed)
+        if commands is not None and scheme_of(reference) == "exec":
+            _check_command(reference, commands)
+        return reference
+
+    return check
+
+
+def _check_command(reference: str, commands: Mapping[str, Command]) -> None:
+    called, name = command_and_name(reference.partition("://")[2])
+    command = commands.get(called)
+    if command is None:
+        raise ValueError(f"expected one of the commands in broker.yaml: {', '.join(commands)}")
+    if command.takes_name != (name is not None):
+        expected = f"exec://{called}/name" if command.takes_name else f"exec://{called} without a name"
+        raise ValueError(f"expected {expected}, as the command's arguments are written in broker.yaml")
+
+
 def _is_shown(path: str) -> bool:
     return path.isprintable() and path.strip() == path != ""
 
@@ -115,4 +156,5 @@ _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "env": _is_variable,
     "aws-sm": aws_references.is_secret,
     "aws-ssm": aws_references.is_parameter,
+    "exec": is_command_path,
 }

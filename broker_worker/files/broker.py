@@ -6,6 +6,7 @@ from broker_worker.core.budget import DEFAULT_BUDGETS, MAX_READS, MAX_RESERVE, R
 from broker_worker.core.configuration import CacheSettings, Dashboard, ProviderSettings, ServerSettings
 from broker_worker.core.references import SCHEMES, can_be_installed
 from broker_worker.files.approvers import read_origin
+from broker_worker.files.commands import read_commands
 from broker_worker.files.quantities import LONGEST_SECONDS
 from broker_worker.files.sections import Section, Value
 
@@ -109,12 +110,14 @@ def read_providers(document: Section) -> tuple[ProviderSettings, ...]:
 
 def _read_provider(value: Value) -> ProviderSettings:
     section = value.section(hint="write `type: onepassword`, `local` or `env` below it")
-    kind = section.require("type", why="write `type: onepassword`, `local` or `env`", private=False)
+    kind = _type(section.require("type", why="write `type: onepassword`, `local` or `env`", private=False))
+    taken = {"type", "budget", "commands"} if kind == SCHEMES["exec"] else {"type", "budget"}
     return ProviderSettings(
-        type=_type(kind),
-        options={key: _option(section.require(key)) for key in section if key not in {"type", "budget"}},
+        type=kind,
+        options={key: _option(section.require(key)) for key in section if key not in taken},
         origin=section.origin,
-        budget=_read_budget(section.get("budget", private=False), DEFAULT_BUDGETS.get(kind.raw or "")),
+        budget=_read_budget(section.get("budget", private=False), DEFAULT_BUDGETS.get(kind)),
+        commands=read_commands(section) if "commands" in taken else {},
     )
 
 

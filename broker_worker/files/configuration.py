@@ -14,7 +14,7 @@ from pathlib import Path
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
 from broker_worker.core.digest import configuration_digest, policy_digest
-from broker_worker.core.references import is_built_in, type_of
+from broker_worker.core.references import check_for, type_of
 from broker_worker.files import approvers, broker, policy
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
@@ -94,10 +94,9 @@ def _read(
 ) -> Configuration:
     """Read all parts, wherever each of them stands, and check them against each other."""
     in_force, providers = read_policy(rules), read_providers(document)
-    installed = tuple(provider.type for provider in providers if not is_built_in(provider.type))
     configuration = Configuration(
         policy=in_force,
-        registry=read_registry(secrets, installed),
+        registry=read_registry(secrets, check_for(providers)),
         cache=read_cache(document.get("cache"), without_maximum=without_maximum),
         anchors=() if issuers is None else read_issuers(issuers, in_force.agents),
         providers=providers,

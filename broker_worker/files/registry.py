@@ -1,6 +1,6 @@
 """`secrets.yaml`: the names that agents use, and where the vault keeps each value."""
 
-from collections.abc import Collection
+from collections.abc import Callable
 
 from agent_sdk.wire.names import check_secret_name
 from broker_worker.core.configuration import SecretEntry
@@ -14,21 +14,21 @@ _PASTED = (
 )
 
 
-def read_registry(secrets: Value, installed: Collection[str] = ()) -> dict[str, SecretEntry]:
+def read_registry(secrets: Value, check: Callable[[str], str] = check_reference) -> dict[str, SecretEntry]:
     """Read the `secrets` section.
 
     Args:
         secrets: a mapping of names to references, or to mappings with `ref`, `ttl_seconds`, `max_stale` and `critical`.
-        installed: the configured provider types that are not built in; each has a scheme of its name.
+        check: checks a reference, and raises ValueError with what was expected.
 
     Raises:
         ConfigError: with file and line; it never repeats what stands in a reference's place.
     """
     section = secrets.section(hint="write `{}` for a registry without secrets")
-    return {name: _read_entry(section, name, installed) for name in section}
+    return {name: _read_entry(section, name, check) for name in section}
 
 
-def _read_entry(section: Section, key: str, installed: Collection[str]) -> SecretEntry:
+def _read_entry(section: Section, key: str, check: Callable[[str], str]) -> SecretEntry:
     name = section.key(key, check_secret_name)
     value = section.get(key, what=f"secret `{name}`", private=True)
     assert value is not None
@@ -42,7 +42,7 @@ def _read_entry(section: Section, key: str, installed: Collection[str]) -> Secre
         ttl, max_stale, critical = (entry.get(key, private=False) for key in ("ttl_seconds", "max_stale", "critical"))
     return SecretEntry(
         name=name,
-        ref=_reference(ref, installed),
+        ref=_reference(ref, check),
         ttl_seconds=None if ttl is None else ttl.integer(1, LONGEST_SECONDS),
         origin=section.origin_of(key),
         max_stale_seconds=0 if max_stale is None or max_stale.raw == "0" else max_stale.parsed(parse_duration),
@@ -50,9 +50,9 @@ def _read_entry(section: Section, key: str, installed: Collection[str]) -> Secre
     )
 
 
-def _reference(value: Value, installed: Collection[str]) -> str:
+def _reference(value: Value, check: Callable[[str], str]) -> str:
     text = value.text("a reference such as op://vault/item/field")
     try:
-        return check_reference(text, installed)
+        return check(text)
     except ValueError as error:
         raise value.error(str(error), _PASTED) from None

@@ -7,12 +7,14 @@
 | `local` | `local` | `path`, `key_file`, `passphrase_env` |
 | `env` | `env` | none |
 | `aws-sm`, `aws-ssm` | the same | `region`, `profile`, `endpoint_url`, `timeout_seconds` |
+| `exec` | `exec` | `commands` |
 
 A scheme that the registry uses needs its provider's section in `broker.yaml` (checked when the files are read):
 nothing is served by default. Types of other packages join through their entry points (`installed`).
 """
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,6 +27,7 @@ from broker_worker.providers import (
     aws_parameter_store,
     aws_secrets_manager,
     aws_section,
+    command,
     connect_section,
     env,
     local,
@@ -64,6 +67,14 @@ def _make_env(options: Options, around: Surroundings) -> Provider:
     return env.EnvProvider(around.environ)
 
 
+def _make_exec(options: Options, around: Surroundings) -> Provider:
+    if os.name != "posix":
+        raise options.refuse(
+            "commands need process groups, which this system lacks", "run the broker on Linux or macOS"
+        )
+    return command.CommandProvider(options.commands, around.environ)
+
+
 @dataclass(frozen=True, slots=True)
 class _Scheme:
     scheme: str
@@ -81,6 +92,7 @@ _TYPES: Final = MappingProxyType(
         "env": _Scheme(env.SCHEME, (), _make_env),
         "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager),
         "aws-ssm": _Scheme(aws_parameter_store.SCHEME, aws_section.OPTIONS, aws_section.make_parameter_store),
+        "exec": _Scheme(command.SCHEME, (), _make_exec),
     }
 )
 

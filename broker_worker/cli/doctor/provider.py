@@ -7,9 +7,10 @@ from dataclasses import replace
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.cli.doctor.check import Check, failed, of_error, ok, warn
+from broker_worker.core.commands import command_and_name
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ProviderError
-from broker_worker.core.references import scheme_of
+from broker_worker.core.references import SCHEMES, scheme_of
 from broker_worker.ports import Scope
 from broker_worker.providers.resilient import ResilientProvider
 from broker_worker.settings import Settings
@@ -68,13 +69,26 @@ async def _check_provider(
 
 
 async def _check_values(name: str, detail: str, provider: ResilientProvider, entries: dict[str, str]) -> Check:
-    answers = await provider.get_many(tuple(entries))
+    asked = _asked(tuple(entries))
+    answers = await provider.get_many(asked)
     missing = [(entries[ref], answer) for ref, answer in answers.items() if isinstance(answer, ProviderError)]
     if missing:
         secret, error = missing[0]
-        detail = f"{detail}; {len(missing)} of {len(entries)} secrets have no value, the first: {secret}"
+        detail = f"{detail}; {len(missing)} of {len(asked)} secrets have no value, the first: {secret}"
         return warn(name, detail, error.hint or str(error))
+    if len(asked) < len(entries):
+        return ok(name, f"{detail}; {len(asked)} of {len(entries)} secrets were asked for and have a value")
     return ok(name, f"{detail}; all {len(entries)} secrets have a value")
+
+
+def _asked(refs: Sequence[str]) -> Sequence[str]:
+    """The references to ask for: of what may count them unknown to us, one of each command, or one."""
+    chosen: dict[str, str] = {}
+    for ref in refs:
+        scheme, _, path = ref.partition("://")
+        group = command_and_name(path)[0] if scheme == "exec" else ref if scheme in SCHEMES else scheme
+        chosen.setdefault(f"{scheme}:{group}", ref)
+    return tuple(chosen.values())
 
 
 async def _check_scope(name: str, provider: ResilientProvider, refs: Sequence[str]) -> list[Check]:
