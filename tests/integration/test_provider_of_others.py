@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from broker_home import COMMAND, Home, Processes, server_of
+from desk_workbench import until
 from installed_packages import install, install_example
 from provider_conformance import BINARY, CANARY, MAX_VALUE, ProviderConformance, Subject
 
@@ -59,7 +60,7 @@ class TestMounted(ProviderConformance):
 
 @pytest.fixture
 def mounted(processes: Processes, embedded_home: Home, site: Path) -> Path:
-    """An installation whose one secret is a mounted file; what is in `site` is installed for its processes."""
+    """An installation whose secrets are a mounted file and what a program prints; its processes can import `site`."""
     folder = embedded_home.settings.home / "mounted"
     folder.mkdir()
     (folder / "openai").write_text("value of openai")
@@ -68,12 +69,22 @@ def mounted(processes: Processes, embedded_home: Home, site: Path) -> Path:
     return folder
 
 
-def files(folder: Path, reference: str = "mounted://openai") -> dict[str, Any]:
+def files(folder: Path, reference: str = "mounted://openai", more: str = "") -> dict[str, Any]:
     """The operator's files."""
+    commands = "{say: {argv: [printf, '%s', '{name}']}}"
     return {
-        "broker": f"provider: {{type: mounted, folder: {folder}}}",
-        "registry": f'secrets: {{openai.api_key: "{reference}"}}',
-        "policy": "agents: {claude: {allow: [openai.api_key]}}",
+        "broker": f"""
+            providers:
+            - {{type: mounted, folder: {folder}}}
+            - {{type: exec, commands: {commands}}}
+            {more}
+        """,
+        "registry": f"""
+            secrets:
+              openai.api_key: "{reference}"
+              github.read_token: "exec://say/hello"
+        """,
+        "policy": "agents: {claude: {allow: [openai.api_key, github.read_token]}}",
     }
 
 
@@ -84,48 +95,52 @@ def said(processes: Processes, home: Home, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-async def test_an_agent_gets_a_value_of_an_installed_provider(
+async def test_an_agent_gets_what_an_installed_provider_and_a_program_give(
     processes: Processes, embedded_home: Home, mounted: Path
 ) -> None:
-    """A worker process finds the package by its entry point and serves; the audit says which provider it was."""
+    """A worker process finds the package by its entry point, runs the program, and says in the audit which it was."""
     with server_of(embedded_home):
         await embedded_home.set_users()
         await processes.start_worker("worker-1")
         async with embedded_home.client() as client:
             assert (await client.get("openai.api_key", purpose="try the example")).reveal() == "value of openai"
-    (access,) = embedded_home.records("access")
-    assert access.provider == "mounted"
+            assert (await client.get("github.read_token", purpose="try a program")).reveal() == "hello"
+    assert [record.provider for record in embedded_home.records("access")] == ["mounted", "exec"]
 
 
-def test_doctor_and_policy_check_know_the_package(processes: Processes, embedded_home: Home, mounted: Path) -> None:
-    """They say that all is well, which reference cannot be meant, and that a package has gone."""
-    assert "provider mounted: the folder is there" in said(processes, embedded_home, "doctor", "--only", "provider")[1]
+async def test_a_worker_takes_no_reference_that_the_package_refuses(
+    home: Home, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while it runs: the package is asked about changed files, and they are rejected with file and line."""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "broker_mounted", raising=False)
+    home.write(**files(tmp_path))
+    async with home.working(reloading=True):
+        home.write(**files(tmp_path, "mounted://../etc/passwd"))
+        await until(lambda: home.records("config_rejected"))
+    (rejected,) = home.records("config_rejected")
+    assert rejected.reason == "secrets.yaml:3"
+
+
+def test_doctor_and_policy_check_name_what_is_wrong(
+    processes: Processes, embedded_home: Home, mounted: Path, site: Path
+) -> None:
+    """A broken package costs only what needs it: others are examined, and commands that need no vault work."""
+    install(site, "broker-broken", {"broken": "broker_broken:KIND"}, broker_broken="raise RuntimeError('canary')")
     assert said(processes, embedded_home, "policy", "check")[0] == 0
+
+    embedded_home.write(**files(mounted, more="- type: broken"))
+    code, text = said(processes, embedded_home, "doctor", "--only", "provider")
+    assert code == 1
+    assert "broker-broken 1.0 cannot be loaded: RuntimeError" in text
+    assert "provider mounted: the folder is there; all 1 secrets have a value" in text
+    assert "provider exec: the programs are there; commands: say; all 1 secrets have a value" in text
+    assert "canary" not in text
+    explain = ("policy", "explain", "--agent", "claude", "--secret", "openai.api_key")
+    assert said(processes, embedded_home, *explain)[0] == 0
 
     embedded_home.write(**files(mounted, "mounted://../etc/passwd"))
     code, text = said(processes, embedded_home, "policy", "check")
     assert code == 3
-    assert "secrets.yaml:1: secret `openai.api_key`: the reference is not of the form mounted://NAME" in text
+    assert "secrets.yaml:3: secret `openai.api_key`: the reference is not of the form mounted://NAME" in text
     assert "passwd" not in text
-
-    del processes.environ["PYTHONPATH"]
-    code, text = said(processes, embedded_home, "policy", "check")
-    assert code == 3
-    assert "broker.yaml:1: provider mounted: there is no such type" in text
-
-
-def test_a_broken_package_costs_only_what_needs_it(
-    processes: Processes, embedded_home: Home, mounted: Path, site: Path
-) -> None:
-    """Doctor names it and still examines the others; commands that need no vault work without it."""
-    install(site, "broker-broken", {"broken": "broker_broken:KIND"}, broker_broken="raise RuntimeError('canary')")
-    embedded_home.write(
-        **{**files(mounted), "broker": f"providers:\n- type: broken\n- {{type: mounted, folder: {mounted}}}"}
-    )
-    code, text = said(processes, embedded_home, "doctor", "--only", "provider")
-    assert code == 1
-    assert "broker-broken 1.0 cannot be loaded: RuntimeError" in text
-    assert "provider mounted: the folder is there" in text
-    assert "canary" not in text
-    explain = ("policy", "explain", "--agent", "claude", "--secret", "openai.api_key")
-    assert said(processes, embedded_home, *explain)[0] == 0
