@@ -223,9 +223,12 @@ async def test_a_missing_program_costs_other_commands_nothing() -> None:
     assert isinstance(answers["exec://gone"], ProviderError)
 
 
-@pytest.mark.parametrize("path", ["", ".", "relative", ":"])
-async def test_programs_are_looked_up_in_absolute_folders_only(path: str, tmp_path: Path, script: MakeScript) -> None:
+@pytest.mark.parametrize("path", [".", ""])
+async def test_programs_are_looked_up_in_absolute_folders_only(
+    path: str, tmp_path: Path, script: MakeScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The folder in which the broker happens to stand is no place for programs."""
+    monkeypatch.chdir(tmp_path)
     program = Path(script("echo x"))
     assert await kind_of(provider_of(program.name, environ={"PATH": path})) is FailureKind.UNREACHABLE
     found = provider_of(program.name, environ={"PATH": f"{path}{os.pathsep}{tmp_path}"})
@@ -316,7 +319,7 @@ async def test_a_value_is_stored_by_standard_input(script: MakeScript, tmp_path:
     ("text", "stored"), [("exit 0", True), ("exec <&-; sleep 0.05", True), ("cat >&2; exit 1", False)]
 )
 async def test_a_program_that_does_not_read_the_value_decides_by_its_exit_code(
-    script: MakeScript, text: str, stored: bool
+    script: MakeScript, caplog: pytest.LogCaptureFixture, text: str, stored: bool
 ) -> None:
     """A pipe that nobody reads is no failure of ours; what a failing program says of the value is not repeated."""
     provider = provider_of("true", put_argv=(script(text),))
@@ -327,6 +330,7 @@ async def test_a_program_that_does_not_read_the_value_decides_by_its_exit_code(
         error = await failure_of(provider.put("exec://it", value))
         assert error.kind is FailureKind.UNKNOWN
         assert CANARY not in everything_said(error)
+    assert caplog.text == ""
 
 
 async def test_a_command_that_only_creates_says_so_by_its_exit_code(script: MakeScript, tmp_path: Path) -> None:
