@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 PLACEHOLDER = "{name}"
 """The argument that a reference's name takes the place of."""
+GIVEN = ("PATH", "HOME", "LANG")
+"""The environment variables that every command gets."""
 MAX_ARGUMENTS = 64
 MAX_SECONDS = 10
 """Longest that a command may take: a worker waits little longer for a vault as a whole."""
@@ -32,7 +34,7 @@ class Command:
         put_argv: what is run to store a value, which comes on its standard input; empty if nothing is stored.
         create_argv: the same for a value that must be new; empty if that cannot be told.
         timeout_seconds: how long it may take, waiting for its turn included.
-        env: the environment variables of the broker that it gets, beside `PATH`, `HOME` and `LANG`.
+        env: the environment variables of the broker that it gets, beside those of `GIVEN`.
         not_found_exit: the exit code by which `argv` says that there is no such secret; None if none says only that.
         exists_exit: the exit code by which `create_argv` says that there is one already; None likewise.
         keep_newline: whether a line feed at the end of the output belongs to the value.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from broker_worker.core.commands import MAX_SECONDS, PLACEHOLDER, Command, check_arguments, check_command_name
+from broker_worker.core.commands import GIVEN, MAX_SECONDS, PLACEHOLDER, Command, check_arguments, check_command_name
 from broker_worker.files.sections import Section, Value
 
 _KEYS = (
@@ -95,6 +95,8 @@ def _variables(value: Value | None) -> tuple[str, ...]:
             raise item.error("expected the name of an environment variable", "the name, not the value")
         if name.startswith(_OWN):
             raise item.error("this variable belongs to the broker itself and is never handed out")
+        if name in GIVEN:
+            raise item.error(f"{', '.join(GIVEN)} are given to every command", "leave it out")
         found.append(name)
     if value is not None and len(found) > _MAX_VARIABLES:
         raise value.error(f"expected at most {_MAX_VARIABLES} variables")

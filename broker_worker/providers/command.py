@@ -18,7 +18,6 @@ SCHEME: Final = "exec"
 CONCURRENCY: Final = 4
 """Programs that run at once, per command."""
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-_ALWAYS: Final = ("HOME",)
 _BY_HAND: Final = "run it by hand as the broker's user, with the environment that broker.yaml gives it"
 
 
@@ -39,8 +38,8 @@ class CommandProvider:
         self._commands = commands
         self._programs = {program: _found(program, path) for program in programs}
         self._environs = {
-            name: {"PATH": path, "LANG": "C.UTF-8"}
-            | {key: environ[key] for key in (*_ALWAYS, *command.env) if key in environ}
+            name: {key: environ[key] for key in ("HOME", *command.env) if key in environ}
+            | {"PATH": path, "LANG": "C.UTF-8"}
             for name, command in commands.items()
         }
         self._turns = {name: asyncio.Semaphore(CONCURRENCY) for name in commands}

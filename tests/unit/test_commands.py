@@ -90,6 +90,7 @@ def test_commands_are_kept_as_written() -> None:
         ("{argv: [c4nary], keep_newline: c4nary}", "`keep_newline`: found a text, expected true or false"),
         ("{argv: [c4nary], env: [c4nary=x]}", "entry of `env`: expected the name of an environment variable"),
         ("{argv: [c4nary], env: [SECRET_BROKER_HOME]}", "entry of `env`: this variable belongs to the broker itself"),
+        ("{argv: [c4nary], env: [HOME]}", "entry of `env`: PATH, HOME, LANG are given to every command"),
         ("{argv: [c4nary], env: [REDIS_URL]}", "entry of `env`: this variable belongs to the broker itself"),
         (f"{{argv: [c4nary], env: [A{', A' * 32}]}}", "`env`: expected at most 32 variables"),
         ("{argv: [c4nary], argvv: [x]}", "`c`: unknown key `argvv`"),
