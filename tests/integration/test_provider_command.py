@@ -17,6 +17,7 @@ from broker_worker.ports import Fetched
 from broker_worker.providers.command import CONCURRENCY, CommandProvider
 
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/home/broker", "TOKEN": f"{CANARY}-token", "OTHER": f"{CANARY}-other"}
+COUNT = 500
 MakeScript = Callable[[str], str]
 
 
@@ -72,27 +73,30 @@ def processes_of(marker: str) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 503 files."""
+    folder = tmp_path_factory.mktemp("stored")
+    values = {f"entry-{i}": f"{CANARY}-{i}".encode() for i in range(COUNT)}
+    values |= {"largest": b"x" * MAX_VALUE + b"\n", "larger": b"x" * (MAX_VALUE + 1), "binary": BINARY}
+    for name, value in values.items():
+        (folder / name).write_bytes(value)
+    return folder
+
+
 class TestCommand(ProviderConformance):
     """`cat` as the program, and a file for each name."""
 
     @pytest.fixture
-    async def subject(self, tmp_path: Path) -> AsyncIterator[Subject]:
+    async def subject(self, stored: Path, tmp_path: Path) -> AsyncIterator[Subject]:
         """A provider over a folder with 503 files, named from the root on."""
-        folder = tmp_path / "vault"
-        folder.mkdir()
-        where = f"exec://cat{folder}"
-        values = {f"{where}/entry-{i}": f"{CANARY}-{i}".encode() for i in range(500)}
-        stored = {ref.removeprefix("exec://cat"): value for ref, value in values.items()}
-        stored |= {f"{folder}/largest": b"x" * MAX_VALUE + b"\n", f"{folder}/larger": b"x" * (MAX_VALUE + 1)}
-        stored[f"{folder}/binary"] = BINARY
-        for path, value in stored.items():
-            (folder / Path(path).name).write_bytes(value)
+        where = f"exec://cat{stored}"
         program = tmp_path / "cat"
         program.symlink_to("/bin/cat")
         provider = CommandProvider({"cat": Command((str(program), "{name}"), not_found_exit=1)}, ENVIRON)
         yield Subject(
             provider,
-            values,
+            {f"{where}/entry-{i}": f"{CANARY}-{i}".encode() for i in range(COUNT)},
             unknown=f"{where}/nothing",
             malformed=(
                 "exec://",
@@ -213,6 +217,18 @@ async def test_a_program_that_is_not_there_is_a_health_problem(program: str, tmp
     assert "command it" in health.detail
     error = await failure_of(provider.get_many(["exec://it"]))
     assert error.kind is FailureKind.UNREACHABLE
+
+
+@pytest.mark.parametrize("text", ["#!/nowhere/interpreter\n", "no program\n"])
+async def test_a_program_that_cannot_be_started_says_why(text: str, tmp_path: Path) -> None:
+    """It looked like one until it was run."""
+    program = tmp_path / "program"
+    program.write_text(text)
+    program.chmod(0o700)
+    error = await failure_of(provider_of(str(program)).get_many(["exec://it"]))
+    assert error.kind is FailureKind.UNREACHABLE
+    assert "command it cannot be started: " in str(error)
+    assert str(tmp_path) not in everything_said(error)
 
 
 async def test_a_missing_program_costs_other_commands_nothing() -> None:
