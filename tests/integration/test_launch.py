@@ -42,7 +42,8 @@ print(json.dumps({
 }))
 """
 POLICY = "agents:\n  claude:\n    allow: [openai.api_key]\n  codex:\n    allow: []\ndefault: deny\n"
-BROKER = "providers: [{type: env}, {type: exec, commands: {keys: {argv: [keys], env: [KEYS_LOGIN]}}}]\n"
+COMMANDS = "{keys: {argv: [keys], env: [KEYS_LOGIN]}}"
+BROKER = f"providers: [{{type: env}}, {{type: aws-sm}}, {{type: exec, commands: {COMMANDS}}}]\n"
 SECRETS = "secrets:\n  openai.api_key:\n    ref: env://HIDDEN_VALUE\n"
 
 
@@ -56,7 +57,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     (settings.config_dir / "broker.yaml").write_text(BROKER)
     (settings.config_dir / "policy.yaml").write_text(POLICY)
     (settings.config_dir / "secrets.yaml").write_text(SECRETS)
-    (settings.config_dir / "broker.yaml").write_text("providers: [{type: env}, {type: aws-sm}]\n")
     return settings
 
 
