@@ -8,12 +8,13 @@ not an empty answer. A file that holds a policy and nothing else loads too, to b
 
 from collections.abc import Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
 from broker_worker.core.digest import configuration_digest, policy_digest
-from broker_worker.core.references import SCHEMES, scheme_of
+from broker_worker.core.references import check_for, type_of
 from broker_worker.files import approvers, broker, policy
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
@@ -92,13 +93,13 @@ def _read(
     document: Section, rules: Section, secrets: Value, issuers: Value | None, *, without_maximum: int | None
 ) -> Configuration:
     """Read all parts, wherever each of them stands, and check them against each other."""
-    in_force = read_policy(rules)
+    in_force, providers = read_policy(rules), read_providers(document)
     configuration = Configuration(
         policy=in_force,
-        registry=read_registry(secrets),
+        registry=read_registry(secrets, check_for(providers)),
         cache=read_cache(document.get("cache"), without_maximum=without_maximum),
         anchors=() if issuers is None else read_issuers(issuers, in_force.agents),
-        providers=read_providers(document),
+        providers=providers,
         digest="",
         server=read_server(document.get("server")),
         dashboard=read_dashboard(document.get("dashboard")),
@@ -127,11 +128,13 @@ def _with_digests(configuration: Configuration) -> Configuration:
 
 
 def _check_providers(configuration: Configuration, document: Section) -> None:
-    served = {provider.type for provider in configuration.providers}
+    served = {provider.type: provider.origin.line for provider in configuration.providers}
     for entry in configuration.registry.values():
-        kind = SCHEMES[scheme_of(entry.ref)]
+        kind = type_of(entry.ref)
         if kind not in served:
+            near = get_close_matches(kind, served, 1)
             raise document.error(
                 f"no provider of type `{kind}`, which secret `{entry.name}` ({entry.origin}) needs",
-                f"write `provider:` and `type: {kind}` below it",
+                f"did you mean it by `{near[0]}`?" if near else f"write `provider:` and `type: {kind}` below it",
+                served[near[0]] if near else 0,
             )
