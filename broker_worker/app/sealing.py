@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from broker_worker.cache.sealed.dpapi import DpapiWrapping
-from broker_worker.cache.sealed.errors import KeyUnavailableError
+from broker_worker.cache.sealed.errors import UnavailableError
 from broker_worker.cache.sealed.format import Record
 from broker_worker.cache.sealed.key_file import KeyFile, host_id
 from broker_worker.cache.sealed.os_keyring import KeyringWrapping
@@ -99,11 +99,11 @@ def _passphrase(sealed: SealedSettings, environ: Mapping[str, str]) -> Callable[
             try:
                 content = read_private(Path(sealed.passphrase_file), what, _MAX_PASSPHRASE, hint=hint)
             except SetupError as error:
-                raise KeyUnavailableError(str(error), hint=error.hint) from None
+                raise UnavailableError(str(error), hint=error.hint) from None
             return content.removesuffix(b"\n").removesuffix(b"\r")
         passphrase = environ.get(sealed.passphrase_env, "")
         if not passphrase:
-            raise KeyUnavailableError(
+            raise UnavailableError(
                 "the sealed cache needs its passphrase",
                 hint=f"set {sealed.passphrase_env}, or write passphrase_file in broker.yaml",
             )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from broker_worker.cache.sealed.counter import Counter
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.format import Record, Row
 from broker_worker.cache.sealed.key_file import KeyFile
 from broker_worker.cache.sealed.passphrase import PassphraseWrapping
@@ -133,7 +133,7 @@ class Keeper:
 
     def _check(self) -> None:
         if not self.is_there:
-            raise KeyUnavailableError("the double is away", hint="bring it back")
+            raise UnavailableError("the double is away", hint="bring it back")
 
 
 class _Count:

@@ -1,5 +1,6 @@
 """The `cache` section's part about the sealed cache: off unless it is switched on, and every mistake has its line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from broker_worker.core.digest import configuration_digest, providers_digest
 from broker_worker.core.errors import ConfigError
 from broker_worker.files.broker import read_cache
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.sealed_cache import KEYS
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import parse_yaml
 
@@ -79,6 +81,15 @@ def test_mistake_has_its_line(text: str, message: str) -> None:
         sealed(text)
     assert str(caught.value).startswith(f"broker.yaml:{message}")
     assert "c4nary" not in str(caught.value) + caught.value.hint
+
+
+def test_what_the_page_shows_is_valid() -> None:
+    """The YAML of docs/sealed-cache.md, and every key in its table is known."""
+    page = (Path(__file__).parents[2] / "docs" / "sealed-cache.md").read_text()
+    (section,) = re.findall(r"```yaml\ncache:\n(.*?)```", page, re.DOTALL)
+    assert sealed(section) == SealedSettings("auto")
+    _, _, table = page.partition("| key in `cache` |")
+    assert re.findall(r"(?m)^\| `([a-z_]+)`", table.partition("\n\n")[0]) == list(KEYS)
 
 
 def test_digests_tell_what_matters(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from sealed_workbench import (
 from broker_worker.cache.sealed import file as file_module
 from broker_worker.cache.sealed import store as store_module
 from broker_worker.cache.sealed.counter import FileCounter
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.key_file import host_id
 from broker_worker.core.errors import SetupError
 
@@ -328,14 +328,14 @@ def test_file_of_a_newer_program_is_left_alone(host: Host) -> None:
     host.keep(record())
     change(host, "PRAGMA user_version = 2")
     before = host.contents()
-    with pytest.raises(KeyUnavailableError, match="has format 2; this program knows 1") as caught:
+    with pytest.raises(UnavailableError, match="has format 2; this program knows 1") as caught:
         host.store().open(REFS, BINDING)
     assert "cache clear" in caught.value.hint
     assert host.contents() == before
     host.store().clear()
     host.keep(record())
     host.key.write_bytes(host.key.read_bytes().replace(b"KEY-1", b"KEY-2"))
-    with pytest.raises(KeyUnavailableError, match="newer program"):
+    with pytest.raises(UnavailableError, match="newer program"):
         host.store().open(REFS, BINDING)
 
 
@@ -345,7 +345,7 @@ def test_key_keeper_that_is_away_costs_nothing(tmp_path: Path) -> None:
     host = Host(tmp_path / "home", master_key="tpm", makers={"tpm": lambda: keeper})
     host.keep(record())
     keeper.is_there = False
-    with pytest.raises(KeyUnavailableError, match="the double is away"):
+    with pytest.raises(UnavailableError, match="the double is away"):
         host.store().open(REFS, BINDING)
     keeper.is_there = True
     assert host.values() == {FIRST: CANARY}
@@ -420,7 +420,7 @@ def test_counter_that_cannot_be_written_is_said(host: Host, monkeypatch: pytest.
 
     with monkeypatch.context() as patch:
         patch.setattr("broker_worker.cache.sealed.counter.write_private", full)
-        with pytest.raises(KeyUnavailableError, match="no space left"):
+        with pytest.raises(UnavailableError, match="no space left"):
             store.commit({SECOND: record(SECOND)}, 100)
     assert set(host.values()) == {FIRST, SECOND}
     store.commit({THIRD: record(THIRD)}, 100)

@@ -19,7 +19,7 @@ from sealed_workbench import BINDING, CANARY, FIRST, REFS, Host, Keeper, quick, 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.sealing import sealed_store
 from broker_worker.cache.sealed.dpapi import UI_FORBIDDEN, Blob, DpapiWrapping
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.os_keyring import SERVICE, KeyringWrapping
 from broker_worker.cache.sealed.passphrase import PassphraseWrapping
 from broker_worker.cache.sealed.systemd import SystemdWrapping
@@ -154,7 +154,7 @@ def test_parameters_that_are_never_written_are_refused(
 
 def test_short_passphrase_makes_no_key() -> None:
     """It may still open one that was made before."""
-    with pytest.raises(KeyUnavailableError, match="shorter than 12"):
+    with pytest.raises(UnavailableError, match="shorter than 12"):
         quick(b"elevenchars").make()
 
 
@@ -172,7 +172,7 @@ def test_memory_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         raise MemoryError
 
     monkeypatch.setattr("broker_worker.cache.sealed.passphrase.argon2id.kdf", fail)
-    with pytest.raises(KeyUnavailableError, match="64 MiB of memory"):
+    with pytest.raises(UnavailableError, match="64 MiB of memory"):
         PassphraseWrapping(lambda: b"long enough, surely").make()
 
 
@@ -190,7 +190,7 @@ def test_passphrase_that_is_missing_is_said(
     """Where it was looked for."""
     sealed = SealedSettings(master_key="passphrase", **section)  # type: ignore[arg-type]  # texts, as all of these are
     store = sealed_store(sealed, Settings(home=tmp_path), SystemClock(), environ)
-    with pytest.raises(KeyUnavailableError, match=message) as caught:
+    with pytest.raises(UnavailableError, match=message) as caught:
         store.open(REFS, BINDING)
     assert hint in caught.value.hint
 
@@ -208,7 +208,7 @@ def test_passphrase_comes_from_variable_or_file(tmp_path: Path) -> None:
     assert by_variable.open(REFS, BINDING).refused is None
     assert by_file.open(REFS, BINDING).refused is None
     file.chmod(0o644)
-    with pytest.raises(KeyUnavailableError, match="mode 0644"):
+    with pytest.raises(UnavailableError, match="mode 0644"):
         sealed_store(
             SealedSettings("passphrase", passphrase_file=str(file)), Settings(home=tmp_path), SystemClock(), {}
         ).open(REFS, BINDING)
@@ -224,12 +224,12 @@ def test_credential_that_is_missing_or_short_is_said(credentials: Path) -> None:
         (systemd(credentials, "other"), "`other` cannot be read: No such file"),
         (systemd(credentials / "cache-key"), "cannot be read: Not a directory"),
     ):
-        with pytest.raises(KeyUnavailableError, match=message) as caught:
+        with pytest.raises(UnavailableError, match=message) as caught:
             wrapping.make()
         assert "LoadCredentialEncrypted=" in caught.value.hint
     for content in (b"", bytes(31), bytes(4097)):
         (credentials / "cache-key").write_bytes(content)
-        with pytest.raises(KeyUnavailableError, match="random ones are expected"):
+        with pytest.raises(UnavailableError, match="random ones are expected"):
             systemd(credentials).make()
 
 
@@ -290,10 +290,10 @@ def test_keyring_that_does_not_answer_costs_nothing(tmp_path: Path, backend: Mem
     host = keyring_host(tmp_path)
     host.keep(record())
     backend.is_locked = True
-    with pytest.raises(KeyUnavailableError, match=r"MemoryKeyring does not answer .RuntimeError.") as caught:
+    with pytest.raises(UnavailableError, match=r"MemoryKeyring does not answer .RuntimeError.") as caught:
         host.store().open(REFS, BINDING)
     assert caught.value.__cause__ is None
-    with pytest.raises(KeyUnavailableError):
+    with pytest.raises(UnavailableError):
         KeyringWrapping().make()
     KeyringWrapping().forget(bytes(8))
     backend.is_locked = False
@@ -303,11 +303,11 @@ def test_keyring_that_does_not_answer_costs_nothing(tmp_path: Path, backend: Mem
 def test_keyring_that_protects_nothing_is_none(backend: MemoryKeyring) -> None:
     """Neither the library's "no keyring" nor one that it does not recommend, such as a plain file."""
     keyring.set_keyring(keyring.backends.fail.Keyring())  # type: ignore[no-untyped-call]  # the library's own
-    with pytest.raises(KeyUnavailableError, match=r"no keyring that protects .* only keyring.backends.fail.Keyring"):
+    with pytest.raises(UnavailableError, match=r"no keyring that protects .* only keyring.backends.fail.Keyring"):
         KeyringWrapping().make()
     backend.priority = 0.5
     keyring.set_keyring(backend)
-    with pytest.raises(KeyUnavailableError, match="no keyring that protects"):
+    with pytest.raises(UnavailableError, match="no keyring that protects"):
         KeyringWrapping().make()
 
 
@@ -321,12 +321,12 @@ def test_windows_that_refuses_is_said(tmp_path: Path) -> None:
     host.keep(record())
     assert host.values() == {FIRST: CANARY}
     dpapi.is_willing = False
-    with pytest.raises(KeyUnavailableError, match="did not protect"):
+    with pytest.raises(UnavailableError, match="did not protect"):
         DpapiWrapping(lambda: dpapi).make()
     with pytest.raises(RefusedError, match="does not give"):
         DpapiWrapping(lambda: dpapi).open(b"x")
     if sys.platform != "win32":
-        with pytest.raises(KeyUnavailableError, match="a part of Windows"):
+        with pytest.raises(UnavailableError, match="a part of Windows"):
             DpapiWrapping().make()
 
 
@@ -360,9 +360,7 @@ def test_auto_takes_the_first_that_is_there() -> None:
 
 def test_auto_without_any_says_why_for_each() -> None:
     """And what is simplest."""
-    with pytest.raises(
-        KeyUnavailableError, match=r"tpm: the double is away; dpapi: .*; passphrase: the double"
-    ) as caught:
+    with pytest.raises(UnavailableError, match=r"tpm: the double is away; dpapi: .*; passphrase: the double") as caught:
         wrappings("auto").make()
     assert "passphrase" in caught.value.hint
 
@@ -371,7 +369,7 @@ def test_what_was_chosen_is_the_only_one() -> None:
     """No other takes its place, however near."""
     for kind in ORDER:
         others = {other: Keeper() for other in ORDER if other != kind}
-        with pytest.raises(KeyUnavailableError, match="the double is away"):
+        with pytest.raises(UnavailableError, match="the double is away"):
             wrappings(kind, **others).make()
         assert not any(keeper.kept for keeper in others.values())
 
@@ -388,7 +386,7 @@ def test_auto_stays_with_what_it_chose(tmp_path: Path) -> None:
     assert strong.kept == {}
     assert host.store().rewrap() == ("passphrase", "tpm")
     strong.is_there = False
-    with pytest.raises(KeyUnavailableError):
+    with pytest.raises(UnavailableError):
         host.store().open(REFS, BINDING)
     assert weak.kept == {}
 
@@ -406,7 +404,7 @@ def test_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(builtins, "__import__", without)
     kind = {"keyring": "keyring", "tpm2_pytss": "tpm"}[package]
     store = sealed_store(SealedSettings(master_key=kind), Settings(home=tmp_path), SystemClock(), {})
-    with pytest.raises(KeyUnavailableError, match="is not installed") as caught:
+    with pytest.raises(UnavailableError, match="is not installed") as caught:
         store.open(REFS, BINDING)
     assert f"pip install 'secret-broker[{kind}]'" in caught.value.hint
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.format import Head
 from broker_worker.core.errors import SetupError
 from broker_worker.private_files import read_private, write_private
@@ -32,7 +32,7 @@ class Counter(Protocol):
 
         Raises:
             RefusedError: if it is gone, or is not what was written.
-            KeyUnavailableError: if it cannot be asked.
+            UnavailableError: if it cannot be asked.
         """
         ...
 
@@ -41,7 +41,7 @@ class Counter(Protocol):
 
         Raises:
             RefusedError: if it is gone, or is not what was written.
-            KeyUnavailableError: if that was not possible.
+            UnavailableError: if that was not possible.
         """
         ...
 
@@ -122,4 +122,4 @@ class FileCounter:
         except RefusedError:
             raise
         except SetupError as error:
-            raise KeyUnavailableError(str(error), hint=error.hint) from error
+            raise UnavailableError(str(error), hint=error.hint) from error

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from agent_sdk.wire.aead import KEY_BYTES
 from broker_worker.cache.sealed.counter import Counter
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.wrapping import MAX_PARAMETERS, Wrapped
 
 UI_FORBIDDEN: Final = 0x1  # dpapi.h, CRYPTPROTECT_UI_FORBIDDEN
@@ -57,7 +57,7 @@ class DpapiWrapping:
         functions = self._there()
         protected = _call(functions, functions.CryptProtectData, key)
         if not protected or len(protected) > MAX_PARAMETERS:
-            raise KeyUnavailableError("Windows did not protect the sealed cache's key", hint="see the event log")
+            raise UnavailableError("Windows did not protect the sealed cache's key", hint="see the event log")
         return Wrapped(protected, key)
 
     def open(self, parameters: bytes) -> bytes:
@@ -77,7 +77,7 @@ class DpapiWrapping:
     def _there(self) -> Functions:
         functions = self._functions()
         if functions is None:
-            raise KeyUnavailableError("DPAPI is a part of Windows", hint="choose another master_key")
+            raise UnavailableError("DPAPI is a part of Windows", hint="choose another master_key")
         return functions
 
 

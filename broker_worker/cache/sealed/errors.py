@@ -3,8 +3,8 @@
 from broker_worker.core.errors import SetupError
 
 
-class KeyUnavailableError(SetupError):
-    """What should hold the master key is not there or does not answer: what is on disk stays as it is."""
+class UnavailableError(SetupError):
+    """The master key's keeper is away, or a newer program wrote the file: what is on disk stays as it is."""
 
 
 class RefusedError(SetupError):

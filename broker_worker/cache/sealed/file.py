@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.format import FORMAT, Head, Record, Row, Sealer, checked_row, empty_head, moved
 from broker_worker.core.errors import SetupError
 from broker_worker.private_files import check_private
@@ -96,7 +95,7 @@ class SealedFile:
 
         Raises:
             RefusedError: if anything in it is not as it was written.
-            KeyUnavailableError: if a newer program made it.
+            UnavailableError: if a newer program made it.
             SetupError: if it cannot be read.
         """
         with self._connection() as database:
@@ -193,7 +192,7 @@ class SealedFile:
     def _head(self, database: sqlite3.Connection, sealer: Sealer) -> Head:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version > FORMAT:
-            raise KeyUnavailableError(
+            raise UnavailableError(
                 f"{self.path} has format {version}; this program knows {FORMAT}",
                 hint="upgrade secret-broker, or run `secret-broker cache clear`",
             )
@@ -213,7 +212,7 @@ class SealedFile:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """One transaction on the file, then it is closed again."""
         self._check()
-        address = f"file:{quote(str(self.path))}?mode=rw"
+        address = f"{self.path.as_uri()}?mode=rw"
         try:
             database = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         except sqlite3.Error as error:

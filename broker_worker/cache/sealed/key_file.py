@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from agent_sdk.wire import aead
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import WireError
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.format import Sealer
 from broker_worker.cache.sealed.wrapping import MAX_PARAMETERS, ORDER, Wrapped
 from broker_worker.core.errors import SetupError
@@ -94,7 +94,7 @@ class KeyFile:
 
         Raises:
             RefusedError: if it is damaged, open to others, or another host's.
-            KeyUnavailableError: if a newer program wrote it.
+            UnavailableError: if a newer program wrote it.
         """
         if not self.path.exists():
             return None
@@ -104,7 +104,7 @@ class KeyFile:
             raise RefusedError(str(error), hint=error.hint) from None
         found = _LINE.fullmatch(raw)
         if found is not None and int(found[1]) > VERSION:
-            raise KeyUnavailableError(
+            raise UnavailableError(
                 f"a newer program wrote {self.path}", hint="upgrade secret-broker, or run `secret-broker cache clear`"
             )
         stored = None if found is None or int(found[1]) != VERSION else _decoded(found[2])

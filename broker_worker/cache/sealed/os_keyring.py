@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_sdk.wire.aead import KEY_BYTES
 from broker_worker.cache.sealed.counter import Counter, count_line, read_count
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.wrapping import Wrapped
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class KeyringWrapping:
         """Remove both entries."""
         try:
             keyring = _keyring()
-        except KeyUnavailableError:
+        except UnavailableError:
             return
         if len(parameters) == _NAME_BYTES:
             for entry in (parameters.hex(), _counter_name(parameters)):
@@ -106,8 +106,8 @@ class _Keyring:
         with suppress(Exception):  # it is gone, or stays: nothing more can be done
             self._backend.delete_password(SERVICE, entry)
 
-    def _unavailable(self, failed: str) -> KeyUnavailableError:
-        return KeyUnavailableError(
+    def _unavailable(self, failed: str) -> UnavailableError:
+        return UnavailableError(
             f"the keyring {_name_of(self._backend)} does not answer ({failed})",
             hint="unlock it, or give the broker's user a session with a keyring",
         )
@@ -117,18 +117,18 @@ def _keyring() -> _Keyring:
     try:
         import keyring  # noqa: PLC0415  # needed only where the master key is kept like that
     except ImportError:
-        raise KeyUnavailableError(
+        raise UnavailableError(
             "the keyring library is not installed", hint="pip install 'secret-broker[keyring]'"
         ) from None
     try:
         backend = keyring.get_keyring()
         priority = float(backend.priority)
     except Exception as error:  # noqa: BLE001  # finding a backend asks the system in many ways
-        raise KeyUnavailableError(
+        raise UnavailableError(
             f"no keyring can be found ({type(error).__name__})", hint="see `keyring diagnose`"
         ) from None
     if priority < _LEAST_PRIORITY:
-        raise KeyUnavailableError(
+        raise UnavailableError(
             f"this user has no keyring that protects what is in it, only {_name_of(backend)}",
             hint="unlock the session's keyring, or choose another master_key",
         )

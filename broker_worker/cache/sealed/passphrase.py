@@ -10,7 +10,7 @@ from nacl.pwhash import argon2id
 
 from agent_sdk.wire.aead import KEY_BYTES
 from broker_worker.cache.sealed.counter import Counter
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.wrapping import Wrapped
 
 MIN_PASSPHRASE: Final = 12
@@ -26,7 +26,7 @@ class PassphraseWrapping:
     """Implements `Wrapping`.
 
     Args:
-        passphrase: gives the passphrase; raises `KeyUnavailableError` if there is none.
+        passphrase: gives the passphrase; raises `UnavailableError` if there is none.
         new_passphrase: gives that of a new key, if it is another one.
         passes: of a new key.
         memory_kib: of a new key.
@@ -47,7 +47,7 @@ class PassphraseWrapping:
         """Make a new wrapping key."""
         passphrase = self._new_passphrase()
         if len(passphrase) < MIN_PASSPHRASE:
-            raise KeyUnavailableError(
+            raise UnavailableError(
                 f"the sealed cache's passphrase is shorter than {MIN_PASSPHRASE} characters",
                 hint="use several random words",
             )
@@ -76,7 +76,7 @@ def _derive(parameters: bytes, passphrase: bytes) -> bytes:
         return argon2id.kdf(KEY_BYTES, passphrase, salt, opslimit=passes, memlimit=memory_kib * 1024)
     except (CryptoError, RuntimeError, MemoryError):
         pass  # said below, outside this block: the exception's frames hold the passphrase
-    raise KeyUnavailableError(
+    raise UnavailableError(
         f"{memory_kib // 1024} MiB of memory are needed to derive the sealed cache's key",
         hint="give the process more memory",
     )

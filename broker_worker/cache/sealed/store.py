@@ -106,7 +106,7 @@ class SealedStore:
             binding: what the providers' sections say; records that were made under others are dropped.
 
         Raises:
-            KeyUnavailableError: if what keeps the key does not answer.
+            UnavailableError: if what keeps the key does not answer.
             SetupError: if something cannot be read or made.
         """
         with self._locked():
@@ -134,7 +134,7 @@ class SealedStore:
 
         Raises:
             RefusedError: if the file or its key is not what was written last; nothing was written.
-            KeyUnavailableError: if what keeps the key does not answer.
+            UnavailableError: if what keeps the key does not answer.
             SetupError: if it cannot be written; it is then as it was.
         """
         with self._locked():
@@ -169,7 +169,7 @@ class SealedStore:
             What wraps the new key.
 
         Raises:
-            KeyUnavailableError: if this host cannot keep a key as it is meant to.
+            UnavailableError: if this host cannot keep a key as it is meant to.
             SetupError: if something cannot be made.
         """
         with self._locked():
@@ -186,7 +186,7 @@ class SealedStore:
 
         Raises:
             RefusedError: if it would not be used.
-            KeyUnavailableError: if what keeps the key does not answer.
+            UnavailableError: if what keeps the key does not answer.
             SetupError: if something cannot be read.
         """
         if not self.key_file.path.exists() and not self.file.path.exists():
@@ -216,7 +216,7 @@ class SealedStore:
 
         Raises:
             RefusedError: if there is nothing to rewrap, or it cannot be trusted.
-            KeyUnavailableError: if what keeps the old or the new key does not answer.
+            UnavailableError: if what keeps the old or the new key does not answer.
             SetupError: if something cannot be written.
         """
         with self._locked():

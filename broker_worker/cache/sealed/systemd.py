@@ -11,7 +11,7 @@ from typing import Final
 
 from agent_sdk.wire.aead import KEY_BYTES
 from broker_worker.cache.sealed.counter import Counter
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.wrapping import Wrapped
 
 FOLDER_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
@@ -52,16 +52,16 @@ class SystemdWrapping:
     def _derive(self, salt: bytes) -> bytes:
         hint = f"write LoadCredentialEncrypted={self._credential} in the service's unit (docs/sealed-cache.md)"
         if not self._folder:
-            raise KeyUnavailableError("systemd gave this process no credentials", hint=hint)
+            raise UnavailableError("systemd gave this process no credentials", hint=hint)
         try:
             with (Path(self._folder) / self._credential).open("rb") as file:
                 content = file.read(_MAX_CREDENTIAL + 1)
         except OSError as error:
-            raise KeyUnavailableError(
+            raise UnavailableError(
                 f"the credential `{self._credential}` cannot be read: {error.strerror}", hint=hint
             ) from error
         if not MIN_CREDENTIAL <= len(content) <= _MAX_CREDENTIAL:
-            raise KeyUnavailableError(
+            raise UnavailableError(
                 f"the credential `{self._credential}` has {len(content)} bytes or more; "
                 f"{MIN_CREDENTIAL} to {_MAX_CREDENTIAL} random ones are expected",
                 hint="make it with `head -c 32 /dev/urandom | systemd-creds encrypt …`",

@@ -18,7 +18,7 @@ from agent_sdk.wire.aead import KEY_BYTES
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import WireError
 from broker_worker.cache.sealed.counter import Counter
-from broker_worker.cache.sealed.errors import KeyUnavailableError, RefusedError
+from broker_worker.cache.sealed.errors import RefusedError, UnavailableError
 from broker_worker.cache.sealed.wrapping import MAX_PARAMETERS, Wrapped
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class TpmWrapping:
                 index = _define_counter(open_tpm, key)
         except RefusedError as error:
             hint = "an owner password, or no room for another NV index, does that"
-            raise KeyUnavailableError(str(error), hint=hint) from None
+            raise UnavailableError(str(error), hint=hint) from None
         return Wrapped(_PARAMETERS.encode(_Parameters(index, self._pcrs, public, private)), key)
 
     def open(self, parameters: bytes) -> bytes:
@@ -99,7 +99,7 @@ class TpmWrapping:
 
     def forget(self, parameters: bytes) -> None:
         """Undefine the NV index."""
-        with suppress(KeyUnavailableError, RefusedError):
+        with suppress(UnavailableError, RefusedError):
             index = _read(parameters).index
             with _opened(self._tcti) as open_tpm:
                 open_tpm.tpm.nv_undefine_space(open_tpm.tpm.tr_from_tpmpublic(index))
@@ -220,7 +220,7 @@ def _opened(tcti: str) -> Iterator[_Session]:
     try:
         import tpm2_pytss as tss  # noqa: PLC0415  # large, and only there where a TPM is used
     except ImportError:
-        raise KeyUnavailableError(
+        raise UnavailableError(
             "tpm2-pytss is not installed",
             hint="apt install libtss2-dev, then pip install 'secret-broker[tpm]'",
         ) from None
@@ -250,7 +250,7 @@ def _opened(tcti: str) -> Iterator[_Session]:
         raise _explained(int(error.rc), str(error), tcti) from error
 
 
-def _explained(code: int, text: str, tcti: str) -> KeyUnavailableError | RefusedError:
+def _explained(code: int, text: str, tcti: str) -> UnavailableError | RefusedError:
     """What a failure of the TPM means: whether it says no, or cannot be asked."""
     layer, low = code >> 16, code & 0xFFFF
     is_warning = not low & _FORMAT_ONE and low & 0xF00 == _WARNINGS
@@ -259,7 +259,7 @@ def _explained(code: int, text: str, tcti: str) -> KeyUnavailableError | Refused
             f"the TPM refuses ({text})",
             hint="another machine, a cleared TPM, other PCR values, or an owner password do that",
         )
-    return KeyUnavailableError(
+    return UnavailableError(
         f"there is no TPM that answers at {tcti} ({text})",
         hint="is the broker's user in the group tss, and may its unit reach the device?",
     )

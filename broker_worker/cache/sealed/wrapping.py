@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from broker_worker.cache.sealed.counter import Counter
-from broker_worker.cache.sealed.errors import KeyUnavailableError
+from broker_worker.cache.sealed.errors import UnavailableError
 from broker_worker.core.configuration import MASTER_KEYS, SealedSettings
 
 AUTO: Final = MASTER_KEYS[0]
@@ -37,7 +37,7 @@ class Wrapping(Protocol):
         """Make a new wrapping key.
 
         Raises:
-            KeyUnavailableError: if this host cannot keep one in this way; says what is missing.
+            UnavailableError: if this host cannot keep one in this way; says what is missing.
         """
         ...
 
@@ -48,7 +48,7 @@ class Wrapping(Protocol):
             parameters: what `make` returned. They come from a file and may be anything.
 
         Raises:
-            KeyUnavailableError: if what keeps it is not there or does not answer.
+            UnavailableError: if what keeps it is not there or does not answer.
             RefusedError: if it answers, and does not know this key or does not give it out.
         """
         ...
@@ -82,7 +82,7 @@ class Wrappings:
         """The wrapping of a kind.
 
         Raises:
-            KeyUnavailableError: if a package that it needs is not installed.
+            UnavailableError: if a package that it needs is not installed.
         """
         return self.makers[kind]()
 
@@ -94,7 +94,7 @@ class Wrappings:
         """A new wrapping key, of the kind that the section names, or the first that this host can keep.
 
         Raises:
-            KeyUnavailableError: if there is none; says for each kind why.
+            UnavailableError: if there is none; says for each kind why.
         """
         if self.settings.master_key != AUTO:
             return self.settings.master_key, self.of(self.settings.master_key).make()
@@ -102,9 +102,9 @@ class Wrappings:
         for kind in ORDER:
             try:
                 return kind, self.of(kind).make()
-            except KeyUnavailableError as error:
+            except UnavailableError as error:
                 why.append(f"{kind}: {error}")
-        raise KeyUnavailableError(
+        raise UnavailableError(
             f"this host has nothing that could keep the sealed cache's master key ({'; '.join(why)})",
             hint="set up one of them; the simplest is a passphrase (docs/sealed-cache.md)",
         )
