@@ -28,6 +28,8 @@ MISSING = " and ".join(
 )
 pytestmark = [pytest.mark.tpm, pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}")]
 DEADLINE = 10.0
+PORTS = iter(range(20_000 + os.getpid() % 180 * 64, 32_000, 2))
+"""Each test process begins elsewhere, below what the system gives to anybody who asks; none is used twice."""
 
 
 class Chip:
@@ -40,8 +42,7 @@ class Chip:
     def __init__(self, state: Path) -> None:
         state.mkdir(exist_ok=True)
         self._state = state
-        first = 20_000 + os.getpid() % 500 * 24  # each test process has its own, below those that the system gives out
-        for self.port in range(first, first + 24, 2):
+        for self.port in PORTS:
             if self.start():
                 return
         raise AssertionError("swtpm does not start")
