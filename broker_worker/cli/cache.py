@@ -106,7 +106,8 @@ def rewrap(settings: Settings, kind: str | None) -> None:
         )
     if kind is not None and sealed.master_key not in {"auto", kind}:
         raise click.UsageError(f"broker.yaml says `master_key: {sealed.master_key}`; change it, or leave out --to")
-    before, after = _store(sealed, settings, kind, _new_passphrase()).rewrap()
+    is_passphrase = (kind or sealed.master_key) == "passphrase"
+    before, after = _store(sealed, settings, kind, _new_passphrase() if is_passphrase else None).rewrap()
     click.echo(f"the key was wrapped by {before} and is wrapped by {after} now; the values stay")
 
 
@@ -124,15 +125,8 @@ def _store(
 
 
 def _new_passphrase() -> Callable[[], bytes] | None:
-    """Where a new passphrase comes from; None for where the old one does."""
+    """What gives a new passphrase, asked for before any lock is held; None for the one that the section names."""
     text = os.environ.get(NEW_PASSPHRASE_VARIABLE)
-    if text:
-        return lambda: text.encode("utf-8", "surrogateescape")
-    if not sys.stdin.isatty():
-        return None
-
-    def ask() -> bytes:
-        asked = click.prompt("Passphrase from now on", hide_input=True, confirmation_prompt=True, err=True)
-        return str(asked).encode("utf-8", "surrogateescape")
-
-    return ask
+    if not text and sys.stdin.isatty():
+        text = click.prompt("Passphrase from now on", hide_input=True, confirmation_prompt=True, err=True)
+    return None if not text else lambda: str(text).encode("utf-8", "surrogateescape")

@@ -148,7 +148,7 @@ def test_no_value_and_no_key_is_in_any_byte(host: Host, tmp_path: Path) -> None:
         patch.setattr(file_module.SealedFile, "_write_head", staticmethod(look))
         store.commit({FIRST: record(value=CANARY * 900, at=NOW + 1), SECOND: None}, 100)
     assert len(seen) == 1
-    forbidden = (CANARY, PASSPHRASE, store._open.master if store._open else b"")
+    forbidden = (CANARY, PASSPHRASE, store._key.master if store._key else b"")
     for content in (*seen, host.contents()):
         assert FIRST.encode() in content
         assert not any(each in content for each in forbidden)
@@ -581,7 +581,7 @@ def test_rewrapped_key_keeps_the_values(tmp_path: Path, before: float | None, af
     assert not old.counts
     assert host.count.exists() == (after is None)
     host.master_key = "auto"
-    running._wrappings = host.store()._wrappings
+    running._keys._wrappings = host.store()._keys._wrappings
     running.commit({SECOND: record(SECOND)}, 100)
     assert set(host.values()) == {FIRST, SECOND}
     shutil.copytree(tmp_path / "older", tmp_path / "home", dirs_exist_ok=True)

@@ -281,10 +281,10 @@ def test_values_are_not_shown(host: Host) -> None:
     """By no representation of what holds them."""
     behind, cache = started(host)
     cache.put(FIRST, Fetched(CANARY), TTL, NOW)
-    shown = repr(behind) + repr(behind._pending) + repr(host.store()) + repr(behind._store._open)
+    shown = repr(behind) + repr(behind._pending) + repr(host.store()) + repr(behind._store._key)
     behind.close()
     assert CANARY.decode() not in shown
-    opened = behind._store._open
+    opened = behind._store._key
     assert opened is not None
     assert repr(opened.master) not in shown
     assert not isinstance(opened, RefusedError)

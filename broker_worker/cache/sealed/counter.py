@@ -97,7 +97,7 @@ class FileCounter:
         self._path = path
         self._key = key
 
-    def start(self, count: int) -> None:
+    def start(self, count: int = 0) -> None:
         """Make the file, or begin anew.
 
         Raises:

@@ -114,34 +114,43 @@ class KeyFile:
             raise RefusedError(f"{self.path} was made on another host")
         return WrappedKey(raw, stored.kind, stored.key_id, stored.parameters, stored)
 
-    def write(self, kind: str, wrapped: Wrapped, master: bytes | None = None) -> WrappedKey:
-        """Wrap a master key and store it.
+    def write(self, kind: str, wrapped: Wrapped) -> WrappedKey:
+        """Make a master key, wrap it and store it.
 
         Args:
             kind: what wraps it.
             wrapped: the wrapping key.
-            master: the master key; a new one if it is None.
 
         Raises:
             SetupError: if it cannot be written.
         """
-        master = secrets.token_bytes(aead.KEY_BYTES) if master is None else master
+        made = self.wrapped(kind, wrapped, secrets.token_bytes(aead.KEY_BYTES))
+        self.store(made)
+        return made
+
+    def wrapped(self, kind: str, wrapped: Wrapped, master: bytes) -> WrappedKey:
+        """Wrap a master key; nothing is stored yet.
+
+        Args:
+            kind: what wraps it.
+            wrapped: the wrapping key.
+            master: the master key, 32 bytes.
+        """
         key_id, nonce = Sealer(master).key_id, os.urandom(aead.NONCE_BYTES)
         about = _about(kind, self._host, key_id, wrapped.parameters)
         box = aead.encrypt(master, about, nonce, wrapped.key)
         stored = _Stored(kind, self._host, key_id, wrapped.parameters, nonce, box)
         raw = b"SECRET-BROKER-CACHE-KEY-%d:%s\n" % (VERSION, _base64url(_STORED.encode(stored)))
-        make_private_folder(self.path.parent)
-        write_private(self.path, raw)
         return WrappedKey(raw, kind, key_id, wrapped.parameters, stored)
 
-    def remove(self) -> None:
-        """Remove the file.
+    def store(self, key: WrappedKey) -> None:
+        """Store a wrapped key in place of what is there.
 
         Raises:
-            OSError: if that cannot be done.
+            SetupError: if it cannot be written.
         """
-        self.path.unlink(missing_ok=True)
+        make_private_folder(self.path.parent)
+        write_private(self.path, key.raw)
 
 
 def host_id(machine_id: Path = _MACHINE_ID) -> bytes:

@@ -8,32 +8,22 @@ it is: that may pass.
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from broker_worker.cache.sealed.counter import Counter, FileCounter, check_generation
+from broker_worker.cache.sealed.counter import check_generation
 from broker_worker.cache.sealed.errors import RefusedError
 from broker_worker.cache.sealed.file import SealedFile
-from broker_worker.cache.sealed.format import Head, Record, Row, Sealer
-from broker_worker.cache.sealed.key_file import KeyFile, WrappedKey
-from broker_worker.cache.sealed.wrapping import Wrapped, Wrappings
-from broker_worker.core.errors import BrokerError, SetupError
+from broker_worker.cache.sealed.format import Head, Record, Row
+from broker_worker.cache.sealed.key_file import KeyFile
+from broker_worker.cache.sealed.master_key import MasterKey, OpenKey
+from broker_worker.cache.sealed.wrapping import Wrappings
+from broker_worker.core.errors import SetupError
 from broker_worker.private_files import make_private_folder
 
 LOCK_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A key that is open, with what belongs to it."""
-
-    wrapped: WrappedKey
-    master: bytes = field(repr=False)
-    sealer: Sealer = field(repr=False)
-    counter: Counter = field(repr=False)
 
 
 class Opened(NamedTuple):
@@ -89,13 +79,13 @@ class SealedStore:
     ) -> None:
         self.file = SealedFile(file)
         self.key_file = key_file
-        self._wrappings = wrappings
+        self._keys = MasterKey(key_file, wrappings)
         self._now = now
         self._monotonic = monotonic
         self._lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=LOCK_SECONDS, mode=0o600)
-        self._open: _Open | None = None
+        self._key: OpenKey | None = None
         self._seen = 0
-        self._stepped_at = float("-inf")
+        self._stepped_at = 0.0
         self._is_unstepped = False
 
     def open(self, refs: Collection[str], binding: bytes) -> Opened:
@@ -110,19 +100,19 @@ class SealedStore:
             SetupError: if something cannot be read or made.
         """
         with self._locked():
+            refused = None
             try:
-                found = self._unwrapped()
-                if found is not None:
-                    now = self._now()
-                    good = _Good(refs, binding, now)
-                    head, records = self.file.load(found.sealer, lambda head: self._check(found, head, now), good)
-                    self._use(found, head)
-                    return Opened(records, found.wrapped.kind, None)
-                is_there = self.file.path.exists()
-                refused = RefusedError(f"{self.key_file.path} is gone, and with it the key") if is_there else None
+                key = self._keys.open(self._key)
+                if key is not None:
+                    good = _Good(refs, binding, self._now())
+                    head, records = self.file.load(key.sealer, lambda head: self._check(key, head), good)
+                    self._use(key, head.generation)
+                    return Opened(records, key.kind, None)
+                if self.file.path.exists():
+                    refused = RefusedError(f"{self.key_file.path} is gone, and with it the key")
             except RefusedError as error:
                 refused = error
-            return Opened((), self._start_over().wrapped.kind, refused)
+            return Opened((), self._start_over(), refused)
 
     def commit(self, changes: Mapping[str, Record | None], max_entries: int, *, is_last: bool = False) -> None:
         """Write changes; step the counter if it is time, or if these are this process's last.
@@ -138,28 +128,28 @@ class SealedStore:
             SetupError: if it cannot be written; it is then as it was.
         """
         with self._locked():
-            found = self._unwrapped()
-            if found is None:
+            key = self._keys.open(self._key)
+            if key is None:
                 raise RefusedError("the sealed cache was cleared")
-            is_unstepped = self._is_unstepped or bool(changes)
+            is_new = key is not self._key
+            is_unstepped = bool(changes) or (self._is_unstepped and not is_new)
             waited = self._monotonic() - self._stepped_at
-            is_due = is_unstepped and (is_last or waited >= found.counter.interval_seconds)
-            count = found.counter.value() if is_due else None
+            is_due = is_unstepped and (is_last or is_new or waited >= key.counter.interval_seconds)
+            count = key.counter.value() if is_due or is_new else None
 
-            def next_head(head: Head) -> int:
-                if found is self._open and head.generation < self._seen:
+            def next_generation(head: Head) -> int:
+                if not is_new and head.generation < self._seen:
                     raise RefusedError("the sealed cache was exchanged for an older copy while it was in use")
-                if count is None:
-                    return head.generation
-                check_generation(head, count)
-                return count + 1
+                if count is not None:
+                    check_generation(head, count)
+                return head.generation if count is None or not is_due else count + 1
 
-            head = self.file.commit(found.sealer, changes, self._now(), max_entries, next_head)
-            self._use(found, head)
+            head = self.file.commit(key.sealer, changes, self._now(), max_entries, next_generation)
+            self._use(key, head.generation)
             self._is_unstepped = is_unstepped
             if is_due:
                 self._stepped_at = self._monotonic()
-                found.counter.advance()
+                key.counter.advance()
                 self._is_unstepped = False
 
     def start_over(self) -> str:
@@ -174,12 +164,12 @@ class SealedStore:
         """
         with self._locked():
             with suppress(RefusedError):
-                found = self._unwrapped()
-                if found is not None and found is not self._open:
-                    head, _ = self.file.examine(found.sealer, lambda head: self._check(found, head, self._now()))
-                    self._use(found, head)
-                    return found.wrapped.kind
-            return self._start_over().wrapped.kind
+                key = self._keys.open(self._key)
+                if key is not None and key is not self._key:
+                    head, _ = self.file.examine(key.sealer, lambda head: self._check(key, head))
+                    self._use(key, head.generation)
+                    return key.kind
+            return self._start_over()
 
     def examine(self) -> Status | None:
         """What there is, changing nothing; None if there is no sealed cache yet.
@@ -192,12 +182,11 @@ class SealedStore:
         if not self.key_file.path.exists() and not self.file.path.exists():
             return None
         with self._locked():
-            found = self._unwrapped()
-            if found is None:
+            key = self._keys.open(self._key)
+            if key is None:
                 raise RefusedError(f"{self.key_file.path} is gone, and with it the key")
-            head, rows = self.file.examine(found.sealer, lambda head: self._check(found, head, self._now()))
-            size = self.file.path.stat().st_size
-            return Status(found.wrapped.kind, found.wrapped.key_id, rows, head.generation, size)
+            head, rows = self.file.examine(key.sealer, lambda head: self._check(key, head))
+            return Status(key.kind, key.wrapped.key_id, rows, head.generation, self.file.path.stat().st_size)
 
     def clear(self) -> None:
         """Remove file, key and counter: no copy of the file opens any more.
@@ -206,7 +195,9 @@ class SealedStore:
             SetupError: if something cannot be removed.
         """
         with self._locked():
-            self._remove()
+            self._key = None
+            self.file.remove()
+            self._keys.remove()
 
     def rewrap(self) -> tuple[str, str]:
         """Wrap the master key anew, in the way that the section names; the records stay.
@@ -220,104 +211,37 @@ class SealedStore:
             SetupError: if something cannot be written.
         """
         with self._locked():
-            before = self._unwrapped(is_any_kind=True)
+            before = self._keys.open(None, is_any_kind=True)
             if before is None:
-                raise RefusedError(
-                    "there is no sealed cache yet", hint="a worker makes it, wrapped as broker.yaml says"
-                )
-            now = self._now()
-            head, _ = self.file.examine(before.sealer, lambda head: self._check(before, head, now))
-            kind, wrapped = self._wrappings.make()
-            with self._forgetting(kind, wrapped):
+                hint = "a worker makes it, wrapped as broker.yaml says"
+                raise RefusedError("there is no sealed cache yet", hint=hint)
+            head, _ = self.file.examine(before.sealer, lambda head: self._check(before, head))
+            with self._keys.rewrapping(before) as after:
                 # A crash from here on leaves a generation that no counter knows: an empty cache, never a wrong one.
-                count = self._start_counter(kind, wrapped)
-                self.file.commit(before.sealer, {}, now, head.count, lambda _: count)
-                self.key_file.write(kind, wrapped, before.master)
-            self._wrappings.of(before.wrapped.kind).forget(before.wrapped.parameters)
-            return before.wrapped.kind, kind
+                count = after.counter.value()
+                self.file.commit(before.sealer, {}, self._now(), head.count, lambda _: count)
+            return before.kind, after.kind
 
-    def _unwrapped(self, *, is_any_kind: bool = False) -> _Open | None:
-        """The open key: the one that is known, if the file still holds that."""
-        wrapped = self.key_file.read()
-        if wrapped is None:
-            return None
-        if self._open is not None and self._open.wrapped.raw == wrapped.raw:
-            return self._open
-        if not is_any_kind and not self._wrappings.is_meant(wrapped.kind):
-            raise RefusedError(
-                f"the sealed cache's key is wrapped by {wrapped.kind}, and broker.yaml says otherwise",
-                hint="`secret-broker cache rewrap` before a start keeps the values",
-            )
-        return self._opened(wrapped, self._wrappings.of(wrapped.kind).open(wrapped.parameters))
-
-    def _check(self, found: _Open, head: Head, now: int) -> None:
+    def _check(self, key: OpenKey, head: Head) -> None:
         """Refuse an older copy, and a clock that went back: nobody then knows how old anything is."""
-        check_generation(head, found.counter.value())
-        if now < head.seen_at:
-            raise RefusedError(
-                f"the clock went back by {head.seen_at - now} ms since the sealed cache was written",
-                hint="run an NTP client",
-            )
+        check_generation(head, key.counter.value())
+        went_back = head.seen_at - self._now()
+        if went_back > 0:
+            message = f"the clock went back by {went_back} ms since the sealed cache was written"
+            raise RefusedError(message, hint="run an NTP client")
 
-    def _use(self, found: _Open, head: Head) -> None:
-        if self._open is not found:
+    def _use(self, key: OpenKey, generation: int) -> None:
+        if self._key is not key:
             self._seen, self._stepped_at, self._is_unstepped = 0, self._monotonic(), False
-        self._open = found
-        self._seen = max(self._seen, head.generation)
+        self._key = key
+        self._seen = max(self._seen, generation)
 
-    def _start_over(self) -> _Open:
-        kind, wrapped = self._wrappings.make()
-        with self._forgetting(kind, wrapped):
-            self._remove()
-            count = self._start_counter(kind, wrapped)
-            made = self.key_file.write(kind, wrapped)
-        found = self._opened(made, wrapped.key)
-        self.file.create(found.sealer, count, self._now())
-        self._open, self._seen, self._stepped_at, self._is_unstepped = found, count, self._monotonic(), False
-        return found
-
-    def _opened(self, wrapped: WrappedKey, key: bytes) -> _Open:
-        master = wrapped.unwrap(key)
-        counter = self._wrappings.of(wrapped.kind).counter(wrapped.parameters, key)
-        return _Open(wrapped, master, Sealer(master), counter or FileCounter(self._counter_path, key))
-
-    @contextmanager
-    def _forgetting(self, kind: str, wrapped: Wrapped) -> Iterator[None]:
-        """Have the host forget a new wrapping key that is not stored in the end."""
-        try:
-            yield
-        except BaseException:
-            self._wrappings.of(kind).forget(wrapped.parameters)
-            raise
-
-    def _start_counter(self, kind: str, wrapped: Wrapped) -> int:
-        """What the counter of a new wrapping key says; a file is made if the host keeps none."""
-        counter = self._wrappings.of(kind).counter(wrapped.parameters, wrapped.key)
-        if counter is not None:
-            self._counter_path.unlink(missing_ok=True)
-            return counter.value()
-        make_private_folder(self._counter_path.parent)
-        FileCounter(self._counter_path, wrapped.key).start(0)
-        return 0
-
-    def _remove(self) -> None:
-        self._open = None
-        with suppress(BrokerError):  # what cannot be read names nothing that could be forgotten
-            wrapped = self.key_file.read()
-            if wrapped is not None:
-                self._wrappings.of(wrapped.kind).forget(wrapped.parameters)
-        self.file.remove()
-        try:
-            self.key_file.remove()
-            self._counter_path.unlink(missing_ok=True)
-        except OSError as error:
-            raise SetupError(
-                f"{self.key_file.path} cannot be removed: {error.strerror}", hint="check its folder's owner and mode"
-            ) from error
-
-    @property
-    def _counter_path(self) -> Path:
-        return self.key_file.path.with_suffix(".count")
+    def _start_over(self) -> str:
+        key = self._keys.make()
+        count = key.counter.value()
+        self.file.create(key.sealer, count, self._now())
+        self._use(key, count)
+        return key.kind
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
