@@ -19,12 +19,15 @@ BINDING = bytes(32)
 REFS = frozenset(f"op://Agents/item-{number}/credential" for number in range(20))
 FIRST, SECOND, THIRD = sorted(REFS)[:3]
 PASSPHRASE = b"correct horse battery staple"
+QUICK = (1, 8192)
 CANARY = b"c4n4ry-0f-th3-s34l3d-c4ch3"
 
 
 def quick(passphrase: bytes = PASSPHRASE) -> PassphraseWrapping:
     """A passphrase that takes a millisecond to derive."""
-    return PassphraseWrapping(lambda: passphrase, passes=1, memory_kib=8192)
+    made = PassphraseWrapping(lambda: passphrase)
+    made.cost = QUICK
+    return made
 
 
 def record(ref: str = FIRST, value: bytes = CANARY, at: int = NOW, ttl: int = TTL, version: str | None = "1") -> Record:

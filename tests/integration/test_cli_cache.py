@@ -9,11 +9,12 @@ import click.testing
 import pytest
 from click.testing import CliRunner
 from desk_workbench import write_files
-from sealed_workbench import CANARY
+from sealed_workbench import CANARY, QUICK
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.sealing import sealed_store
 from broker_worker.cache.sealed.format import Record
+from broker_worker.cache.sealed.passphrase import PassphraseWrapping
 from broker_worker.cli import main
 from broker_worker.cli.doctor import examine
 from broker_worker.cli.doctor.check import Check, Status
@@ -30,7 +31,7 @@ SEALED = "provider: {type: local}\ncache: {sealed: true, master_key: passphrase}
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """An installation with a sealed cache that no worker made yet."""
     monkeypatch.setenv("SECRET_BROKER_CACHE_PASSPHRASE", "correct horse battery staple")
-    monkeypatch.setattr("broker_worker.cache.sealed.passphrase.MEMORY_KIB", 8192)
+    monkeypatch.setattr(PassphraseWrapping, "cost", QUICK)
     write_files(tmp_path / "home" / "config", broker=SEALED)
     (tmp_path / "home" / "keys").mkdir(mode=0o700)
     return Settings(home=tmp_path / "home")

@@ -15,9 +15,6 @@ from broker_worker.cache.sealed.wrapping import Wrapped
 
 MIN_PASSPHRASE: Final = 12
 """Shortest passphrase that a new key takes, in bytes."""
-PASSES: Final = 3
-MEMORY_KIB: Final = 64 * 1024
-"""RFC 9106, section 4, second choice, on one lane."""
 _PARAMETERS = struct.Struct(">II16s")
 _PASSES, _MEMORY_KIB = range(1, 17), range(8 * 1024, 1024 * 1024 + 1)
 
@@ -28,20 +25,14 @@ class PassphraseWrapping:
     Args:
         passphrase: gives the passphrase; raises `UnavailableError` if there is none.
         new_passphrase: gives that of a new key, if it is another one.
-        passes: of a new key.
-        memory_kib: of a new key.
     """
 
-    def __init__(
-        self,
-        passphrase: Callable[[], bytes],
-        new_passphrase: Callable[[], bytes] | None = None,
-        passes: int = PASSES,
-        memory_kib: int = MEMORY_KIB,
-    ) -> None:
+    cost: tuple[int, int] = (3, 64 * 1024)
+    """Passes and KiB of memory of a new key (RFC 9106, section 4, second choice, on one lane)."""
+
+    def __init__(self, passphrase: Callable[[], bytes], new_passphrase: Callable[[], bytes] | None = None) -> None:
         self._passphrase = passphrase
         self._new_passphrase = new_passphrase or passphrase
-        self._new = (passes, memory_kib)
 
     def make(self) -> Wrapped:
         """Make a new wrapping key."""
@@ -51,7 +42,7 @@ class PassphraseWrapping:
                 f"the sealed cache's passphrase is shorter than {MIN_PASSPHRASE} characters",
                 hint="use several random words",
             )
-        parameters = _PARAMETERS.pack(*self._new, os.urandom(16))
+        parameters = _PARAMETERS.pack(*self.cost, os.urandom(16))
         return Wrapped(parameters, _derive(parameters, passphrase))
 
     def open(self, parameters: bytes) -> bytes:
