@@ -43,9 +43,9 @@ async def end(process: Process) -> None:
     await asyncio.to_thread(process.write_behind.close)
 
 
-async def ask(home: Home, vault: FakeVault | None = None, name: str = NAME, **working: Any) -> tuple[str, str | None]:
+async def ask(home: Home, vault: FakeVault | None = None, name: str = NAME) -> tuple[str, str | None]:
     """Start a worker, ask it once, and end it; the value and where it came from."""
-    async with home.working(vault, **working) as process, home.client() as claude:
+    async with home.working(vault) as process, home.client() as claude:
         secret = await claude.get(name)
         await end(process)
     return secret.reveal(), secret.source
@@ -118,13 +118,18 @@ async def test_changed_files_hold_over_a_restart(sealed_home: Home, files: dict[
 
 
 async def test_changed_providers_hold_while_a_worker_runs(sealed_home: Home) -> None:
-    """What it fetched before the reload is not served by the next one."""
+    """What it fetched before the reload is not served by the next one, and what it fetched afterwards is."""
+    await command(sealed_home, "vault", "create")
+    await command(sealed_home, "vault", "set", "openai", input="newer value")
     async with sealed_home.working(reloading=True) as process, sealed_home.client() as claude:
-        await claude.get(NAME)
+        await claude.get_many([NAME, "anthropic.api_key"])
         sealed_home.write(broker=f"providers: [{{type: local}}, {{type: env}}]\n{SEALED}\n")
         await until(lambda: sealed_home.records("config_loaded"))
+        assert (await claude.get(NAME)).source == "provider"
         await end(process)
-    assert await ask(sealed_home) == (VALUE, "provider")
+    vault = FakeVault({"local://anthropic": b"newer value"})
+    assert await ask(sealed_home, vault) == ("newer value", "cache")
+    assert await ask(sealed_home, vault, name="anthropic.api_key") == ("newer value", "provider")
 
 
 async def test_revoked_secret_stays_revoked(sealed_home: Home) -> None:

@@ -3,6 +3,7 @@
 import builtins
 import ctypes
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -139,7 +140,17 @@ def test_every_kind_gives_its_key_back(credentials: Path, backend: MemoryKeyring
     assert dpapi.entropies == {b"secret-broker sealed cache v1"}
 
 
-@pytest.mark.parametrize("parameters", [b"", b"x", bytes(24), b"\xff" * 24, bytes(4096)])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        b"",
+        b"x",
+        bytes(24),
+        bytes(4096),
+        struct.pack(">II16s", 17, 8192, bytes(16)),
+        struct.pack(">II16s", 1, 1024 * 1024 + 1, bytes(16)),
+    ],
+)
 def test_parameters_that_are_never_written_are_refused(
     credentials: Path, backend: MemoryKeyring, parameters: bytes
 ) -> None:

@@ -135,14 +135,15 @@ class SealedStore:
             is_unstepped = bool(changes) or (self._is_unstepped and not is_new)
             waited = self._monotonic() - self._stepped_at
             is_due = is_unstepped and (is_last or is_new or waited >= key.counter.interval_seconds)
-            count = key.counter.value() if is_due or is_new else None
+            count = key.counter.value() if is_due else None
 
             def next_generation(head: Head) -> int:
                 if not is_new and head.generation < self._seen:
                     raise RefusedError("the sealed cache was exchanged for an older copy while it was in use")
-                if count is not None:
-                    check_generation(head, count)
-                return head.generation if count is None or not is_due else count + 1
+                if count is None:
+                    return head.generation
+                check_generation(head, count)
+                return count + 1
 
             head = self.file.commit(key.sealer, changes, self._now(), max_entries, next_generation)
             self._use(key, head.generation)
