@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from desk_workbench import SECRETS, FakeVault, until
 from sealed_workbench import QUICK
 
-from agent_sdk.errors import Revoked
+from agent_sdk.errors import Revoked, Unavailable
 from broker_worker.app.compose import Process
 from broker_worker.cache.sealed.passphrase import PassphraseWrapping
 from broker_worker.cli import main
@@ -88,6 +88,18 @@ async def test_value_ends_when_it_would_have_without_the_restart(sealed_home: Ho
     assert await ask(sealed_home, away()) == (VALUE, "cache")
     sealed_home.clock.shift += 2_000
     assert await ask(sealed_home) == (VALUE, "provider")
+
+
+async def test_entry_that_allows_old_values_has_them_after_a_restart(sealed_home: Home) -> None:
+    """While its vault is away, said as `stale`, and no longer than the entry allows; as without a restart."""
+    registry = SECRETS.replace('"local://openai"', '{ref: "local://openai", max_stale: 10m}')
+    sealed_home.write(broker=BROKER, registry=registry)
+    await ask(sealed_home)
+    sealed_home.clock.shift += 310_000
+    assert await ask(sealed_home, away()) == (VALUE, "stale")
+    sealed_home.clock.shift += 600_000
+    with pytest.raises(Unavailable):
+        await ask(sealed_home, away())
 
 
 async def test_without_the_switch_nothing_survives(home: Home) -> None:
