@@ -125,7 +125,7 @@ def test_the_command_reaches_the_queue_as_its_agent_only(report: Any) -> None:
 
 
 def test_nothing_of_the_brokers_environment_reaches_the_command(report: Any) -> None:
-    """Neither its settings, nor what vaults' tokens, passphrases and programs need, nor values of env://; the rest stays."""
+    """Neither its settings, nor what vaults, programs and the cache need, nor values of env://; the rest stays."""
     environ = report["environ"]
     assert set(environ) - {"PATH", "LC_CTYPE", "HARMLESS"} == {"SECRET_BROKER_CREDENTIAL_FD"}
     assert environ["HARMLESS"] == "stays"

@@ -97,7 +97,8 @@ def test_digests_tell_what_matters(tmp_path: Path) -> None:
 
     def digests(broker: str) -> tuple[str, bytes]:
         file = tmp_path / "broker.yaml"
-        file.write_text(f'agents: {{}}\nsecrets: {{one: "local://one"}}\n{broker}')
+        secrets = "{}" if "exec" in broker else '{one: "local://one"}'
+        file.write_text(f"agents: {{}}\nsecrets: {secrets}\n{broker}")
         configuration = load_configuration(file)
         return configuration_digest(configuration), providers_digest(configuration)
 
@@ -105,7 +106,11 @@ def test_digests_tell_what_matters(tmp_path: Path) -> None:
     moved = digests("# a comment\nprovider:\n  type: local\n")
     switched = digests("provider: {type: local}\ncache: {sealed: true}\n")
     other = digests("provider: {type: local, path: /elsewhere}\n")
+    rationed = digests("provider: {type: local, budget: {reads_per_hour: 5}}\n")
+    command = "provider: {type: exec, commands: {pass: {argv: [pass, show]}}}\n"
     assert plain == moved
+    assert plain[1] == rationed[1]
+    assert digests(command + "# exec\n")[1] != digests(command.replace("show", "tell"))[1]
     assert plain[0] != switched[0]
     assert plain[1] == switched[1]
     assert plain[1] != other[1]
