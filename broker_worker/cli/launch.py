@@ -90,8 +90,9 @@ def launch(
 
 
 def _without_ours(environ: Mapping[str, str], configuration: Configuration) -> dict[str, str]:
-    """The environment without what belongs to the broker: its settings, its vaults' tokens, its `env://` values."""
-    ours = {*_OWN_VARIABLES, *_provider_variables(configuration)}
+    """The environment without what belongs to the broker: settings, vaults' tokens, passphrases, `env://` values."""
+    sealed = configuration.cache.sealed
+    ours = {*_OWN_VARIABLES, *_provider_variables(configuration), *(() if sealed is None else (sealed.passphrase_env,))}
     return {name: text for name, text in environ.items() if name not in ours and not name.startswith(_OWN_PREFIX)}
 
 

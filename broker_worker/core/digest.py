@@ -7,13 +7,14 @@ stands in a role or beside the agent do not count.
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import astuple, replace
 from typing import Any
 
 import msgspec
 
 from broker_worker.core.approvers import Approver, Ed25519Key, Key
 from broker_worker.core.budget import Budget
-from broker_worker.core.configuration import Configuration, ProviderSettings, SecretEntry
+from broker_worker.core.configuration import Configuration, ProviderSettings, SealedSettings, SecretEntry
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, Grant, Policy
 
@@ -82,6 +83,20 @@ def policy_digest(policy: Policy, registry: Mapping[str, SecretEntry]) -> str:
     )
 
 
+def _sealed(sealed: SealedSettings | None) -> tuple[Any, ...] | None:
+    return None if sealed is None else astuple(sealed)
+
+
+def providers_digest(configuration: Configuration) -> bytes:
+    """What the providers' sections say of values: those that were fetched under others are not used.
+
+    Returns:
+        SHA-256, 32 bytes.
+    """
+    sections = sorted(_provider(replace(provider, budget=None)) for provider in configuration.providers)
+    return bytes.fromhex(_sha256("secret-broker providers v1", sections))
+
+
 def configuration_digest(configuration: Configuration) -> str:
     """The digest over everything that the files say.
 
@@ -105,7 +120,7 @@ def configuration_digest(configuration: Configuration) -> str:
             name: (entry.ttl_seconds, entry.max_stale_seconds, entry.critical)
             for name, entry in configuration.registry.items()
         },
-        (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
+        (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries, _sealed(cache.sealed)),
         sorted(anchors),
         sorted(_provider(provider) for provider in configuration.providers),
         None if server is None else (server.host, server.port),
