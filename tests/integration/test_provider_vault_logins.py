@@ -316,6 +316,20 @@ async def test_replaced_credentials_count_at_once(site: Site, tmp_path: Path) ->
     assert await served(provider)
 
 
+async def test_a_fingerprint_tells_other_credentials_from_these(site: Site, tmp_path: Path) -> None:
+    """So that all workers know that a refused one was replaced; none at all is one of its own."""
+    file = tmp_path / "token"
+    provider = site.provider(token_file=str(file))
+    found = [provider.fingerprint(bytes(16))]
+    file.touch(0o600)
+    for text in ("wrong", "root-token", "root-token\n"):
+        file.write_text(text)
+        found.append(provider.fingerprint(bytes(16)))
+    assert len(set(found)) == 3
+    assert found[2] == found[3]
+    assert site.vault.asked == []
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "wait"),
     [

@@ -49,6 +49,17 @@ class VaultProvider:
         """`vault`."""
         return "vault"
 
+    def reads_of(self, refs: Sequence[str]) -> int:
+        """The requests of a call; see `ports.MeteredProvider`.
+
+        Each path is one, and perhaps another to find out which engine serves it, or to renew a short lease.
+        """
+        return 2 * len({ref.partition("#")[0] for ref in refs})
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tells the credentials of a login from others; see `ports.CredentialedProvider`."""
+        return self._session.fingerprint(salt)
+
     async def get_many(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
         """Fetch values; see `ports.Provider.get_many`.
 

@@ -1,6 +1,7 @@
 """A token of Vault's: had when it is first needed, renewed while it lives, had anew when it ends, at a bounded rate."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _MARGIN: Final = 5.0
 """Seconds before its end from which on a token is not used any more."""
 _TRY_AGAIN: Final = 10.0
 """Seconds after which a renewal that failed is tried again."""
+_PERSON: Final = b"sb vault login"
 _LONGEST_TIMER: Final = 24 * 3600.0
 
 
@@ -145,6 +147,14 @@ class VaultSession:
             return None  # it may have ended of old age
         self._refusals.begin(error)
         return error
+
+    def fingerprint(self, salt: bytes) -> str:
+        """See `ports.CredentialedProvider`."""
+        try:
+            shown = b"" if self._login is None else self._login.read().digest
+        except BrokerError:
+            shown = b""  # what is put there later differs from nothing
+        return hashlib.blake2b(shown, digest_size=8, salt=salt, person=_PERSON).hexdigest()
 
     async def close(self) -> None:
         """Forget token and credentials. The token is not revoked: every credential made with it would end with it."""
