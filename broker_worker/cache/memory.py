@@ -1,6 +1,7 @@
 """Values in this process's memory: bounded, each with its own end, least recently used first out."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,9 +71,10 @@ class MemoryCache:
         return kept.value
 
     def put(self, ref: str, fetched: Fetched, ttl_ms: int, now: int) -> None:
-        """Keep a value for at most `ttl_ms`; it ends a failure."""
+        """Keep a value for at most `ttl_ms`, and no longer than the vault lets it live; it ends a failure."""
         self._failures.pop(ref, None)
-        value, until = CachedValue(fetched, now), now + ttl_ms
+        value = CachedValue(fetched, now)
+        until = now + ttl_ms if value.lent_until is None else min(now + ttl_ms, value.lent_until)
         self.restore(ref, value, until)
         if self._keeper is not None:
             self._keeper.keep(ref, value, until)
@@ -97,6 +99,12 @@ class MemoryCache:
         if len(self._failures) >= self._max_entries:
             self._failures.popitem(last=False)
         self._failures[ref] = error, now + ttl_ms
+
+    def forget_lent(self, upstream_leases: Collection[str]) -> None:
+        """Drop every value that belongs to one of these leases of a vault's."""
+        for ref, kept in list(self._kept.items()):
+            if kept.value.fetched.upstream_lease in upstream_leases:
+                self._drop(ref)
 
     def redact(self, text: str) -> str:
         """The text, or a note in its place if it contains a value that the cache holds."""

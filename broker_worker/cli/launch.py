@@ -30,6 +30,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _OWN_PREFIX = "SECRET_BROKER_"
 _OWN_VARIABLES = frozenset({"REDIS_URL", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN"})
 _AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_VAULT_VARIABLES = ("VAULT_TOKEN", "VAULT_SECRET_ID")
 _FIRST_FREE_DESCRIPTOR = 3
 
 
@@ -103,6 +104,8 @@ def _provider_variables(configuration: Configuration) -> Iterable[str]:
             yield from _AWS_VARIABLES
         for command in provider.commands.values():
             yield from command.env
+        if provider.type == "vault":
+            yield from _VAULT_VARIABLES
     for entry in configuration.registry.values():
         scheme, _, name = entry.ref.partition("://")
         if scheme == "env":

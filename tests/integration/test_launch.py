@@ -43,7 +43,7 @@ print(json.dumps({
 """
 POLICY = "agents:\n  claude:\n    allow: [openai.api_key]\n  codex:\n    allow: []\ndefault: deny\n"
 COMMANDS = "{keys: {argv: [keys], env: [KEYS_LOGIN]}}"
-BROKER = f"providers: [{{type: env}}, {{type: aws-sm}}, {{type: exec, commands: {COMMANDS}}}]\n"
+BROKER = f"providers: [{{type: env}}, {{type: aws-sm}}, {{type: vault}}, {{type: exec, commands: {COMMANDS}}}]\n"
 BROKER += "cache: {sealed: true, passphrase_env: OF_THE_CACHE}\n"
 SECRETS = "secrets:\n  openai.api_key:\n    ref: env://HIDDEN_VALUE\n"
 
@@ -95,6 +95,8 @@ def report(settings: Settings) -> Any:
         AWS_SECRET_ACCESS_KEY="x",
         AWS_SESSION_TOKEN="x",
         OP_CONNECT_TOKEN="eyJx",
+        VAULT_TOKEN="x",
+        VAULT_SECRET_ID="x",
         HIDDEN_VALUE="canary",
         KEYS_LOGIN="canary",
         OF_THE_CACHE="a passphrase",
