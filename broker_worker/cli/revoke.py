@@ -164,7 +164,7 @@ def _doubts(settings: Settings, kind: Kind, subject: str) -> Iterator[str]:
     agent = subject.partition("/")[0]
     if kind in ("agent", "run") and agent not in configuration.policy.agents:
         yield f"the policy has no agent {printable(agent)}"
-    if kind == "secret" and subject not in configuration.registry:
+    if kind == "secret" and configuration.entry_of(subject) is None:
         yield "secrets.yaml has no secret of that name"
 
 

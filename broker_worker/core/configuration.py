@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent_sdk.wire.names import NamePattern
 from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.notifications import NotificationTarget
@@ -18,12 +19,50 @@ class SecretEntry:
         ref: the reference whose scheme chooses the provider, such as `op://vault/item/field`.
         ttl_seconds: how long a fetched value may be used; None for the cache's default.
         origin: where the entry stands.
+        is_created: whether it is a place for a name that agents may create, by `create_in`.
     """
 
     name: str
     ref: str
     ttl_seconds: int | None
     origin: Origin
+    is_created: bool = False
+
+
+NAME_FIELD = "{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreationRule:
+    """Where names that agents create are kept: an entry of `create_in`.
+
+    The whole name stands in the place of `{name}`, so two names never share a place, and a name, having no slash and
+    no empty part, leads nowhere else.
+
+    Args:
+        pattern: the names.
+        template: the reference, with `{name}` once.
+        ttl_seconds: how long a fetched value may be used; None for the cache's default.
+        origin: where the rule stands.
+    """
+
+    pattern: NamePattern
+    template: str
+    ttl_seconds: int | None
+    origin: Origin
+
+    def entry_of(self, name: str) -> SecretEntry:
+        """The entry of a name that the pattern covers."""
+        ref = self.template.replace(NAME_FIELD, name)
+        return SecretEntry(name, ref, self.ttl_seconds, self.origin, is_created=True)
+
+    def name_at(self, ref: str) -> str | None:
+        """The name whose place a reference would be by this template, compared without regard to case; None if none."""
+        before, _, after = self.template.casefold().partition(NAME_FIELD)
+        ref = ref.casefold()
+        if len(ref) <= len(before) + len(after) or not (ref.startswith(before) and ref.endswith(after)):
+            return None
+        return ref[len(before) : len(ref) - len(after)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +136,7 @@ class Configuration:
         approvers: the people who may decide; nobody if the files name nobody.
         dashboard: where people look.
         notifications: whom to tell that an approval waits.
+        create_in: where names are kept that the registry does not have, and that agents may create.
     """
 
     policy: Policy
@@ -110,6 +150,18 @@ class Configuration:
     approvers: Approvers = Approvers()  # noqa: RUF009  # a frozen value
     dashboard: Dashboard = Dashboard()
     notifications: tuple[NotificationTarget, ...] = ()
+    create_in: tuple[CreationRule, ...] = ()
+
+    def entry_of(self, name: str) -> SecretEntry | None:
+        """The registry's entry of a name, or else that of the place where the name would be created.
+
+        Args:
+            name: a canonical secret name.
+        """
+        entry = self.registry.get(name)
+        if entry is None and self.create_in:
+            return next((rule.entry_of(name) for rule in self.create_in if rule.pattern.matches(name)), None)
+        return entry
 
     def ttl_of(self, entry: SecretEntry) -> int:
         """Seconds that a value of `entry` may be used after it was fetched."""

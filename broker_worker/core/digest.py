@@ -6,15 +6,14 @@ stands in a role or beside the agent do not count.
 """
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from broker_worker.core.approvers import Approver, Ed25519Key, Key
-from broker_worker.core.configuration import Configuration, SecretEntry
+from broker_worker.core.configuration import Configuration
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import AgentPolicy, Grant, Policy
+from broker_worker.core.policy import AgentPolicy, Grant
 
 _ENCODE = msgspec.json.Encoder(order="deterministic").encode
 
@@ -37,6 +36,7 @@ def _grant(grant: Grant) -> tuple[Any, ...]:
         grant.runs,
         grant.not_after,
         None if rule is None else (sorted(rule.approvers), rule.quorum, rule.ttl_ms, rule.grant),
+        (sorted(grant.actions), grant.overwrite),
     )
 
 
@@ -55,18 +55,20 @@ def _person(person: Approver) -> tuple[Any, ...]:
     return sorted(person.groups), sorted(_key(key) for key in person.keys)
 
 
-def policy_digest(policy: Policy, registry: Mapping[str, SecretEntry]) -> str:
+def policy_digest(configuration: Configuration) -> str:
     """The digest that audit events carry: who may have what, within which limits, and what each name refers to.
 
     Returns:
         SHA-256, hexadecimal.
     """
+    policy = configuration.policy
     return _sha256(
         "secret-broker policy v1",
         {agent_id: _agent(agent) for agent_id, agent in policy.agents.items()},
         {name: _rate(rate) for name, rate in policy.secret_limits.items()},
         _rate(policy.secret_limit),
-        {name: entry.ref for name, entry in registry.items()},
+        {name: entry.ref for name, entry in configuration.registry.items()},
+        [(rule.pattern.text, rule.template) for rule in configuration.create_in],
     )
 
 
@@ -90,6 +92,7 @@ def configuration_digest(configuration: Configuration) -> str:
         "secret-broker configuration v1",
         configuration.policy.digest,
         {name: entry.ttl_seconds for name, entry in configuration.registry.items()},
+        [rule.ttl_seconds for rule in configuration.create_in],
         (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
         sorted(anchors),
         sorted((provider.type, _ENCODE(provider.options).decode()) for provider in configuration.providers),

@@ -22,6 +22,9 @@ SCHEMES: Mapping[str, str] = {
 }
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
+READ_ONLY_SCHEMES = frozenset({"env"})
+"""Schemes whose places nobody can write to."""
+
 FORMS: Mapping[str, str] = {
     "op": "op://vault/item/field or op://vault/item/section/field",
     "local": "local://name, a name such as openai.api_key",

@@ -1,11 +1,16 @@
 """`secrets.yaml`: the names that agents use, and where the vault keeps each value."""
 
-from agent_sdk.wire.names import check_secret_name
-from broker_worker.core.configuration import SecretEntry
-from broker_worker.core.references import check_reference
+from collections.abc import Mapping
+
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.names import NamePattern, check_secret_name, is_secret_name
+from broker_worker.core.configuration import NAME_FIELD, CreationRule, SecretEntry
+from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of
 from broker_worker.files.quantities import LONGEST_SECONDS
 from broker_worker.files.sections import Section, Value
 
+KEYS = ("secrets", "create_in")
+"""The keys of `secrets.yaml`."""
 _PASTED = "the registry holds references, never values: if a value stood here, replace it in the vault"
 
 
@@ -46,3 +51,67 @@ def _reference(value: Value) -> str:
         return check_reference(text)
     except ValueError as error:
         raise value.error(str(error), _PASTED) from None
+
+
+def read_creation_rules(value: Value | None, registry: Mapping[str, SecretEntry]) -> tuple[CreationRule, ...]:
+    """Read `create_in`: where names are kept that agents create.
+
+    Args:
+        value: a list of mappings with `pattern`, `ref` and perhaps `ttl_seconds`; None for no such names.
+        registry: the names that have places of their own, which no created name may reach.
+
+    Raises:
+        ConfigError: with file and line.
+    """
+    rules: list[CreationRule] = []
+    for item in value.items(hint="write `- {pattern: NAMES, ref: TEMPLATE}` below it") if value is not None else ():
+        section = item.section("pattern", "ref", "ttl_seconds", hint="write `{pattern: NAMES, ref: TEMPLATE}`")
+        rule = _read_rule(section, item)
+        for other in rules:
+            if not _is_apart(rule.template, other.template):
+                message = f"a name could have the same place by this rule and by {other.origin}"
+                raise item.error(message, "let the references begin differently, or be the same")
+        for entry in registry.values():
+            reached = rule.name_at(entry.ref)
+            if reached is not None and is_secret_name(reached) and rule.pattern.matches(reached):
+                if reached == entry.name:
+                    continue
+                message = f"whoever may write `{reached}` would reach the place of `{entry.name}` ({entry.origin})"
+                raise item.error(message, "let the references of created names begin differently")
+        rules.append(rule)
+    return tuple(rules)
+
+
+def _read_rule(section: Section, item: Value) -> CreationRule:
+    pattern = section.require("pattern", why="such as `pattern: agents.claude.*`")
+    ref = section.require("ref", why=f'such as `ref: "local://made.{NAME_FIELD}"`', private=True)
+    ttl = section.get("ttl_seconds")
+    template = ref.text(f"a reference with {NAME_FIELD} in it")
+    if template.count(NAME_FIELD) != 1 or set(template.replace(NAME_FIELD, "")) & set("{}"):
+        hint = f"write {NAME_FIELD} where the whole name belongs, and no other braces"
+        raise ref.error(f"the reference does not have {NAME_FIELD} exactly once", hint)
+    try:
+        covered = NamePattern(pattern.text("a pattern such as agents.claude.*"))
+    except WireError as error:
+        raise pattern.error(str(error)) from None
+    try:
+        check_reference(template.replace(NAME_FIELD, "a"))  # providers refuse a name that is too long for its place
+    except ValueError as error:
+        raise ref.error(str(error), _PASTED) from None
+    if scheme_of(template) in READ_ONLY_SCHEMES:
+        raise ref.error(f"{scheme_of(template)}:// cannot be written", "name a place in another vault")
+    if "?" in template:
+        raise ref.error("a place to write to takes no query", "leave out `?` and what follows")
+    return CreationRule(
+        pattern=covered,
+        template=template,
+        ttl_seconds=None if ttl is None else ttl.integer(1, LONGEST_SECONDS),
+        origin=item.origin,
+    )
+
+
+def _is_apart(one: str, other: str) -> bool:
+    """Whether two templates never make one reference of two names; vaults may compare without regard to case."""
+    one, other = one.casefold(), other.casefold()
+    begins = [template.partition(NAME_FIELD)[0] for template in (one, other)]
+    return one == other or not (begins[0].startswith(begins[1]) or begins[1].startswith(begins[0]))

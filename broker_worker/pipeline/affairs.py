@@ -363,7 +363,7 @@ class Affairs:
 
     def _tell_vault(self, holding: Holding, configuration: Configuration) -> None:
         """Have a vault that made the value take it back."""
-        entry = configuration.registry.get(holding.lease.name)
+        entry = configuration.entry_of(holding.lease.name)
         if holding.upstream is not None and entry is not None:
             scheme = entry.ref.partition("://")[0]
             self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": holding.upstream})

@@ -67,7 +67,7 @@ def _case(ask: Ask, configuration: Configuration, name: str, purpose: str, now: 
         in_scope=in_scope,
     )
     grant = decision.grant
-    case = Case(name, decision, configuration.registry.get(name), None if grant is None else grant.approval)
+    case = Case(name, decision, configuration.entry_of(name), None if grant is None else grant.approval)
     if not decision.allowed:
         case.refuse(Code.DENIED, decision.reason)
     elif case.entry is None:

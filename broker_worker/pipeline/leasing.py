@@ -90,9 +90,7 @@ class Leases:
             holding = Holding(
                 identity.agent_id, identity.run_id, identity.token_id, identity.run_public_key, lease, lease.ends_at
             )
-        case = Case(
-            lease.name, _NOBODY_ASKED, configuration.registry.get(lease.name), is_counted=False, holding=holding
-        )
+        case = Case(lease.name, _NOBODY_ASKED, configuration.entry_of(lease.name), is_counted=False, holding=holding)
         case.version = lease.version
         ask.cases = [case]
         if isinstance(body, Renew):
