@@ -205,6 +205,7 @@ _CLASSES: dict[Code, type[NotGranted]] = {
     Code.APPROVAL_EXPIRED: ApprovalExpired,
     Code.UNAVAILABLE: Unavailable,
     Code.AUDIT_UNAVAILABLE: Unavailable,
+    Code.CONFLICT: Conflict,
     Code.INVALID: InvalidRequest,
     Code.TOO_LARGE: InvalidRequest,
 }
@@ -219,6 +220,7 @@ _WORDS: dict[Code, str] = {
     Code.APPROVAL_EXPIRED: "nobody approved it in time; ask again",
     Code.UNAVAILABLE: "the broker or its vault cannot serve now; ask again later",
     Code.AUDIT_UNAVAILABLE: "the broker cannot write its audit and releases nothing; tell its operator",
+    Code.CONFLICT: "the place does not hold what the write expects: create a name once, or replace the version there",
     Code.INVALID: "the broker found the request invalid",
     Code.TOO_LARGE: "the request or the value is too large",
 }

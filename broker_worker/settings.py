@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         return self.state_dir / "used_approvals.jsonl"
 
     @property
+    def writes_file(self) -> Path:
+        """Which values were written."""
+        return self.state_dir / "writes.jsonl"
+
+    @property
     def settled_approvals_file(self) -> Path:
         """Which approvals' outcomes were recorded."""
         return self.state_dir / "settled_approvals.jsonl"

@@ -30,6 +30,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
 Purpose = Annotated[str, Meta(max_length=MAX_PURPOSE)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
 Version = Annotated[str, Meta(max_length=128)]
+Replaced = Annotated[str, Meta(min_length=1, max_length=128)]
+"""The version that a write is to replace."""
 RichFields = list[tuple[str, Any]]
 
 
@@ -46,11 +48,12 @@ class Resolve(_Op, frozen=True, tag="resolve"):
 
 
 class Put(_Op, frozen=True, tag="put"):
-    """Store a value under a name."""
+    """Store a value under a name: create it, or replace exactly the version `replaces`."""
 
     name: Name
     value: Value
     purpose: Purpose = ""
+    replaces: Replaced | None = None
 
     def __repr__(self) -> str:
         """The name and no more."""
@@ -62,11 +65,13 @@ class Put(_Op, frozen=True, tag="put"):
 
 
 class Generate(_Op, frozen=True, tag="generate"):
-    """Have the broker make a value after a named recipe and store it."""
+    """Have the broker make a value after a named recipe and store it; `reveal` asks for the value as well."""
 
     name: Name
     recipe: Annotated[str, Meta(min_length=1, max_length=64)]
     purpose: Purpose = ""
+    replaces: Replaced | None = None
+    reveal: bool = False
 
 
 class Renew(_Op, frozen=True, tag="renew"):
@@ -107,9 +112,10 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The outcome for one name. `value` is there if and only if a `resolve` was `granted`.
+    """The outcome for one name. `value` is there if a `resolve` was `granted`, or a `generate` that asked for it.
 
-    `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval` names the approval that
+    `version` of a write is the one that was stored, and of a write refused with `conflict` the one that is there, if
+    this run may replace it. `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval` names the approval that
     is waited for, or that was refused.
     """
 

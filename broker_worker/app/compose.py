@@ -41,6 +41,8 @@ from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.session import Nonces, start_session
+from broker_worker.pipeline.superseding import Superseding
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Provider
 from broker_worker.private_files import make_private_folder
 from broker_worker.providers.options import Surroundings
@@ -49,8 +51,10 @@ from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
 from broker_worker.state.used_approvals import UsedApprovals
+from broker_worker.state.write_file import WriteFile
 from broker_worker.worker import Worker
 from broker_worker.worker.fetches import Fetches
+from broker_worker.worker.writes import Writes
 
 if TYPE_CHECKING:
     from broker_worker.jobs.queue import RqJobQueue
@@ -74,6 +78,7 @@ class Process:
     jobs: "LateJobs"
     desk: Desk
     fetches: Fetches
+    writes: Writes
     worker: Worker
     providers: Mapping[str, Provider]
 
@@ -106,23 +111,28 @@ def compose(settings: Settings, name: str) -> Process:
     cache = MemoryCache(configuration.cache.max_entries)
     url = broker_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE))
     peers, jobs_key = PeerCache(), ensure_seed(settings.keys_dir / JOBS)
-    jobs = LateJobs(url, jobs_key, clock)
+    jobs, write_log = LateJobs(url, jobs_key, clock), WriteFile(settings.writes_file, clock.now)
     desk = Desk(
         configuration=configuration,
         opener=Opener(intakes_of(keys), TokenVerifier(configuration.anchors, SKEW_MS), peers, SKEW_MS),
         cache=cache,
         sink=sink,
-        affairs=_affairs(settings, name, keys, clock, sink, cache, peers, jobs),
+        affairs=_affairs(settings, name, keys, clock, sink, cache, peers, jobs, write_log),
         clock=clock,
         session=start_session(keys.identity_seed, name, clock.now(), secrets.token_bytes(32)),
         provider_of=provider_names(providers),
     )
     fetches = Fetches(providers, desk.keep)
+    desk.affairs.superseding.on_dropped = fetches.ask_again
+    writer = Writer(desk, sink, write_log, clock)
+    writes = Writes(providers, fetches.done)
     worker = Worker(
         name=name,
         url=url,
         desk=desk,
         fetches=fetches,
+        writer=writer,
+        writes=writes,
         hot_set=HotSet(configuration.policy.agents),
         identity_seed=keys.identity_seed,
         read_report=ReportReader(report_key(jobs_key), clock),
@@ -130,7 +140,9 @@ def compose(settings: Settings, name: str) -> Process:
     )
     client = Redis.from_url(url, client_name=f"{name}-audit", socket_timeout=30.0)
     publisher = AuditPublisher(client, sink)
-    return Process(name, settings, clock, cache, sink, publisher, client, jobs, desk, fetches, worker, providers)
+    return Process(
+        name, settings, clock, cache, sink, publisher, client, jobs, desk, fetches, writes, worker, providers
+    )
 
 
 def _affairs(
@@ -142,6 +154,7 @@ def _affairs(
     cache: MemoryCache,
     peers: PeerCache,
     jobs: "LateJobs",
+    write_log: WriteFile,
 ) -> Affairs:
     """What people allow and revoke, on the broker's own files.
 
@@ -153,20 +166,22 @@ def _affairs(
     public = control_public(settings.keys_dir, orders)
     once = UsedApprovals(settings.used_approvals_file, clock.now)
     revocations = Revocations()
-    mint = LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48))
+    leases = Leases(LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48)), revocations)
+    identity_secret, nonces = keys.identity_seed + keys.identity_public, Nonces(secrets.token_bytes)
     return Affairs(
         worker=name,
-        keys=AffairsKeys(keys.identity_seed + keys.identity_public, public),
+        keys=AffairsKeys(identity_secret, public),
         approvals=Approvals(ApprovalBook(check_assertion), once, cache, name),
-        leases=Leases(mint, revocations),
+        leases=leases,
         revocations=revocations,
         revocation_log=RevocationFile(orders, public),
         settled=UsedApprovals(settings.settled_approvals_file, clock.now),
         sink=sink,
         cache=cache,
         peers=peers,
-        nonces=Nonces(secrets.token_bytes),
+        nonces=nonces,
         jobs=jobs,
+        superseding=Superseding(write_log, identity_secret, cache, leases, nonces),
     )
 
 

@@ -68,6 +68,11 @@ class MemoryCache:
         while len(self._kept) > max_entries:
             self._drop(next(iter(self._kept)))
 
+    def forget(self, ref: str) -> None:
+        """Drop what is known of a reference."""
+        if ref in self._kept:
+            self._drop(ref)
+
     def clear(self) -> None:
         """Drop everything."""
         for ref in list(self._kept):

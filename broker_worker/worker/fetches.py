@@ -44,6 +44,7 @@ class Fetches:
         self._waiting: dict[int, Waiting] = {}
         self._wanted: dict[str, int] = {}
         self._in_flight: set[str] = set()
+        self._outdated: set[str] = set()
         self._work = asyncio.Event()
         self._ready: list[Waiting] = []
         self._failing: dict[str, FailureKind] = {}
@@ -76,6 +77,11 @@ class Fetches:
                 self._wanted[ref] = max(ttl_ms, self._wanted.get(ref, 0))
         if self._wanted:
             self._work.set()
+
+    def ask_again(self, ref: str) -> None:
+        """What is being fetched from a place may be old: ask again for it when it comes."""
+        if ref in self._in_flight:
+            self._outdated.add(ref)
 
     def entries(self) -> list[Entry]:
         """The entries whose requests wait or can go on."""
@@ -127,7 +133,12 @@ class Fetches:
             _log.error("provider_defect", provider=provider and provider.name, error=type(error).__name__)
         finally:
             self._in_flight.difference_update(wanted)
-        replaced = {ref: ttl_ms for ref, ttl_ms in wanted.items() if self._provider_of(ref) is not provider}
+        replaced = {
+            ref: ttl_ms
+            for ref, ttl_ms in wanted.items()
+            if self._provider_of(ref) is not provider or ref in self._outdated
+        }
+        self._outdated.difference_update(wanted)
         self._want(replaced)
         self._deliver({ref: _usable(found.get(ref), failure) for ref in wanted.keys() - replaced.keys()}, wanted)
 

@@ -14,6 +14,7 @@ from broker_worker.queue.admission import QueueAdmission
 from broker_worker.queue.connection import Command, QueueConnection
 from broker_worker.queue.streams import ReplyWriter, check_replies
 from broker_worker.worker.fetches import Fetches
+from broker_worker.worker.writes import Writes
 
 
 class InHand:
@@ -60,16 +61,24 @@ class Lane:
         connection: an open connection that only this lane uses.
         desk: the gate.
         fetches: takes the requests that wait for a vault.
+        writes: takes the requests that write to one.
         in_hand: the worker's unfinished entries.
         clock: the time.
     """
 
     def __init__(
-        self, connection: QueueConnection, desk: Desk, fetches: Fetches, in_hand: InHand, clock: Clock
+        self,
+        connection: QueueConnection,
+        desk: Desk,
+        fetches: Fetches,
+        writes: Writes,
+        in_hand: InHand,
+        clock: Clock,
     ) -> None:
         self.connection = connection
         self._desk = desk
         self._fetches = fetches
+        self._writes = writes
         self._in_hand = in_hand
         self._clock = clock
         self.admission = QueueAdmission(connection)
@@ -95,9 +104,11 @@ class Lane:
         try:
             served = await self._desk.serve(entries, self.admission, before_release)
             self._fetches.add(served.waiting)
+            self._writes.add(served.writes)
             await self.answer(served.answers, then)
         except BaseException:
-            self._in_hand.keep_only([*self._desk.opener.cold_entries(), *self._fetches.entries()])
+            waiting = [*self._fetches.entries(), *self._writes.entries()]
+            self._in_hand.keep_only([*self._desk.opener.cold_entries(), *waiting])
             raise
 
     async def answer(self, answers: Sequence[Answer], then: Callable[[], Command] | None = None) -> None:

@@ -200,7 +200,9 @@ def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
     text = (EXAMPLES.parent / "docs" / "policy.md").read_text()
     rules, entry, secrets, creation, broker, issuers, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     agents = rules.replace("agents:\n", "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry))
-    path = folder(tmp_path, policy_yaml=agents, secrets_yaml=secrets + creation, broker_yaml=broker, issuers_yaml=issuers)
+    path = folder(
+        tmp_path, policy_yaml=agents, secrets_yaml=secrets + creation, broker_yaml=broker, issuers_yaml=issuers
+    )
     assert len(load_configuration(path).policy.agents["deployer"].grants) == 1
     assert load_configuration(path).entry_of("agents.claude.key") is not None
     (tmp_path / "cases.yaml").write_text(cases)
