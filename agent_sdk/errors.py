@@ -12,6 +12,7 @@
     │   ├── ApprovalPending      a human has to approve it first
     │   ├── ApprovalDenied       a human said no
     │   ├── ApprovalExpired      nobody approved it in time
+    │   ├── Conflict             a write found the name taken, or another version there than it was to replace
     │   ├── InvalidRequest       the request itself is wrong; asking again does not help
     │   └── SeveralRefused       names of one request were refused for different reasons
     ├── LeaseExpired             `reveal()` of a secret whose time is over, or that was released
@@ -44,12 +45,14 @@ class Refusal:
             waited for: for how many seconds people can still decide.
         approval: the id of the approval that is waited for or was refused, 16 hexadecimal digits, as people and the
             audit call it.
+        version: of a write that clashed: the version that is there, if this run may replace it.
     """
 
     name: str
     code: Code
     retry_after: float | None = None
     approval: str | None = None
+    version: str | None = None
 
 
 class NotGranted(SecretBrokerError):
@@ -149,6 +152,17 @@ class ApprovalExpired(NotGranted):
     """Nobody approved the request in time."""
 
     default_code = Code.APPROVAL_EXPIRED
+
+
+class Conflict(NotGranted):
+    """Nothing was written: the name is taken, or has another version than the one that was to be replaced."""
+
+    default_code = Code.CONFLICT
+
+    @property
+    def version(self) -> str | None:
+        """The version that is there, which can be named as `replaces`; None if this run may not replace it."""
+        return self.refusals[0].version if self.refusals else None
 
 
 class InvalidRequest(NotGranted):

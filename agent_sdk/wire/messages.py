@@ -18,6 +18,8 @@ MAX_TOKEN = 4096
 MAX_VALUE = 128 * 1024
 MAX_TIME = 2**53 - 1
 MAX_TTL_SECONDS = 30 * 24 * 3600
+MAX_RECIPE = 64
+MAX_VERSION = 128
 
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LeaseId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -29,8 +31,8 @@ Ttl = Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
 Purpose = Annotated[str, Meta(max_length=MAX_PURPOSE)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
-Version = Annotated[str, Meta(max_length=128)]
-Replaced = Annotated[str, Meta(min_length=1, max_length=128)]
+Version = Annotated[str, Meta(max_length=MAX_VERSION)]
+Replaced = Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
 """The version that a write is to replace."""
 RichFields = list[tuple[str, Any]]
 
@@ -68,7 +70,7 @@ class Generate(_Op, frozen=True, tag="generate"):
     """Have the broker make a value after a named recipe and store it; `reveal` asks for the value as well."""
 
     name: Name
-    recipe: Annotated[str, Meta(min_length=1, max_length=64)]
+    recipe: Annotated[str, Meta(min_length=1, max_length=MAX_RECIPE)]
     purpose: Purpose = ""
     replaces: Replaced | None = None
     reveal: bool = False
@@ -115,8 +117,8 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     """The outcome for one name. `value` is there if a `resolve` was `granted`, or a `generate` that asked for it.
 
     `version` of a write is the one that was stored, and of a write refused with `conflict` the one that is there, if
-    this run may replace it. `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval` names the approval that
-    is waited for, or that was refused.
+    this run may replace it. `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval`
+    names the approval that is waited for, or that was refused.
     """
 
     name: Name

@@ -23,6 +23,8 @@ _EVENTS: Mapping[str, tuple[str, Tone]] = {
     "job_refused": ("job refused", "bad"),
     "write_started": ("began to store", "plain"),
     "write_unsettled": ("stored or not", "note"),
+    "value_written": ("stored by the operator", "plain"),
+    "rotation": ("rotation", "plain"),
 }
 _GIVEN: Mapping[str, str] = {
     "resolve": "released",

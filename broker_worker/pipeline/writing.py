@@ -19,7 +19,7 @@ from broker_worker.ports import Admission, Answer, AuditSink, Clock, Fetched, Wr
 
 OVERDUE_MS = 120_000
 """After this long nobody works on a write any more: no call of a vault, and no claimed request, takes longer."""
-_NOTHING_WRITTEN = frozenset(FailureKind) - {FailureKind.TIMEOUT, FailureKind.UNREACHABLE, FailureKind.UNKNOWN}
+NOTHING_WRITTEN = frozenset(FailureKind) - {FailureKind.TIMEOUT, FailureKind.UNREACHABLE, FailureKind.UNKNOWN}
 """Failures of which a vault is sure that it wrote nothing."""
 
 
@@ -186,7 +186,7 @@ class Writer:
             return "failed"
         failure = outcome or ProviderError(FailureKind.UNKNOWN, "the vault gave no answer")
         case.refuse(Code.UNAVAILABLE, f"provider_{failure.kind}", failure.retry_after)
-        return "failed" if failure.kind in _NOTHING_WRITTEN else "unknown"
+        return "failed" if failure.kind in NOTHING_WRITTEN else "unknown"
 
     def _reveal(self, each: Writing, now: int) -> None:
         """Give a run the value that was made for it, if it asked for that and may still read the name."""

@@ -131,7 +131,7 @@ class Home:
             process = compose(self.settings, name)
         process.providers = {"local": vault or FakeVault(), **(others or {})}
         process.fetches.replace(process.providers)
-        process.desk.set_provider_names(provider_names(process.providers))
+        process.desk.settler.provider_of = provider_names(process.providers)
         worker = asyncio.create_task(process.worker.run())
         changed = asyncio.Event()
         beside = [asyncio.create_task(Reloader(process).run(changed))] if reloading else []

@@ -422,6 +422,7 @@ class DeskBench:
             more = await self.desk.serve([], self.admission)
             served.answers += more.answers
             served.waiting += more.waiting
+            served.writes += more.writes
         return served
 
     async def finish(self, served: Served) -> list[Answer]:

@@ -18,12 +18,12 @@ from agent_sdk.wire.tokens import RunIdentity, TokenVerifier, TrustAnchor
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 COUNTS = {
-    "audit.json": 85,
+    "audit.json": 89,
     "certificates.json": 25,
     "envelopes.json": 51,
     "keynames.json": 18,
     "keys.json": 34,
-    "messages.json": 150,
+    "messages.json": 155,
     "names.json": 49,
     "padding.json": 12,
     "patterns.json": 22,
