@@ -88,7 +88,10 @@ def checked_generate(name: str, recipe: str, purpose: str, replaces: str | None,
 
 def _check_written(name: str, purpose: str, replaces: str | None) -> None:
     checked_resolve((name,), purpose, None)
-    if replaces is not None and not (isinstance(replaces, str) and 1 <= len(replaces) <= MAX_VERSION):
+    if replaces is None:
+        return
+    _check_text(replaces, "version")
+    if not 1 <= len(replaces) <= MAX_VERSION:
         raise InvalidRequest("`replaces` is the version that is there, as a text; leave it out to create the name")
 
 

@@ -240,7 +240,8 @@ class FakeDesk:
         elif isinstance(body, ListNames):
             self.requests.append(RecordedRequest("list"))
         elif isinstance(body, Put | Generate):
-            self.requests.append(RecordedRequest(body.__struct_config__.tag, (body.name,), body.purpose))
+            operation = "put" if isinstance(body, Put) else "generate"
+            self.requests.append(RecordedRequest(operation, (body.name,), body.purpose))
         elif isinstance(body, Renew | Release):
             lease = self._leases.of_run(body.lease, run_key)
             operation = "renew" if isinstance(body, Renew) else "release"
@@ -257,15 +258,12 @@ class FakeDesk:
             results = self._results(body, run_key)
         elif isinstance(body, Put | Generate):
             results = (self._write(body, run_key),)
-        elif isinstance(body, Renew | Release) and (lease := self._leases.of_run(body.lease, run_key)) is not None:
-            renews = isinstance(body, Renew)
-            results = (
-                self._leases.renew(lease, _milliseconds(self.ttl), self.clock())
-                if renews
-                else self._leases.release(lease),
-            )
-        else:
+        elif (lease := self._leases.of_run(body.lease, run_key)) is None:
             return Reply(request.request_id, "refused", Code.INVALID)
+        elif isinstance(body, Renew):
+            results = (self._leases.renew(lease, _milliseconds(self.ttl), self.clock()),)
+        else:
+            results = (self._leases.release(lease),)
         granted = sum(result.outcome == "granted" for result in results)
         if granted == len(results):
             return Reply(request.request_id, "ok", results=results)

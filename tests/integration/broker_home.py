@@ -131,6 +131,7 @@ class Home:
             process = compose(self.settings, name)
         process.providers = {"local": vault or FakeVault(), **(others or {})}
         process.fetches.replace(process.providers)
+        process.writes.replace(process.providers)
         process.desk.settler.provider_of = provider_names(process.providers)
         worker = asyncio.create_task(process.worker.run())
         changed = asyncio.Event()

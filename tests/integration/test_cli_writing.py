@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from broker_home import decode_line, list_files
 from click.testing import CliRunner, Result
 
-from agent_sdk.wire.audit import AuditEvent
+from agent_sdk.wire.audit import AuditEvent, decode_line
+from broker_worker.audit.chain_files import list_files
 from broker_worker.audit.verify import verify_folder
 from broker_worker.cli import main
 from broker_worker.files.keys import load_broker_keys, load_seed

@@ -135,7 +135,7 @@ async def test_what_may_not_be_written_never_reaches_the_vault(
 @pytest.mark.parametrize("shown", [{"purpose": f"to store {CANARY.decode()}"}, {"name": f"made.{CANARY.decode()}"}])
 async def test_a_value_in_the_open_is_refused_and_not_recorded(bench: DeskBench, shown: dict[str, str]) -> None:
     """A write whose name or purpose says the value would leave it in the audit and before people's eyes."""
-    body = Put(**{"name": "made.key", "value": CANARY, **shown})
+    body = Put(shown.get("name", "made.key"), CANARY, shown.get("purpose", ""))
     assert (await ask(bench, bench.run(), body)).code == Code.INVALID
     assert CANARY.decode() not in repr(bench.sink.records)
     assert [record.reason for record in bench.sink.records] == ["value_in_the_open"]
