@@ -1,9 +1,10 @@
 """The operator's own way to write: the same places, the same create-only rule, the same records as for agents."""
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from msgspec import structs
@@ -40,6 +41,7 @@ class OperatorVault:
         identity_secret: signs announcements for other hosts.
         clock: the time.
         by: who orders it, for the audit.
+        announce: puts messages onto the control stream, as far as that works now.
     """
 
     def __init__(
@@ -51,17 +53,18 @@ class OperatorVault:
         identity_secret: bytes,
         clock: Clock,
         by: str,
+        announce: Callable[[Sequence[bytes]], Awaitable[object]],
     ) -> None:
         self.configuration = configuration
         self.clock = clock
-        self.unannounced: list[bytes] = []
-        """What workers of other hosts must be told, as messages of the control stream."""
+        self._unannounced: list[bytes] = []
         self._providers = providers
         self._provider_name = provider_names(providers)
         self._sink = sink
         self._log = log
         self._identity_secret = identity_secret
         self._by = by
+        self._announce = announce
 
     def entry_of(self, name: str) -> SecretEntry:
         """Where a name is kept.
@@ -119,12 +122,26 @@ class OperatorVault:
     def _end(self, note: WriteNote, action: WriteAction, reason: str | None) -> None:
         note = replace(note, at=self.clock.now())
         record = self._record("value_written", note.name, note.write_id, action)
+        self._tell(note)
+        outcome = "granted" if reason is None else "refused"
+        self._sink.append([structs.replace(record, reason=reason, version=note.version, outcome=outcome)])
+
+    def note_written(self, name: str, version: str | None) -> None:
+        """Tell all workers of a version that a process wrote which died before it could say so."""
+        note = WriteNote(secrets.token_hex(16), "written", name, self.entry_of(name).ref, self.clock.now())
+        self._tell(replace(note, version=version))
+
+    def _tell(self, note: WriteNote) -> None:
         self._log.note([note])
         if note.state != "failed":
             told = Announcement(note.write_id, note.name, note.at, note.version)
-            self.unannounced.append(write_message(sign_announcement(told, self._identity_secret)))
-        outcome = "granted" if reason is None else "refused"
-        self._sink.append([structs.replace(record, reason=reason, version=note.version, outcome=outcome)])
+            self._unannounced.append(write_message(sign_announcement(told, self._identity_secret)))
+
+    async def announce_all(self) -> None:
+        """Tell the workers of other hosts what was written; this host's hear of it by the broker's own file."""
+        messages, self._unannounced = self._unannounced, []
+        if messages:
+            await self._announce(messages)
 
     def record(self, name: str, reason: str, *, refused: bool = False, version: str | None = None) -> None:
         """Record a step of a rotation.
@@ -174,13 +191,12 @@ async def operator_vault(settings: Settings, by: str) -> AsyncIterator[OperatorV
     try:
         providers = providers_of(configuration, settings, clock)
         log, secret = WriteFile(settings.writes_file, clock.now), keys.identity_seed + keys.identity_public
-        vault = OperatorVault(configuration, providers, sink, log, secret, clock, by)
+        vault = OperatorVault(configuration, providers, sink, log, secret, clock, by, partial(announce, settings))
         try:
             yield vault
         finally:
             for provider in set(providers.values()):
                 await provider.close()
-            if vault.unannounced:
-                await announce(settings, vault.unannounced)
+            await vault.announce_all()
     finally:
         sink.close()

@@ -36,6 +36,7 @@ main.commands = CommandTable(
         "reinstate": "broker_worker.cli.revoke:reinstate",
         "revocations": "broker_worker.cli.revoke:revocations",
         "revoke": "broker_worker.cli.revoke:revoke",
+        "rotate": "broker_worker.cli.rotate:rotate",
         "runs": "broker_worker.cli.runs:runs",
         "up": "broker_worker.cli.worker:up",
         "vault": "broker_worker.cli.vault:vault",

@@ -8,6 +8,7 @@ from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.notifications import NotificationTarget
 from broker_worker.core.policy import Origin, Policy
+from broker_worker.core.rotation import RotationRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class SecretEntry:
         ttl_seconds: how long a fetched value may be used; None for the cache's default.
         origin: where the entry stands.
         is_created: whether it is a place for a name that agents may create, by `create_in`.
+        rotation: how its next version is made and tried; None if it is not rotated here.
     """
 
     name: str
@@ -27,6 +29,7 @@ class SecretEntry:
     ttl_seconds: int | None
     origin: Origin
     is_created: bool = False
+    rotation: RotationRule | None = None
 
 
 NAME_FIELD = "{name}"

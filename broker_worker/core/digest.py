@@ -93,6 +93,7 @@ def configuration_digest(configuration: Configuration) -> str:
         configuration.policy.digest,
         {name: entry.ttl_seconds for name, entry in configuration.registry.items()},
         [rule.ttl_seconds for rule in configuration.create_in],
+        {name: repr(entry.rotation) for name, entry in configuration.registry.items() if entry.rotation is not None},
         (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
         sorted(anchors),
         sorted((provider.type, _ENCODE(provider.options).decode()) for provider in configuration.providers),

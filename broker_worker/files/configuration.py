@@ -131,9 +131,28 @@ def _check_providers(configuration: Configuration, document: Section) -> None:
     served = {provider.type for provider in configuration.providers}
     needed = [(entry.ref, f"secret `{entry.name}` ({entry.origin})") for entry in configuration.registry.values()]
     needed += [(rule.template, f"`create_in` ({rule.origin})") for rule in configuration.create_in]
+    needed += [(ref, f"the draft of `{name}`") for ref, name in _checked_drafts(configuration, document)]
     for ref, whose in needed:
         kind = SCHEMES[scheme_of(ref)]
         if kind not in served:
             raise document.error(
                 f"no provider of type `{kind}`, which {whose} needs", f"write `provider:` and `type: {kind}` below it"
             )
+
+
+def _checked_drafts(configuration: Configuration, document: Section) -> list[tuple[str, str]]:
+    """The places of drafts and whose they are; no name leads to one of them."""
+    registry = configuration.registry.values()
+    drafts = [(entry.rotation.draft, entry.name) for entry in registry if entry.rotation is not None]
+    taken = {entry.ref.casefold(): entry.name for entry in registry}
+    for draft, name in drafts:
+        entry = configuration.registry[name]
+        reached = [found for rule in configuration.create_in if (found := rule.name_at(draft)) is not None]
+        other = taken.get(draft.casefold()) or next(iter(reached), None)
+        if other is not None:
+            raise document.error(
+                f"the draft of `{name}` ({entry.origin}) would be kept in the place of `{other}`",
+                "write `draft:` in its rotation, with a place of its own",
+            )
+        taken[draft.casefold()] = f"{name} (its draft)"
+    return drafts

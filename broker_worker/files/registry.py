@@ -7,6 +7,7 @@ from agent_sdk.wire.names import NamePattern, check_secret_name, is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, CreationRule, SecretEntry
 from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of
 from broker_worker.files.quantities import LONGEST_SECONDS
+from broker_worker.files.rotation_rule import read_rotation_rule
 from broker_worker.files.sections import Section, Value
 
 KEYS = ("secrets", "create_in")
@@ -32,16 +33,20 @@ def _read_entry(section: Section, key: str) -> SecretEntry:
     value = section.get(key, what=f"secret `{name}`", private=True)
     assert value is not None
     ttl: Value | None = None
+    rotation: Value | None = None
     ref = value
     if value.is_mapping:
-        entry = value.section("ref", "ttl_seconds")
+        entry = value.section("ref", "ttl_seconds", "rotation")
         ref = entry.require("ref", why='write `ref: "op://vault/item/field"` or another reference')
         ttl = entry.get("ttl_seconds", private=False)
+        rotation = entry.get("rotation", private=False)
+    reference = _reference(ref)
     return SecretEntry(
         name=name,
-        ref=_reference(ref),
+        ref=reference,
         ttl_seconds=None if ttl is None else ttl.integer(1, LONGEST_SECONDS),
         origin=section.origin_of(key),
+        rotation=None if rotation is None else read_rotation_rule(rotation, reference),
     )
 
 

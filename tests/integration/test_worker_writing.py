@@ -1,4 +1,4 @@
-"""Writes, whole: real clients, workers, queue and files; what others hold, a slow vault, and a worker that is killed."""
+"""Writes, whole: real clients, workers, queue and files; what others hold, a slow vault, a worker that is killed."""
 
 import asyncio
 import signal
