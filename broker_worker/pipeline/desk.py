@@ -67,9 +67,7 @@ class Desk:
         self.configuration = configuration
         self.opener = opener
         self.settler = Settler(cache, affairs, clock, provider_of)
-        """Where values meet the names that may have them; it knows what the vaults are called."""
         self.keep = self.settler.keep
-        """Puts what a vault gave into the cache."""
         self.session = session
         self.affairs = affairs
         self._limits = Limits(configuration.policy)
