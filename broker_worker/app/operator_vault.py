@@ -1,5 +1,6 @@
 """The operator's own way to write: the same places, the same create-only rule, the same records as for agents."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -8,24 +9,31 @@ from functools import partial
 from typing import Literal
 
 from msgspec import structs
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import provider_names, providers_of
+from broker_worker.audit.publisher import AuditPublisher
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.core.announcements import Announcement, sign_announcement
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.control import write_message
-from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.errors import FailureKind, ProviderError, SetupError
 from broker_worker.files.configuration import load_configuration
-from broker_worker.files.keys import load_broker_keys
+from broker_worker.files.keys import QUEUE, load_broker_keys, load_seed
 from broker_worker.people.announcing import announce
 from broker_worker.pipeline.writing import NOTHING_WRITTEN
 from broker_worker.ports import AuditSink, Clock, Fetched, Provider, WriteLog, WriteNote
+from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 from broker_worker.state.write_file import WriteFile
 
 WriteAction = Literal["put", "generate"]
+_PUBLISH_SECONDS = 2.0
 CHAIN = "operator"
 """The name under which an operator's process keeps its audit chain, like a worker's; one process at a time."""
 
@@ -198,5 +206,26 @@ async def operator_vault(settings: Settings, by: str) -> AsyncIterator[OperatorV
             for provider in set(providers.values()):
                 await provider.close()
             await vault.announce_all()
+            await _publish(settings, sink)
     finally:
         sink.close()
+
+
+async def _publish(settings: Settings, sink: JsonlSink) -> None:
+    """Copy the operator's chain to the audit's stream; where that is not possible now, the next command does it."""
+    try:
+        url = broker_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE))
+    except SetupError:
+        return
+    client = Redis.from_url(url, socket_timeout=_PUBLISH_SECONDS, retry=Retry(NoBackoff(), 0))
+    try:
+        await client.ping()
+        publisher = AuditPublisher(client, sink)
+        publishing = asyncio.ensure_future(publisher.run())
+        await publisher.drain(_PUBLISH_SECONDS)
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
+    except (RedisError, OSError):
+        return
+    finally:
+        await client.aclose()

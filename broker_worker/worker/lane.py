@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker_worker.pipeline import Desk
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Answer, Clock, Entry
 from broker_worker.queue.admission import QueueAdmission
 from broker_worker.queue.connection import Command, QueueConnection
@@ -110,6 +111,43 @@ class Lane:
             waiting = [*self._fetches.entries(), *self._writes.entries()]
             self._in_hand.keep_only([*self._desk.opener.cold_entries(), *waiting])
             raise
+
+    async def answer_fetched(self) -> None:
+        """Settle and send what the vaults gave.
+
+        Raises:
+            QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
+        """
+        ready = self._fetches.take_ready()
+        if ready:
+            try:
+                answers = await self._desk.resume(ready, self.admission)
+            except BaseException:
+                self._in_hand.put_down([each.ask.entry for each in ready])
+                raise
+            await self.answer(answers)
+
+    async def carry_writes(self, writer: Writer) -> None:
+        """Begin the writes whose values are there, and send what came of those that have an outcome.
+
+        Raises:
+            QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
+        """
+        made = self._writes.take_made()
+        if made:
+            try:
+                begun, answers = await writer.begin(made, self.admission)
+            except BaseException:
+                self._writes.drop(made)
+                self._in_hand.put_down([each.ask.entry for each in made])
+                raise
+            self._writes.start(begun)
+            self._writes.drop([each for each in made if each not in begun])
+            await self.answer(answers)
+        finished = self._writes.take_finished()
+        if finished:
+            self._writes.drop(finished)
+            await self.answer(writer.finish(finished))
 
     async def answer(self, answers: Sequence[Answer], then: Callable[[], Command] | None = None) -> None:
         """Send answers and acknowledge their entries.

@@ -299,40 +299,12 @@ class Worker:
             while True:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._fetches.done.wait(), SLICE_SECONDS)
-                await self._answer_fetched(lane)
-                await self._carry_writes(lane)
+                await lane.answer_fetched()
+                await lane.carry_writes(self._writer)
                 if self._clock.monotonic_us() >= sweep_at:
                     sweep_at = self._clock.monotonic_us() + int(SLICE_SECONDS * 1e6)
                     part = (part + 1) % SLICES
                     await self._sweep(lane, sorted(self._hot_set.agents)[part::SLICES])
-
-    async def _answer_fetched(self, lane: Lane) -> None:
-        ready = self._fetches.take_ready()
-        if ready:
-            try:
-                answers = await self._desk.resume(ready, lane.admission)
-            except BaseException:
-                self._in_hand.put_down([each.ask.entry for each in ready])
-                raise
-            await lane.answer(answers)
-
-    async def _carry_writes(self, lane: Lane) -> None:
-        """Begin the writes whose values are there, and answer those that have an outcome."""
-        made = self._writes.take_made()
-        if made:
-            try:
-                begun, answers = await self._writer.begin(made, lane.admission)
-            except BaseException:
-                self._writes.drop(made)
-                self._in_hand.put_down([each.ask.entry for each in made])
-                raise
-            self._writes.start(begun)
-            self._writes.drop([each for each in made if each not in begun])
-            await lane.answer(answers)
-        finished = self._writes.take_finished()
-        if finished:
-            self._writes.drop(finished)
-            await lane.answer(self._writer.finish(finished))
 
     async def _sweep(self, lane: Lane, agents: Sequence[str]) -> None:
         """Look after a part of the agents; within a second all of them had their turn."""
