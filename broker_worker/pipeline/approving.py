@@ -92,7 +92,8 @@ class Approvals:
         """Names of one request under one policy entry or the same words: they are approved together or not at all."""
         approvers, policy = configuration.approvers, configuration.policy.digest
         key = _key(ask, cases, policy)
-        if self._cache.redact(key.purpose) != key.purpose:  # people would not see what they sign, others would
+        texts = (key.purpose, _writes(ask))
+        if any(self._cache.redact(text) != text for text in texts):  # people would not see what they sign, others would
             for case in cases:
                 case.refuse(Code.DENIED, "purpose_holds_a_value")
             return None

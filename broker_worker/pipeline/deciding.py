@@ -54,7 +54,7 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
 
 def _open_write(ask: Ask, body: Put | Generate, configuration: Configuration, now: int) -> None:
     """Decide a write; what it asks beside the name is looked at only once the name is allowed."""
-    if isinstance(body, Put) and repeats(body.value, body.name, body.purpose):
+    if isinstance(body, Put) and repeats(body.value, body.name, body.purpose, body.replaces or ""):
         ask.refuse(Code.INVALID, VALUE_SHOWN)
         return
     replaces = body.replaces is not None

@@ -37,9 +37,9 @@ class Superseding:
         self._cache = cache
         self._leases = leases
         self._nonces = nonces
-        self._known: dict[str, int] = {}
+        self._known: set[tuple[str, int]] = set()
         for note in log.poll():
-            self._known[note.write_id] = note.at
+            self._known.add((note.write_id, note.at))
             leases.supersede(note.ref, note.version, note.at)
 
     def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
@@ -83,10 +83,10 @@ class Superseding:
         Returns:
             Notices to the runs that hold an older version.
         """
-        if note.write_id in self._known:
+        mark = note.write_id, note.at  # a write that was claimed again after a crash may have two ends
+        if mark in self._known:
             return []
-        self._known = {key: at for key, at in self._known.items() if at >= now - ANNOUNCED_FOR_MS}
-        self._known[note.write_id] = note.at
+        self._known = {known for known in self._known if known[1] >= now - ANNOUNCED_FOR_MS} | {mark}
         self._cache.forget(note.ref)
         self.on_dropped(note.ref)
         self._leases.supersede(note.ref, note.version, note.at)

@@ -144,7 +144,7 @@ def test_every_claim_holds(shown: Shown) -> None:
         r"   ok      the story of the run ends with its revocation, and with what was refused since",
         r"   /approvals     [0-9,]+ bytes +200 .*",
         r"   ok      it shows that codex waits for prod\.deploy_key, and that grok's run was revoked",
-        r"   ok      verified: \d+ lines of 2 workers, .*",
+        r"   ok      verified: \d+ lines of 3 writers, .*",
         r"   ok      the changed line is found, and where it is",
         r"   ok      the queue's log and files +0 occurrences in +[0-9,]+ bytes",
         r"   ok      the ledger's database +0 occurrences in +[0-9,]+ bytes",

@@ -26,6 +26,7 @@ POLICY = """
           - {secret: openai.api_key, actions: [resolve, write], overwrite: true}
           - {pattern: made.*, actions: [write, generate]}
           - {secret: made.mine, actions: [resolve]}
+          - {secret: made.replaceable, actions: [write], overwrite: true, approval: {approvers: [ops]}}
           - {secret: made.guarded, actions: [write], approval: {approvers: [ops], grant: once}}
       codex:
         allow: [openai.api_key, made.key]
@@ -132,10 +133,13 @@ async def test_what_may_not_be_written_never_reaches_the_vault(
     assert [record.reason for record in bench.sink.records] == [reason]
 
 
-@pytest.mark.parametrize("shown", [{"purpose": f"to store {CANARY.decode()}"}, {"name": f"made.{CANARY.decode()}"}])
+@pytest.mark.parametrize(
+    "shown",
+    [{"purpose": f"to store {CANARY.decode()}"}, {"name": f"made.{CANARY.decode()}"}, {"replaces": CANARY.decode()}],
+)
 async def test_a_value_in_the_open_is_refused_and_not_recorded(bench: DeskBench, shown: dict[str, str]) -> None:
     """A write whose name or purpose says the value would leave it in the audit and before people's eyes."""
-    body = Put(shown.get("name", "made.key"), CANARY, shown.get("purpose", ""))
+    body = Put(shown.get("name", "made.key"), CANARY, shown.get("purpose", ""), shown.get("replaces"))
     assert (await ask(bench, bench.run(), body)).code == Code.INVALID
     assert CANARY.decode() not in repr(bench.sink.records)
     assert [record.reason for record in bench.sink.records] == ["value_in_the_open"]
@@ -269,6 +273,33 @@ async def test_what_a_dead_worker_left_is_settled(tmp_path: Path) -> None:
     assert after.cache.get("local://openai", 600_000, after.clock.now()) is None
 
 
+async def test_a_write_that_ends_twice_is_followed_twice(tmp_path: Path) -> None:
+    """Given up as unknown first, made by the next worker then: what was cached in between is dropped as well."""
+    bench = bench_in(tmp_path)
+    run = bench.run()
+    entry = bench.entry(run, None, body=Put("openai.api_key", b"newer", replaces="7"))
+    bench.vault.write_failure = ProviderError(FailureKind.TIMEOUT, "no answer")
+    await ask(bench, run, Put("x", b"x"), entry)
+    bench.vault.write_failure = None
+    bench.desk.keep("local://openai", Fetched(b"older", "7"), 600_000)
+    bench.clock.time += 5
+    again = bench_in(tmp_path)  # the answer was lost with the worker
+    again.vault, again.clock.time = bench.vault, bench.clock.time
+    assert (await ask(again, run, Put("x", b"x"), entry)).version == "8"
+    bench.writer.poll()
+    assert bench.cache.get("local://openai", 600_000, bench.clock.now()) is None
+
+
+async def test_a_copy_of_a_write_is_not_made(bench: DeskBench) -> None:
+    """The queue shows the same envelope under another id: it is refused as a replay, and the vault hears of it once."""
+    run = bench.run()
+    raw = run.sealed(body=Put("openai.api_key", b"newer", replaces="7"))
+    for number in range(3):
+        served = await bench.serve(bench.entry(run, raw))
+        await bench.finish(served)
+        assert len(bench.vault.writes) == 1, number
+
+
 # --- what follows ------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +374,15 @@ async def test_what_was_approved_is_what_is_written(bench: DeskBench) -> None:
     assert [value for _, value, _ in bench.vault.writes] == [CANARY]
     assert bench.sink.of("write_started")[0].approver == "alice"
     assert (await ask(bench, run, Put("made.guarded", CANARY))).code == Code.APPROVAL_PENDING  # it was for once
+
+
+async def test_people_are_not_asked_with_a_live_value(bench: DeskBench) -> None:
+    """A run that names a value as the version to replace would have it signed and shown."""
+    bench.desk.keep("local://openai", Fetched(CANARY, "7"), 60_000)
+    body = Put("made.replaceable", b"something else", replaces=CANARY.decode())
+    result = await ask(bench, bench.run(), body)
+    assert (result.code, asked(bench)) == (Code.DENIED, [])
+    assert CANARY.decode() not in repr(bench.sink.records)
 
 
 async def test_the_mark_of_a_value_says_nothing_to_anybody_else(bench: DeskBench) -> None:

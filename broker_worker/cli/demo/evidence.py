@@ -56,7 +56,7 @@ def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None
     report = _verify(house, folder)
     stage.check(
         report.ok,
-        f"verified: {report.lines} lines of {report.workers} workers, each chained to the one before, "
+        f"verified: {report.lines} lines of {report.workers} writers, each chained to the one before, "
         f"{report.checkpoints} signed checkpoints, the same on the queue's stream",
         "; ".join(finding_line(finding) for finding in report.problems[:3]),
     )
