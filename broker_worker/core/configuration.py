@@ -8,6 +8,7 @@ from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.notifications import NotificationTarget
 from broker_worker.core.policy import Origin, Policy
+from broker_worker.core.references import versioned_part
 from broker_worker.core.rotation import RotationRule
 
 
@@ -60,9 +61,9 @@ class CreationRule:
         return SecretEntry(name, ref, self.ttl_seconds, self.origin, is_created=True)
 
     def name_at(self, ref: str) -> str | None:
-        """The name whose place a reference would be by this template, compared without regard to case; None if none."""
-        before, _, after = self.template.casefold().partition(NAME_FIELD)
-        ref = ref.casefold()
+        """The name whose item or secret a reference is in by this template, without regard to case; None if none."""
+        before, _, after = versioned_part(self.template).casefold().partition(NAME_FIELD)
+        ref = versioned_part(ref).casefold()
         if len(ref) <= len(before) + len(after) or not (ref.startswith(before) and ref.endswith(after)):
             return None
         return ref[len(before) : len(ref) - len(after)]

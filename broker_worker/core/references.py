@@ -34,6 +34,8 @@ FORMS: Mapping[str, str] = {
 }
 """What a reference of each scheme looks like, for error messages."""
 
+_SELECTOR = re.compile(r"[?#:]")
+"""What begins the part of a reference that chooses a field, a version or a form."""
 _ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 
@@ -41,6 +43,18 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 def scheme_of(reference: str) -> str:
     """The part of a reference before `://`; it chooses the provider."""
     return reference.partition("://")[0]
+
+
+def versioned_part(reference: str) -> str:
+    """The part of a reference that a vault versions as one: an item, or a secret with all its fields.
+
+    To write one field of it changes the version of all.
+    """
+    scheme, separator, path = reference.partition("://")
+    path = _SELECTOR.split(path, maxsplit=1)[0]
+    if scheme == "op":
+        path = "/".join(path.split("/")[:2])
+    return f"{scheme}{separator}{path}"
 
 
 def check_reference(reference: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
 from broker_worker.core.digest import configuration_digest, policy_digest
-from broker_worker.core.references import SCHEMES, scheme_of
+from broker_worker.core.references import SCHEMES, scheme_of, versioned_part
 from broker_worker.files import approvers, broker, policy, registry
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
@@ -144,15 +144,16 @@ def _checked_drafts(configuration: Configuration, document: Section) -> list[tup
     """The places of drafts and whose they are; no name leads to one of them."""
     registry = configuration.registry.values()
     drafts = [(entry.rotation.draft, entry.name) for entry in registry if entry.rotation is not None]
-    taken = {entry.ref.casefold(): entry.name for entry in registry}
+    taken = {versioned_part(entry.ref).casefold(): entry.name for entry in registry}
     for draft, name in drafts:
         entry = configuration.registry[name]
         reached = [found for rule in configuration.create_in if (found := rule.name_at(draft)) is not None]
-        other = taken.get(draft.casefold()) or next(iter(reached), None)
+        part = versioned_part(draft).casefold()  # to write a draft must change nobody else's version
+        other = taken.get(part) or next(iter(reached), None)
         if other is not None:
             raise document.error(
                 f"the draft of `{name}` ({entry.origin}) would be kept in the place of `{other}`",
                 "write `draft:` in its rotation, with a place of its own",
             )
-        taken[draft.casefold()] = f"{name} (its draft)"
+        taken[part] = f"{name} (its draft)"
     return drafts

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import NamePattern, check_secret_name, is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, CreationRule, SecretEntry
-from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of
+from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of, versioned_part
 from broker_worker.files.quantities import LONGEST_SECONDS
 from broker_worker.files.rotation_rule import read_rotation_rule
 from broker_worker.files.sections import Section, Value
@@ -105,6 +105,8 @@ def _read_rule(section: Section, item: Value) -> CreationRule:
         raise ref.error(str(error), _PASTED) from None
     if scheme_of(template) in READ_ONLY_SCHEMES:
         raise ref.error(f"{scheme_of(template)}:// cannot be written", "name a place in another vault")
+    if NAME_FIELD not in versioned_part(template):
+        raise ref.error("the name would choose a part of one secret", f"let {NAME_FIELD} name a secret of its own")
     if "?" in template:
         raise ref.error("a place to write to takes no query", "leave out `?` and what follows")
     return CreationRule(

@@ -76,6 +76,12 @@ def _rule(ref: str, pattern: str = "agents.*") -> str:
             _rule("local://x.{name}") + '  - {pattern: "others.*", ref: "local://x.y.{name}"}\n',
             "a name could have the same place by this rule and by secrets.yaml:3",
         ),
+        (_rule("aws-sm://shared#{name}"), "the name would choose a part of one secret"),
+        (_rule("aws-sm://a/{name}").replace("local://made.admin", "aws-sm://a/agents.x#key"), "reach the place of"),
+        (
+            _rule("op://A/{name}/credential").replace("local://made.admin", "op://A/agents.x/other"),
+            "reach the place of",
+        ),
         ("secrets: {}\ncreate_in: {pattern: a}\n", "expected a list"),
     ],
 )

@@ -90,6 +90,14 @@ def test_a_place_of_another_vault_needs_a_draft_of_its_own(tmp_path: Path) -> No
         rule_of(tmp_path, f"{{recipe: uuid4, {PROBE}}}", ref="env://PASSWORD")
 
 
+def test_a_draft_changes_nobodys_version(tmp_path: Path) -> None:
+    """A field of the same secret, or of the same item, is no place for it: writing there makes a new version of all."""
+    for ref, draft in (("aws-sm://db#password", "aws-sm://db#draft"), ("op://a/db/password", "op://a/db/draft")):
+        rotation = f"{{recipe: uuid4, draft: '{draft}', {PROBE}}}"
+        with pytest.raises(ConfigError, match=r"would be kept in the place of `db\.password`"):
+            rule_of(tmp_path, rotation, ref=ref)
+
+
 def test_a_secret_is_due_after_its_period() -> None:
     """Counted from when it was last rotated, from when it was first seen, or, if that failed, soon again."""
     rule = RotationRule("uuid4", CommandProbe(("/bin/true",)), "local://x.draft", every_seconds=30 * 24 * 3600)
