@@ -51,8 +51,9 @@ format: $(STAMP) ## Format the code
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
 
-bench: $(STAMP) ## Measure the broker beside a null broker; writes .bench/results.json
+bench: $(STAMP) ## Measure the broker beside a null broker, and beside slow vaults; writes .bench/results.json
 	$(BIN)/python tests/benchmarks/bench.py
+	$(BIN)/python tests/benchmarks/vault_bench.py
 
 lock: $(STAMP) ## Resolve the dependencies again, for development and for the images
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -51,6 +51,7 @@ class Holdings:
         loan = Loan(
             result.name, lambda: value, result.expires_at, result.version, lease, result.source, self._clock, now
         )
+        loan.age = result.age_s
         self._live.add(ref(loan, self._forget))
         if self._revoked and lease is not None and lease_id(lease) in self._revoked:
             loan.end("revoked")  # the queue brought the answer after the notice

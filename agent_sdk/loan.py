@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from agent_sdk.errors import LeaseExpired, LeaseRevoked
+from agent_sdk.wire.messages import Source
 
 Ending = Literal["expired", "released", "revoked"]
 _END = 253_402_300_799_000  # the last second of the year 9999, which is as far as datetime reaches
@@ -37,6 +38,7 @@ class Loan(Struct, weakref=True, eq=False):
         ended: why it is over; None while it is not known to be.
         rotated: whether the broker told that the vault has a newer value.
         given_back: whether the broker knows that it was released.
+        age: how many seconds before it was lent the broker had fetched it; None if it was fetched for that.
     """
 
     name: str
@@ -44,12 +46,13 @@ class Loan(Struct, weakref=True, eq=False):
     expires_at: int | None
     version: str | None
     lease: bytes | None
-    source: Literal["cache", "provider"] | None
+    source: Source | None
     clock: Callable[[], int]
     received_at: int = 0
     ended: Ending | None = None
     rotated: bool = False
     given_back: bool = False
+    age: int | None = None
 
     def __repr__(self) -> str:
         """What it is a loan of, and no more."""

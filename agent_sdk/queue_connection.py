@@ -6,8 +6,6 @@ task nor a future nor another turn of the loop.
 """
 
 import asyncio
-import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -46,8 +44,6 @@ class QueueConnection(asyncio.Protocol):
         self._time = asyncio.get_running_loop().time
         self._connection: AbstractConnection | None = None
         self._transport: asyncio.WriteTransport | None = None
-        self._socket: int | None = None
-        """The socket's descriptor, if it can be written to directly."""
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_INCOMPLETE
         )
@@ -66,8 +62,6 @@ class QueueConnection(asyncio.Protocol):
             raise RedisConnectionError("the connection was closed while it was made")
         self._transport = writer.transport
         self._transport.set_protocol(self)
-        if os.name == "posix" and self._transport.get_extra_info("ssl_object") is None:
-            self._socket = self._transport.get_extra_info("socket").fileno()
 
     def send(self, packed: bytes, replies: int) -> None:
         """Write commands.
@@ -81,17 +75,11 @@ class QueueConnection(asyncio.Protocol):
         if not self._due:
             self.silent_since = self._time()
         self._due += replies
-        if self._socket is not None and not self._transport.get_write_buffer_size():
-            # uvloop writes when everything else of this turn is done, and the server could begin now; if the socket is
-            # full or broken, the transport knows what to do
-            with contextlib.suppress(OSError):
-                packed = packed[os.write(self._socket, packed) :]
-        if packed:
-            self._transport.write(packed)
+        self._transport.write(packed)
 
     async def close(self) -> None:
         """Disconnect. Nothing is handed over afterwards."""
-        self._ended, self._socket = True, None
+        self._ended = True
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
 
@@ -128,7 +116,7 @@ class QueueConnection(asyncio.Protocol):
 
     def _end(self, error: Exception) -> None:
         if not self._ended:
-            self._ended, self._socket = True, None
+            self._ended = True
             self._fail(error)
 
 

@@ -4,11 +4,11 @@ import hmac
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal, NoReturn, Self, final
+from typing import NoReturn, Self, final
 
 from agent_sdk.errors import NotText
 from agent_sdk.loan import Loan
-from agent_sdk.wire.messages import lease_id
+from agent_sdk.wire.messages import Source, lease_id
 
 
 def wall_clock() -> int:
@@ -47,7 +47,7 @@ class Secret:
         expires_at: int | None = None,
         version: str | None = None,
         lease: bytes | None = None,
-        source: Literal["cache", "provider"] | None = None,
+        source: Source | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
         self._loan = Loan(name, lambda: value, expires_at, version, lease, source, clock, clock())
@@ -95,9 +95,17 @@ class Secret:
         return None if self._loan.lease is None else lease_id(self._loan.lease)
 
     @property
-    def source(self) -> Literal["cache", "provider"] | None:
-        """Where the broker had the value from."""
+    def source(self) -> Source | None:
+        """Where the broker had the value from: `provider`, `cache`, or `stale`.
+
+        A stale value is one from the cache that is past its time: its vault could not be asked for a newer one.
+        """
         return self._loan.source
+
+    @property
+    def age(self) -> int | None:
+        """How many seconds before it was handed out the broker had fetched it; None if it was fetched for that."""
+        return self._loan.age
 
     def reveal(self) -> str:
         """The value as text.

@@ -4,14 +4,17 @@ Adapters are made in `broker_worker.app` only. Each port has a fault test: what 
 the contract written here.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import ProviderError
 from broker_worker.core.limits import Rate
 from broker_worker.core.revocations import Revocation
+from broker_worker.core.vault_state import Moment, VaultState
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -112,6 +115,98 @@ class DynamicProvider(Provider, Protocol):
 
         Raises:
             ProviderError: if the vault did not confirm it; it is then tried again.
+        """
+        ...
+
+
+@runtime_checkable
+class MeteredProvider(Provider, Protocol):
+    """A vault that counts reads, and not one a reference."""
+
+    def reads_of(self, refs: Sequence[str]) -> int:
+        """How many reads a call for these references costs at most; not fewer for more of them."""
+        ...
+
+
+@runtime_checkable
+class CredentialedProvider(Provider, Protocol):
+    """A vault whose credential can be replaced while the broker runs."""
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tells the credential that the next call will use from others, and nothing else of it; it may block.
+
+        Args:
+            salt: 16 random bytes of this home, kept in a private file beside the fingerprint.
+
+        Returns:
+            16 hexadecimal digits; the empty text if there is no credential.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a provider's credential can reach, as far as the vault tells.
+
+    Args:
+        noun: what `beyond` lists, in the plural: `vaults`, `entries`, `variables`.
+        beyond: names, never values, of what it can reach and no reference needs.
+        can_write: whether it may change what it can read; None if the vault does not tell.
+        hint: how to narrow it.
+    """
+
+    noun: str
+    beyond: tuple[str, ...]
+    can_write: bool | None
+    hint: str
+
+
+@runtime_checkable
+class ScopeReporter(Protocol):
+    """A provider that can tell what its credential reaches."""
+
+    async def visible(self, refs: Sequence[str]) -> Scope | None:
+        """Compare what the credential can reach with what is needed.
+
+        Args:
+            refs: every reference of this provider's schemes that the registry has.
+
+        Returns:
+            None if the vault does not tell.
+
+        Raises:
+            ProviderError: if it cannot be asked.
+        """
+        ...
+
+
+class VaultStates(Protocol):
+    """What all workers of a home know together of its vaults; it outlives restarts."""
+
+    def moment(self) -> Moment:
+        """What the host's clocks say now."""
+        ...
+
+    def look(self, vault: str) -> VaultState:
+        """The state of a vault as it is now.
+
+        Raises:
+            SetupError: if it cannot be read, or is not what the broker wrote.
+        """
+        ...
+
+    def change(self, vault: str, step: Callable[[VaultState, Moment], tuple[VaultState, T]]) -> T:
+        """Change the state of a vault while no other process does; durable when it returns.
+
+        Args:
+            vault: the provider's name.
+            step: makes the new state, and a result, of the old one; the old one itself if nothing changes.
+
+        Returns:
+            The result.
+
+        Raises:
+            SetupError: if it cannot be read or written; the state is then what it was.
         """
         ...
 
@@ -370,12 +465,16 @@ class Cache(Protocol):
         """What is known of a reference: a value younger than `ttl_ms`, a remembered failure, or nothing."""
         ...
 
+    def get_stale(self, ref: str, max_age_ms: int, now: int) -> CachedValue | None:
+        """A value that is younger than `max_age_ms`, whatever its vault says now."""
+        ...
+
     def put(self, ref: str, fetched: Fetched, ttl_ms: int, now: int) -> None:
-        """Keep a value for at most `ttl_ms`."""
+        """Keep a value for at most `ttl_ms`; it ends a failure."""
         ...
 
     def put_failure(self, ref: str, error: ProviderError, ttl_ms: int, now: int) -> None:
-        """Remember briefly that there is no value."""
+        """Remember briefly that there is no value; one that is about the name ends the value that was kept."""
         ...
 
     def redact(self, text: str) -> str:

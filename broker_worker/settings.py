@@ -86,8 +86,13 @@ class Settings(BaseSettings):
 
     @property
     def state_dir(self) -> Path:
-        """What must outlive a queue that forgets: revocations, and approvals that were used."""
+        """What must outlive a queue that forgets: revocations, approvals that were used, what was read from vaults."""
         return self.home / "state"
+
+    @property
+    def vault_states_dir(self) -> Path:
+        """What all workers know together of each vault: its budget, and why it is not asked."""
+        return self.state_dir / "vaults"
 
     @property
     def revocations_file(self) -> Path:

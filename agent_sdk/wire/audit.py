@@ -75,7 +75,14 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     run_id: str | None = None
     secret_name: str | None = None
     outcome: Literal["granted", "refused"] | None = None
-    source: Literal["cache", "provider"] | None = None
+    source: Annotated[
+        Literal["cache", "provider", "stale"] | None,
+        Meta(description="where the value was; `stale`: in the cache past its time, as its vault failed"),
+    ] = None
+    age_s: (
+        Annotated[int, Meta(ge=0, description="how many seconds ago a value that was not fetched now was fetched")]
+        | None
+    ) = None
     code: Annotated[Code | None, Meta(description="what the agent was told")] = None
     reason: Annotated[str | None, Meta(description="why, in words that the agent is not told")] = None
     action: Literal["resolve", "put", "generate", "renew", "release", "list"] | None = None

@@ -34,6 +34,8 @@ Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
 Version = Annotated[str, Meta(max_length=MAX_VERSION)]
 Replaced = Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
 """The version that a write is to replace."""
+Source = Literal["cache", "provider", "stale"]
+"""Where a value came from."""
 RichFields = list[tuple[str, Any]]
 
 
@@ -118,7 +120,9 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
     `version` of a write is the one that was stored, and of a write refused with `conflict` the one that is there, if
     this run may replace it. `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval`
-    names the approval that is waited for, or that was refused.
+    names the approval that is waited for, or that was refused. `source` is `stale` for a cached value past its time
+    that is served because its vault fails and its entry allows that; `age_s` is how many seconds ago a value that was
+    not fetched now was fetched.
     """
 
     name: Name
@@ -127,10 +131,11 @@ class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     value: Value | None = None
     expires_at: Time | None = None
     lease: LeaseToken | None = None
-    source: Literal["cache", "provider"] | None = None
+    source: Source | None = None
     version: Version | None = None
     retry_after: Time | None = None
     approval: ApprovalId | None = None
+    age_s: Time | None = None
 
     def __repr__(self) -> str:
         """Everything but the value."""

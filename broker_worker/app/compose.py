@@ -43,14 +43,17 @@ from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.session import Nonces, start_session
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.writing import Writer
-from broker_worker.ports import Provider
+from broker_worker.ports import CredentialedProvider, Provider
 from broker_worker.private_files import make_private_folder
+from broker_worker.providers.governor import Governor
 from broker_worker.providers.options import Surroundings
+from broker_worker.providers.resilient import ResilientProvider, resilient
 from broker_worker.providers.schemes import make_providers
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
 from broker_worker.state.used_approvals import UsedApprovals
+from broker_worker.state.vault_states import VaultStates
 from broker_worker.state.write_file import WriteFile
 from broker_worker.worker import Worker
 from broker_worker.worker.fetches import Fetches
@@ -81,6 +84,7 @@ class Process:
     writes: Writes
     worker: Worker
     providers: Mapping[str, Provider]
+    critical: "CriticalReferences"
 
     def record(self, event: EventType, reason: str | None) -> None:
         """Record something about this process that is no request.
@@ -107,7 +111,8 @@ def compose(settings: Settings, name: str) -> Process:
     configuration = load_configuration(settings.config_dir)
     keys = load_broker_keys(settings.keys_dir)
     sink = JsonlSink(settings.audit_dir, name, keys.identity_seed, clock)
-    providers = providers_of(configuration, settings, clock)
+    critical = CriticalReferences(configuration)
+    providers = providers_of(configuration, settings, clock, critical)
     cache = MemoryCache(configuration.cache.max_entries)
     url = broker_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE))
     peers, jobs_key = PeerCache(), ensure_seed(settings.keys_dir / JOBS)
@@ -141,7 +146,7 @@ def compose(settings: Settings, name: str) -> Process:
     client = Redis.from_url(url, client_name=f"{name}-audit", socket_timeout=30.0)
     publisher = AuditPublisher(client, sink)
     return Process(
-        name, settings, clock, cache, sink, publisher, client, jobs, desk, fetches, writes, worker, providers
+        name, settings, clock, cache, sink, publisher, client, jobs, desk, fetches, writes, worker, providers, critical
     )
 
 
@@ -251,8 +256,34 @@ class ReportReader:
         return report.record()
 
 
-def providers_of(configuration: Configuration, settings: Settings, clock: SystemClock) -> Mapping[str, Provider]:
-    """The providers that the operator's files configure, by scheme.
+class CriticalReferences:
+    """The references that may use the reserve of their vault's budget; a reload changes them.
+
+    Args:
+        configuration: the files in force.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._refs = configuration.critical_refs()
+
+    def replace(self, configuration: Configuration) -> None:
+        """Take what other files say."""
+        self._refs = configuration.critical_refs()
+
+    def __contains__(self, ref: str) -> bool:
+        return ref in self._refs
+
+
+def providers_of(
+    configuration: Configuration, settings: Settings, clock: SystemClock, critical: CriticalReferences | None = None
+) -> Mapping[str, ResilientProvider]:
+    """The providers that the operator's files configure, by scheme; nothing is contacted yet.
+
+    Args:
+        configuration: the operator's files.
+        settings: where everything lives.
+        clock: the host's clocks.
+        critical: what may use the reserve of a budget; that of the files if None.
 
     Raises:
         ConfigError: if a section cannot be used.
@@ -264,7 +295,17 @@ def providers_of(configuration: Configuration, settings: Settings, clock: System
         environ=dict(os.environ),
         now=clock.now,
     )
-    return make_providers(configuration.providers, around)
+    states = VaultStates(settings.vault_states_dir, clock)
+    budgets = {section.type: section.budget for section in configuration.providers}
+    is_critical = (critical or CriticalReferences(configuration)).__contains__
+    wrapped: dict[Provider, ResilientProvider] = {}
+    made = make_providers(configuration.providers, around)
+    for provider in made.values():
+        if provider not in wrapped:
+            fingerprint = provider.fingerprint if isinstance(provider, CredentialedProvider) else None
+            governor = Governor(provider.name, states, budgets.get(provider.name), fingerprint)
+            wrapped[provider] = resilient(provider, governor, is_critical)
+    return {scheme: wrapped[provider] for scheme, provider in made.items()}
 
 
 def provider_names(providers: Mapping[str, Provider]) -> Callable[[str], str]:

@@ -18,7 +18,7 @@ from broker_worker.core.errors import AuditError, BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import load_broker_keys
 from broker_worker.ports import Provider
-from broker_worker.worker.fetches import DEADLINE_SECONDS
+from broker_worker.providers.resilient import DEADLINE_SECONDS
 
 _SWEEP_MS = 500
 _log = structlog.get_logger(__name__)
@@ -111,16 +111,17 @@ class Reloader:
         process, before = self._process, self._process.desk.configuration
         if configuration.providers != before.providers:
             retired = process.providers
-            process.providers = providers_of(configuration, process.settings, process.clock)
+            process.providers = providers_of(configuration, process.settings, process.clock, process.critical)
             process.fetches.replace(process.providers)
             process.writes.replace(process.providers)
             process.desk.settler.provider_of = provider_names(process.providers)
             self._retire(retired)
+        process.critical.replace(configuration)
         process.cache.resize(configuration.cache.max_entries)
         process.desk.reconfigure(
             configuration,
             TokenVerifier(configuration.anchors, SKEW_MS),
-            forget_values=configuration.providers != before.providers,
+            forget_values=configuration.providers != before.providers or _keeps_less(before, configuration),
         )
         process.worker.set_agents(configuration.policy.agents)
         _log.info("config_loaded", policy=configuration.policy.digest[:12], agents=len(configuration.policy.agents))
@@ -143,6 +144,12 @@ class Reloader:
         task = asyncio.create_task(close())
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
+
+
+def _keeps_less(before: Configuration, after: Configuration) -> bool:
+    """Whether a value may be kept in memory for longer than an entry now allows it to be served."""
+    now = {name: entry.max_stale_seconds for name, entry in after.registry.items()}
+    return any(now.get(name, 0) < entry.max_stale_seconds for name, entry in before.registry.items())
 
 
 def _place(error: ConfigError) -> str:

@@ -140,8 +140,10 @@ class JsonlSink:
             ahead, journal = self._ahead, self._journal
             if self._write_ahead is None:
                 return
-            can_begin = begin and ahead is not None and journal is not None and journal.is_clean
-            if not (can_begin and ahead is not None and self._write_ahead.stage(ahead.batch)):
+            is_begun = False
+            if begin and ahead is not None and journal is not None and journal.is_clean:
+                is_begun = self._write_ahead.stage(ahead.batch)
+            if not is_begun:
                 self._write_ahead.withdraw()
 
     def flush(self) -> None:

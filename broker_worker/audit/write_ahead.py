@@ -26,6 +26,8 @@ PAYS: Final = sys.platform != "darwin" and hasattr(os, "fdatasync") and hasattr(
 _BLOCK = 1024 * 1024
 _NO_LINE: Final = b"\n"
 """Written over the beginning of a line, this ends what a restart takes."""
+_FAILED: Final = b""
+"""Staged is nothing that counts: a kernel may report a failed write once and forget the pages."""
 _log = structlog.get_logger()
 
 
@@ -45,6 +47,7 @@ class WriteAhead:
         self._size = size
         self._used = 0
         self._staged: bytes | None = None
+        """What stands behind the round; `_FAILED` if that is not known."""
         self._is_flushed = False
         self._is_told = False
         path.unlink(missing_ok=True)
@@ -91,6 +94,7 @@ class WriteAhead:
                 sync_data(self._fd)
             except OSError as error:
                 self._tell(error)
+                self._staged = _FAILED
                 return False
             self._is_flushed = True
         return True
@@ -115,7 +119,9 @@ class WriteAhead:
             Whether the batch is durable. If not, because there is no room or the file fails, the round is what it was:
             the caller then syncs the chain's file and begins a new round with `reset`.
         """
-        if self._staged is not batch and not self._write(batch):
+        if self._staged is _FAILED:
+            return False
+        if (self._staged is not batch or not self.is_in_place) and not self._write(batch):
             return False
         if not self.flush():
             return False

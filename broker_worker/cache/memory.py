@@ -10,7 +10,7 @@ from broker_worker.ports import CachedValue, Fetched
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    found: CachedValue | ProviderError
+    value: CachedValue
     until: int
 
 
@@ -24,10 +24,11 @@ class MemoryCache:
     def __init__(self, max_entries: int) -> None:
         self._max_entries = max_entries
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[ProviderError, int]] = OrderedDict()
         self._live = LiveValues()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._failures)
 
     def __repr__(self) -> str:
         return f"MemoryCache({len(self)} of {self._max_entries} entries)"
@@ -35,23 +36,42 @@ class MemoryCache:
     def get(self, ref: str, ttl_ms: int, now: int) -> CachedValue | ProviderError | None:
         """What is known of a reference: a value younger than `ttl_ms`, a remembered failure, or nothing."""
         kept = self._kept.get(ref)
-        if kept is None:
-            return None
-        found = kept.found
-        if now >= kept.until or (isinstance(found, CachedValue) and now >= found.fetched_at + ttl_ms):
-            self._drop(ref)
+        if kept is not None:
+            if now < kept.until:
+                value = kept.value
+                if now < value.fetched_at + ttl_ms:
+                    self._kept.move_to_end(ref)
+                    return value
+            else:
+                self._drop(ref)
+        return self._failure(ref, now) if self._failures else None
+
+    def get_stale(self, ref: str, max_age_ms: int, now: int) -> CachedValue | None:
+        """A value that is younger than `max_age_ms`, whatever its vault says now."""
+        kept = self._kept.get(ref)
+        if kept is None or now >= min(kept.until, kept.value.fetched_at + max_age_ms):
             return None
         self._kept.move_to_end(ref)
-        return found
+        return kept.value
 
     def put(self, ref: str, fetched: Fetched, ttl_ms: int, now: int) -> None:
-        """Keep a value for at most `ttl_ms`."""
-        self._keep(ref, _Kept(CachedValue(fetched, now), now + ttl_ms))
+        """Keep a value for at most `ttl_ms`; it ends a failure."""
+        self._failures.pop(ref, None)
+        if ref in self._kept:
+            self._drop(ref)
+        elif len(self._kept) >= self._max_entries:
+            self._drop(next(iter(self._kept)))
+        self._kept[ref] = _Kept(CachedValue(fetched, now), now + ttl_ms)
         self._live.add(fetched.value)
 
     def put_failure(self, ref: str, error: ProviderError, ttl_ms: int, now: int) -> None:
-        """Remember briefly that there is no value."""
-        self._keep(ref, _Kept(error, now + ttl_ms))
+        """Remember briefly that there is no value; one that is about the name ends the value that was kept."""
+        if error.is_about_the_name and ref in self._kept:
+            self._drop(ref)
+        self._failures.pop(ref, None)
+        if len(self._failures) >= self._max_entries:
+            self._failures.popitem(last=False)
+        self._failures[ref] = error, now + ttl_ms
 
     def redact(self, text: str) -> str:
         """The text, or a note in its place if it contains a value that the cache holds."""
@@ -61,15 +81,20 @@ class MemoryCache:
         """Drop what is over."""
         for ref in [ref for ref, kept in self._kept.items() if now >= kept.until]:
             self._drop(ref)
+        for ref in [ref for ref, (_, until) in self._failures.items() if now >= until]:
+            del self._failures[ref]
 
     def resize(self, max_entries: int) -> None:
         """Change how many references are kept."""
         self._max_entries = max_entries
         while len(self._kept) > max_entries:
             self._drop(next(iter(self._kept)))
+        while len(self._failures) > max_entries:
+            self._failures.popitem(last=False)
 
     def forget(self, ref: str) -> None:
         """Drop what is known of a reference."""
+        self._failures.pop(ref, None)
         if ref in self._kept:
             self._drop(ref)
 
@@ -77,15 +102,14 @@ class MemoryCache:
         """Drop everything."""
         for ref in list(self._kept):
             self._drop(ref)
+        self._failures.clear()
 
-    def _keep(self, ref: str, kept: _Kept) -> None:
-        if ref in self._kept:
-            self._drop(ref)
-        elif len(self._kept) >= self._max_entries:
-            self._drop(next(iter(self._kept)))
-        self._kept[ref] = kept
+    def _failure(self, ref: str, now: int) -> ProviderError | None:
+        error, until = self._failures.get(ref, (None, 0))
+        if error is not None and now >= until:
+            del self._failures[ref]
+            return None
+        return error
 
     def _drop(self, ref: str) -> None:
-        kept = self._kept.pop(ref)
-        if isinstance(kept.found, CachedValue):
-            self._live.discard(kept.found.fetched.value)
+        self._live.discard(self._kept.pop(ref).value.fetched.value)

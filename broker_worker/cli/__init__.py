@@ -32,6 +32,7 @@ main.commands = CommandTable(
         "leases": "broker_worker.cli.leases:leases",
         "ledger": "broker_worker.cli.ledger:ledger",
         "policy": "broker_worker.cli.policy:policy",
+        "providers": "broker_worker.cli.providers:providers",
         "put": "broker_worker.cli.writing:put",
         "reinstate": "broker_worker.cli.revoke:reinstate",
         "revocations": "broker_worker.cli.revoke:revocations",

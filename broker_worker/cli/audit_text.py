@@ -9,6 +9,7 @@ from agent_sdk.wire.audit_chain import Finding
 from broker_worker.cli.root import printable
 
 _ENCODER = msgspec.json.Encoder()
+_SOURCES = {"cache": "cache", "provider": "provider", "stale": "cache, past its time"}
 _UNPRINTED = re.compile(r"[^\x20-\x7e]")
 
 
@@ -20,7 +21,9 @@ def event_line(event: AuditEvent) -> str:
     if event.secret_name:
         parts.append(event.secret_name)
     if event.outcome:
-        parts.append(event.outcome if event.source is None else f"{event.outcome} from {event.source}")
+        parts.append(event.outcome if event.source is None else f"{event.outcome} from {_SOURCES[event.source]}")
+        if event.source == "stale" and event.age_s is not None:
+            parts.append(f"{event.age_s} s old")
     if event.code:
         parts.append(event.code.value)
     for label, text in (

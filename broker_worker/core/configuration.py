@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from agent_sdk.wire.names import NamePattern
 from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
+from broker_worker.core.budget import Budget
 from broker_worker.core.notifications import NotificationTarget
 from broker_worker.core.policy import Origin, Policy
 from broker_worker.core.references import versioned_part
@@ -21,6 +22,8 @@ class SecretEntry:
         ref: the reference whose scheme chooses the provider, such as `op://vault/item/field`.
         ttl_seconds: how long a fetched value may be used; None for the cache's default.
         origin: where the entry stands.
+        max_stale_seconds: for how long after that a cached value may still be served while its vault fails.
+        critical: whether fetching it may use the reserve of its vault's budget.
         is_created: whether it is a place for a name that agents may create, by `create_in`.
         rotation: how its next version is made and tried; None if it is not rotated here.
     """
@@ -29,6 +32,8 @@ class SecretEntry:
     ref: str
     ttl_seconds: int | None
     origin: Origin
+    max_stale_seconds: int = 0
+    critical: bool = False
     is_created: bool = False
     rotation: RotationRule | None = None
 
@@ -83,14 +88,16 @@ class ProviderSettings:
     """Which provider serves the registry, with the options of its section in `broker.yaml`.
 
     Args:
-        type: `local`, `onepassword` or `env`.
+        type: `local`, `onepassword`, `connect` or `env`.
         options: the section's other keys, checked by the provider when it is made.
         origin: where the section stands.
+        budget: how many reads its vault may be asked for; None for no budget.
     """
 
     type: str
     options: Mapping[str, str | int | bool]
     origin: Origin
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +178,11 @@ class Configuration:
         """Seconds that a value of `entry` may be used after it was fetched."""
         ttl = self.cache.default_ttl_seconds if entry.ttl_seconds is None else entry.ttl_seconds
         return ttl if self.cache.max_ttl_seconds is None else min(ttl, self.cache.max_ttl_seconds)
+
+    def stale_ms_of(self, entry: SecretEntry) -> int:
+        """Until which age, in ms, a value of `entry` may be served while its vault fails."""
+        return (self.ttl_of(entry) + entry.max_stale_seconds) * 1000
+
+    def critical_refs(self) -> frozenset[str]:
+        """The references that may use the reserve of their vault's budget."""
+        return frozenset(entry.ref for entry in self.registry.values() if entry.critical)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from broker_worker.core.approvers import Approver, Ed25519Key, Key
+from broker_worker.core.budget import Budget
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, Grant
@@ -55,6 +56,12 @@ def _person(person: Approver) -> tuple[Any, ...]:
     return sorted(person.groups), sorted(_key(key) for key in person.keys)
 
 
+def _budget(budget: Budget | None) -> tuple[int, ...]:
+    if budget is None:
+        return ()
+    return budget.reads_per_hour or 0, budget.reads_per_day or 0, budget.reserve_percent
+
+
 def policy_digest(configuration: Configuration) -> str:
     """The digest that audit events carry: who may have what, within which limits, and what each name refers to.
 
@@ -91,12 +98,18 @@ def configuration_digest(configuration: Configuration) -> str:
     return _sha256(
         "secret-broker configuration v1",
         configuration.policy.digest,
-        {name: entry.ttl_seconds for name, entry in configuration.registry.items()},
+        {
+            name: (entry.ttl_seconds, entry.max_stale_seconds, entry.critical)
+            for name, entry in configuration.registry.items()
+        },
         [rule.ttl_seconds for rule in configuration.create_in],
         {name: repr(entry.rotation) for name, entry in configuration.registry.items() if entry.rotation is not None},
         (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
         sorted(anchors),
-        sorted((provider.type, _ENCODE(provider.options).decode()) for provider in configuration.providers),
+        sorted(
+            (provider.type, _ENCODE(provider.options).decode(), _budget(provider.budget))
+            for provider in configuration.providers
+        ),
         None if server is None else (server.host, server.port),
         {name: _person(person) for name, person in approvers.people.items()},
         (sorted(approvers.origins), approvers.max_open_per_run),

@@ -46,7 +46,10 @@ class ConfigError(BrokerError):
 
 
 class FailureKind(StrEnum):
-    """Why a provider gave no value. Whatever is not understood is `UNKNOWN`, and refused."""
+    """Why a provider gave no value. Whatever is not understood is `UNKNOWN`, and refused.
+
+    `RATE_LIMITED` is what a vault says, `OVER_BUDGET` what the broker says before it would.
+    """
 
     NOT_FOUND = "not_found"
     AMBIGUOUS = "ambiguous"
@@ -54,6 +57,7 @@ class FailureKind(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"
+    OVER_BUDGET = "over_budget"
     TIMEOUT = "timeout"
     UNREACHABLE = "unreachable"
     TOO_LARGE = "too_large"

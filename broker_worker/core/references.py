@@ -15,6 +15,7 @@ MAX_REFERENCE = 512
 
 SCHEMES: Mapping[str, str] = {
     "op": "onepassword",
+    "connect": "connect",
     "local": "local",
     "env": "env",
     "aws-sm": "aws-sm",
@@ -27,6 +28,7 @@ READ_ONLY_SCHEMES = frozenset({"env"})
 
 FORMS: Mapping[str, str] = {
     "op": "op://vault/item/field or op://vault/item/section/field",
+    "connect": 'connect://vault/item/field or connect://vault/item/section/field, without ? " and \\',
     "local": "local://name, a name such as openai.api_key",
     "env": "env://NAME, upper-case letters, digits and '_'",
     "aws-sm": "aws-sm://name, then perhaps ?version=… or ?stage=…, then perhaps #field of a JSON object",
@@ -52,7 +54,7 @@ def versioned_part(reference: str) -> str:
     """
     scheme, separator, path = reference.partition("://")
     path = _SELECTOR.split(path, maxsplit=1)[0]
-    if scheme == "op":
+    if scheme in {"op", "connect"}:
         path = "/".join(path.split("/")[:2])
     return f"{scheme}{separator}{path}"
 
@@ -90,12 +92,18 @@ def _is_onepassword(path: str) -> bool:
     )
 
 
+def _is_connect(path: str) -> bool:
+    """Vault, item, perhaps section, and field or file; names go into filters, where quotes would have a meaning."""
+    return not set(path) & set('?"\\') and _is_onepassword(path)
+
+
 def _is_variable(path: str) -> bool:
     return _VARIABLE.fullmatch(path) is not None
 
 
 _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "op": _is_onepassword,
+    "connect": _is_connect,
     "local": is_secret_name,
     "env": _is_variable,
     "aws-sm": aws_references.is_secret,

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+from broker_worker.core.budget import DEFAULT_BUDGETS, MAX_READS, MAX_RESERVE, RESERVE_PERCENT, Budget
 from broker_worker.core.configuration import CacheSettings, Dashboard, ProviderSettings, ServerSettings
 from broker_worker.core.references import SCHEMES
 from broker_worker.files.approvers import read_origin
@@ -111,8 +112,24 @@ def _read_provider(value: Value) -> ProviderSettings:
     kind = section.require("type", why="write `type: onepassword`, `local` or `env`", private=False)
     return ProviderSettings(
         type=kind.choice(*SCHEMES.values()),
-        options={key: _option(section.require(key)) for key in section if key != "type"},
+        options={key: _option(section.require(key)) for key in section if key not in {"type", "budget"}},
         origin=section.origin,
+        budget=_read_budget(section.get("budget", private=False), DEFAULT_BUDGETS.get(kind.raw or "")),
+    )
+
+
+def _read_budget(value: Value | None, default: Budget | None) -> Budget | None:
+    """Read `budget` of a provider; `none` for no budget."""
+    if value is None or value.raw == "none":
+        return default if value is None else None
+    section = value.section("reads_per_hour", "reads_per_day", "reserve_percent", hint="or write `none`")
+    hour, day, reserve = (section.get(key) for key in ("reads_per_hour", "reads_per_day", "reserve_percent"))
+    if hour is None and day is None:
+        raise section.error("a budget without a limit", "write `reads_per_hour`, `reads_per_day` or both")
+    return Budget(
+        None if hour is None else hour.integer(1, MAX_READS),
+        None if day is None else day.integer(1, MAX_READS),
+        RESERVE_PERCENT if reserve is None else reserve.integer(0, MAX_RESERVE),
     )
 
 

@@ -6,7 +6,7 @@ from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import NamePattern, check_secret_name, is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, CreationRule, SecretEntry
 from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of, versioned_part
-from broker_worker.files.quantities import LONGEST_SECONDS
+from broker_worker.files.quantities import LONGEST_SECONDS, parse_duration
 from broker_worker.files.rotation_rule import read_rotation_rule
 from broker_worker.files.sections import Section, Value
 
@@ -19,7 +19,7 @@ def read_registry(secrets: Value) -> dict[str, SecretEntry]:
     """Read the `secrets` section.
 
     Args:
-        secrets: a mapping of names to references, or to mappings with `ref` and `ttl_seconds`.
+        secrets: a mapping of names to references, or to mappings with `ref`, `ttl_seconds`, `max_stale` and `critical`.
 
     Raises:
         ConfigError: with file and line; it never repeats what stands in a reference's place.
@@ -33,12 +33,14 @@ def _read_entry(section: Section, key: str) -> SecretEntry:
     value = section.get(key, what=f"secret `{name}`", private=True)
     assert value is not None
     ttl: Value | None = None
+    max_stale: Value | None = None
+    critical: Value | None = None
     rotation: Value | None = None
     ref = value
     if value.is_mapping:
-        entry = value.section("ref", "ttl_seconds", "rotation")
+        entry = value.section("ref", "ttl_seconds", "max_stale", "critical", "rotation")
         ref = entry.require("ref", why='write `ref: "op://vault/item/field"` or another reference')
-        ttl = entry.get("ttl_seconds", private=False)
+        ttl, max_stale, critical = (entry.get(key, private=False) for key in ("ttl_seconds", "max_stale", "critical"))
         rotation = entry.get("rotation", private=False)
     reference = _reference(ref)
     return SecretEntry(
@@ -46,6 +48,8 @@ def _read_entry(section: Section, key: str) -> SecretEntry:
         ref=reference,
         ttl_seconds=None if ttl is None else ttl.integer(1, LONGEST_SECONDS),
         origin=section.origin_of(key),
+        max_stale_seconds=0 if max_stale is None or max_stale.raw == "0" else max_stale.parsed(parse_duration),
+        critical=False if critical is None else critical.boolean(),
         rotation=None if rotation is None else read_rotation_rule(rotation, reference),
     )
 

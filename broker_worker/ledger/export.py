@@ -132,7 +132,7 @@ def _actor(event: AuditEvent) -> dict[str, Any]:
 
 def _unmapped(event: AuditEvent) -> dict[str, Any]:
     names = (
-        *("event", "source", "rule", "policy", "provider", "expires_at", "lease_id", "lease_ends", "uses"),
+        *("event", "source", "age_s", "rule", "policy", "provider", "expires_at", "lease_id", "lease_ends", "uses"),
         *("approval_id", "approver", "subject", "entry_id", "token_id", "task", "chain", "prev"),
     )
     return {name: getattr(event, name) for name in names}

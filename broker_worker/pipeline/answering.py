@@ -23,6 +23,7 @@ def _result(case: Case) -> Result:
         lease=None if case.holding is None else case.holding.lease.token,
         source=case.source,
         version=case.version,
+        age_s=case.age_s,
     )
 
 

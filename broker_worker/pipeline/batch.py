@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Request
+from agent_sdk.wire.messages import Request, Source
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
@@ -30,6 +30,7 @@ class Case:
         rule: who must approve it; None if nobody need.
         is_counted: whether it counts against the secret's and the entry's own limits.
         approval: the approval that it goes on with, waits for, or was refused by.
+        age_s: how many seconds ago its value was fetched; None if that was for this request.
         holding: the lease that it is released under, or that is renewed or given back.
     """
 
@@ -43,7 +44,8 @@ class Case:
     retry_after: int | None = None
     value: bytes | None = field(default=None, repr=False)
     version: str | None = None
-    source: Literal["cache", "provider"] | None = None
+    source: Source | None = None
+    age_s: int | None = None
     provider: str | None = None
     expires_at: int | None = None
     approval: Matter | None = None

@@ -77,6 +77,7 @@ class Desk:
         self._tally = Tally()
         self._releaser = Releaser(sink, cache, clock, self._tally, Nonces(entropy))
         self._backstop = Backstop()
+        self._is_calm = True
 
     async def serve(
         self,
@@ -158,8 +159,10 @@ class Desk:
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         waiting, release = list[Waiting](), None
+        is_hasty = is_hasty and self._is_calm  # what is refused would cost two syncs for nothing
         if not is_guarded:
             waiting, settled = self._fill_all(asks, now)
+            is_hasty = is_hasty and not waiting
             release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=is_hasty)
         admitting = admission.admit(marks)
         try:
@@ -177,6 +180,7 @@ class Desk:
                 undisturbed = False
                 if ask.code is None:
                     self._decide_again(ask, now)
+        self._is_calm = undisturbed
         if undisturbed and release is not None and not waiting:
             return waiting, release, []
         asked, noted = self._approve(asks, noted + distrust, now)
@@ -266,15 +270,10 @@ class Desk:
         Raises:
             QueueError: if that failed; nothing was released, the entries stay pending.
         """
-
-        def settle(now: int) -> None:
-            for each in waiting:
-                for case in each.ask.cases:
-                    if case.code is None:
-                        self.settler.settle_fetched(each, case, self.configuration, now)
-
         asks = [each.ask for each in waiting]
-        await self.ask_again(asks, admission, settle)
+        await self.ask_again(
+            asks, admission, lambda now: self.settler.settle_all_fetched(waiting, self.configuration, now)
+        )
         return self.release(asks)
 
     async def ask_again(

@@ -33,7 +33,9 @@ class Leases:
         self._given_back: OrderedDict[str, None] = OrderedDict()
         self._superseded: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
 
-    def open(self, ask: Ask, case: Case, known: CachedValue, expires_at: int, now: int) -> None:
+    def open(
+        self, ask: Ask, case: Case, known: CachedValue, expires_at: int, now: int, *, renewable: bool = True
+    ) -> None:
         """Put a release under a lease: the one that the run has for this version, else a new one.
 
         Args:
@@ -42,6 +44,7 @@ class Leases:
             known: its value.
             expires_at: until when the value may be used, ms since the epoch.
             now: the time, ms since the epoch.
+            renewable: whether a new lease may be renewed; one of a value that is past its time may not.
         """
         if case.holding is not None:  # settled before, and prepared anew
             return
@@ -53,7 +56,9 @@ class Leases:
             case.holding = held
             return
         identity = ask.identity
-        ends_at = max(expires_at, self._hard_end(case, identity.expires_at, expires_at, now))
+        ends_at = expires_at
+        if renewable:
+            ends_at = max(expires_at, self._hard_end(case, identity.expires_at, expires_at, now))
         lease = self._mint.issue(identity.agent_id, run_key, case.name, version, now, ends_at)
         holding = Holding(
             identity.agent_id,

@@ -36,6 +36,7 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         secret_name=secret_name,
         outcome="granted" if case.code is None else "refused",
         source=case.source if case.code is None else None,
+        age_s=case.age_s if case.code is None else None,
         code=case.code,
         reason=case.reason,
         action=ask.action,

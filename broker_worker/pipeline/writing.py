@@ -196,7 +196,9 @@ class Writer:
         reading = reading_of(each.ask, body.name, body.purpose, configuration, now)
         if may_read(reading) and each.entry is not None:
             made = Fetched(each.value, each.outcome.version)
-            self._desk.settler.reveal(each.ask, each.case, made, reading, configuration.ttl_of(each.entry) * 1000, now)
+            self._desk.settler.reveal(
+                each.ask, each.case, made, reading, configuration, configuration.ttl_of(each.entry) * 1000, now
+            )
 
     def poll(self) -> list[Letter]:
         """Hear what others wrote, and settle what a dead worker left; call it a few times a second.

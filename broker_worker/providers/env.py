@@ -11,12 +11,13 @@ from typing import Final
 
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.ports import Fetched, Health
+from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.reference import place_of
 
 SCHEME: Final = "env"
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
-_OWN = ("SECRET_BROKER_", "OP_SERVICE_ACCOUNT_TOKEN", "REDIS_URL")
+_CREDENTIAL = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.ASCII)
+_OWN = ("SECRET_BROKER_", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN", "REDIS_URL")
 
 
 class EnvProvider:
@@ -51,6 +52,12 @@ class EnvProvider:
     async def health(self) -> Health:
         """Always well; see `ports.Provider.health`."""
         return Health(True, f"{len(self._values)} environment variables were read at start")
+
+    async def visible(self, refs: Sequence[str]) -> Scope | None:
+        """Variables that look like credentials and that no reference names; see `ports.ScopeReporter`."""
+        needed = {ref.removeprefix(f"{SCHEME}://") for ref in refs}
+        beyond = sorted(name for name in self._values if _CREDENTIAL.search(name) and name not in needed)
+        return Scope("variables", tuple(beyond), False, "start the broker without what it does not need")
 
     async def close(self) -> None:
         """Forget the values; see `ports.Provider.close`."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from broker_worker.core.errors import BrokerError, FailureKind, ProviderError
-from broker_worker.ports import Fetched, Health
+from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.local_vault import LocalVault, not_found
 from broker_worker.providers.reference import place_of
 
@@ -67,6 +67,13 @@ class LocalProvider:
         except ProviderError as error:
             return Health(False, str(error), error.hint)
         return Health(True, f"the local vault opens; entries: {count}")
+
+    async def visible(self, refs: Sequence[str]) -> Scope | None:
+        """The entries that no reference names; see `ports.ScopeReporter`. Whoever has the key can write them all."""
+        needed = {ref.removeprefix(f"{SCHEME}://") for ref in refs}
+        entries = await self._in_thread(self._vault.describe)
+        hint = "`secret-broker vault rm NAME` removes what nobody needs any more"
+        return Scope("entries", tuple(name for name in entries if name not in needed), None, hint)
 
     async def close(self) -> None:
         """Forget the vault's key; see `ports.Provider.close`."""

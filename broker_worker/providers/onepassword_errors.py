@@ -59,6 +59,20 @@ _TEXTS: Final = (
     (re.compile(r"when deserializing http responses|length mismatch when processing results"), _GARBAGE),
 )
 
+# What only the reading and writing of items meets; tried before the others.
+_ITEM_TEXTS: Final = (
+    (
+        re.compile(r"conflict occurred on the server|race condition when updating items|incorrect item version"),
+        _Meaning(_K.CONFLICT, "somebody else changed the vault at the same moment", "try again"),
+    ),
+    (re.compile(r"permissions? to perform this action|not sufficient permissions"), _FORBIDDEN),
+    (re.compile(r"item is too big"), _Meaning(_K.TOO_LARGE, "1Password finds the item too large")),
+    (
+        re.compile(r"resource not found|item was not found|item not found"),
+        _Meaning(_K.NOT_FOUND, "no vault or item matches the reference"),
+    ),
+)
+
 _NOT_FOUND_HINT = "compare the reference in secrets.yaml with 1Password, and the vaults the service account was given"
 _AMBIGUOUS_HINT = "use the unique id in place of the name: op://<vault id>/<item id>/<field id>"
 _REFERENCES: Final = {
@@ -97,6 +111,17 @@ def of_exception(error: BaseException) -> ProviderError:
         return _error(_GARBAGE)
     text = str(error).lower()
     return _error(next((meaning for pattern, meaning in _TEXTS if pattern.search(text)), _UNKNOWN))
+
+
+def of_item_exception(error: BaseException) -> ProviderError:
+    """What an exception of the SDK means where an item is read or written.
+
+    Args:
+        error: what was raised; see `of_exception`.
+    """
+    text = str(error).lower()
+    found = next((meaning for pattern, meaning in _ITEM_TEXTS if pattern.search(text)), None)
+    return of_exception(error) if found is None or type(error).__name__ == "ValidationError" else _error(found)
 
 
 def of_reference(error_type: str) -> ProviderError:

@@ -1,4 +1,4 @@
-"""The only module that touches onepassword-sdk: sign in, resolve, release.
+"""The only module that touches onepassword-sdk, with `onepassword_sdk_items`: sign in, resolve, list vaults, release.
 
 The SDK is an optional part and takes a quarter of a second to import, so it is imported on first use, in a thread.
 Its native core runs its requests on its own threads and does not hold up the event loop (there is a test).
@@ -7,20 +7,31 @@ Its native core runs its requests on its own threads and does not hold up the ev
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Protocol
 
-from agent_sdk.wire.messages import MAX_VALUE
-from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.errors import ProviderError
 from broker_worker.ports import Fetched
 from broker_worker.providers.onepassword_errors import of_reference, unreadable_answer
+from broker_worker.providers.onepassword_items import value_of
+from broker_worker.providers.onepassword_sdk_items import SdkItems, versions_of
+from broker_worker.providers.onepassword_writing import ItemStore
 
 
 class OnePasswordClient(Protocol):
     """A signed-in client."""
 
-    async def resolve(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
-        """Ask for values in one request; raises whatever the SDK raises."""
+    async def resolve(self, refs: Sequence[str], *, versions: bool) -> Mapping[str, Fetched | ProviderError]:
+        """Ask for values in one request, and for versions in one more a vault; raises whatever the SDK raises."""
+        ...
+
+    def items(self) -> ItemStore:
+        """Items, for the length of one write."""
+        ...
+
+    async def vaults(self) -> Mapping[str, str]:
+        """The vaults that the service account sees: titles by id; raises whatever the SDK raises."""
         ...
 
     def release(self) -> None:
@@ -52,10 +63,23 @@ class SdkClient:
             )
         )
 
-    async def resolve(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
-        """Ask for values in one request; see `OnePasswordClient.resolve`."""
+    async def resolve(self, refs: Sequence[str], *, versions: bool) -> Mapping[str, Fetched | ProviderError]:
+        """See `OnePasswordClient.resolve`."""
         responses = (await self._client.secrets.resolve_all(list(refs))).individual_responses
-        return {ref: _answer(responses.get(ref)) for ref in refs}
+        answers = {ref: _answer(responses.get(ref)) for ref in refs}
+        if versions:
+            found = {ref: responses[ref].content for ref, answer in answers.items() if isinstance(answer, Fetched)}
+            known = await versions_of(self._client, found)
+            answers = {r: replace(a, version=known.get(r)) if isinstance(a, Fetched) else a for r, a in answers.items()}
+        return answers
+
+    def items(self) -> ItemStore:
+        """See `OnePasswordClient.items`."""
+        return SdkItems(self._client)
+
+    async def vaults(self) -> Mapping[str, str]:
+        """See `OnePasswordClient.vaults`."""
+        return {vault.id: vault.title for vault in await self._client.vaults.list()}
 
     def release(self) -> None:
         """See `OnePasswordClient.release`. The SDK itself would do this only when the process ends."""
@@ -78,11 +102,7 @@ def _answer(response: Any) -> Fetched | ProviderError:
         return of_reference(response.error.type.value)
     if response is None or response.content is None:
         return unreadable_answer()
-    value = response.content.secret.encode()
-    if not value:
-        return ProviderError(FailureKind.NOT_FOUND, "the field is empty", hint="fill it in in 1Password")
-    if len(value) > MAX_VALUE:
-        return ProviderError(
-            FailureKind.TOO_LARGE, f"the value has {len(value)} bytes; at most {MAX_VALUE} are allowed"
-        )
-    return Fetched(value)
+    try:
+        return Fetched(value_of(response.content.secret))
+    except ProviderError as error:
+        return error

@@ -105,3 +105,23 @@ class Options:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise self.refuse(f"{key} is not a whole number from 1 to {most}", f"leave it out for {default}")
         return value
+
+    def text(self, key: str, what: str, hint: str) -> str:
+        """A text that must be there.
+
+        Args:
+            key: the option.
+            what: what it is, for the error.
+            hint: how to write it.
+        """
+        value = self._settings.options.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.refuse(f"{key}, {what}, {'is missing' if value is None else 'is no text'}", hint)
+        return value
+
+    def flag(self, key: str) -> bool:
+        """`true` or `false`; `false` if it is not given."""
+        value = self._settings.options.get(key, False)
+        if not isinstance(value, bool):
+            raise self.refuse(f"{key} is neither true nor false", "leave it out for false")
+        return value

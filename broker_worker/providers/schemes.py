@@ -2,7 +2,8 @@
 
 | type | scheme | options |
 | --- | --- | --- |
-| `onepassword` | `op` | `token_env` or `token_file`, `timeout_seconds` |
+| `onepassword` | `op` | `token_env` or `token_file`, `timeout_seconds`, `versions` |
+| `connect` | `connect` | `url`, `token_env` or `token_file`, `timeout_seconds`, `ca_file`, `allow_plain_http` |
 | `local` | `local` | `path`, `key_file`, `passphrase_env` |
 | `env` | `env` | none |
 | `aws-sm`, `aws-ssm` | the same | `region`, `profile`, `endpoint_url`, `timeout_seconds` |
@@ -15,49 +16,39 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from broker_worker.core.configuration import ProviderSettings
-from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Provider
-from broker_worker.private_files import read_private
-from broker_worker.providers import aws_parameter_store, aws_secrets_manager, aws_section, env, local, onepassword
+from broker_worker.providers import (
+    aws_parameter_store,
+    aws_secrets_manager,
+    aws_section,
+    connect_section,
+    env,
+    local,
+    onepassword,
+)
 from broker_worker.providers.local_vault import PASSPHRASE_VARIABLE, LocalVault, VaultKeys
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession
 from broker_worker.providers.options import Options, Surroundings
 from broker_worker.providers.service_account_token import MAX_TOKEN
+from broker_worker.providers.token_reader import token_reader
 
 TOKEN_VARIABLE: Final = "OP_SERVICE_ACCOUNT_TOKEN"  # noqa: S105  # a variable's name
 
 
 def _make_onepassword(options: Options, around: Surroundings) -> Provider:
-    if options.has("token_env") and options.has("token_file"):
-        raise options.refuse("both token_env and token_file are given", "keep one of them")
     if find_spec("onepassword") is None:
         raise options.refuse("onepassword-sdk is not installed", "pip install 'secret-broker[onepassword]'")
     timeout = options.seconds("timeout_seconds", 10, 60)
-    if options.has("token_file"):
-        path = options.path("token_file", Path())
-        hint = "put the service-account token there"
-
-        def read_token() -> str:
-            return read_private(path, "1Password token file", MAX_TOKEN, hint=hint).decode("ascii", "replace")
-    else:
-        variable = options.variable("token_env", TOKEN_VARIABLE)
-        text = around.environ.get(variable)
-
-        def read_token() -> str:
-            if not text:
-                message = f"the 1Password service-account token is missing: {variable} is not set"
-                hint = f"set {variable} before the broker starts, or write token_file in broker.yaml"
-                raise ProviderError(FailureKind.UNAUTHENTICATED, message, hint=hint)
-            return text
-
+    read_token = token_reader(
+        options, around, what="1Password service-account token", variable=TOKEN_VARIABLE, most=MAX_TOKEN
+    )
     session = OnePasswordSession(read_token, SdkClient.sign_in, timeout_seconds=timeout, monotonic=around.monotonic)
-    return onepassword.OnePasswordProvider(session, timeout)
+    return onepassword.OnePasswordProvider(session, timeout, versions=options.flag("versions"))
 
 
 def _make_local(options: Options, around: Surroundings) -> Provider:
@@ -81,7 +72,10 @@ class _Scheme:
 
 _TYPES: Final = MappingProxyType(
     {
-        "onepassword": _Scheme(onepassword.SCHEME, ("token_env", "token_file", "timeout_seconds"), _make_onepassword),
+        "onepassword": _Scheme(
+            onepassword.SCHEME, ("token_env", "token_file", "timeout_seconds", "versions"), _make_onepassword
+        ),
+        "connect": _Scheme(connect_section.SCHEME, connect_section.OPTIONS, connect_section.make_connect),
         "local": _Scheme(local.SCHEME, ("path", "key_file", "passphrase_env"), _make_local),
         "env": _Scheme(env.SCHEME, (), _make_env),
         "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager),

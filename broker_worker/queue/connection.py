@@ -7,7 +7,6 @@ XADD twice.
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -50,7 +49,6 @@ class QueueConnection(asyncio.Protocol):
             **options, client_name=name, protocol=2, socket_timeout=None, socket_connect_timeout=CONNECT_SECONDS
         )
         self._transport: asyncio.WriteTransport | None = None
-        self._socket: int | None = None
         self._reader: Any = Reader(
             protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_INCOMPLETE
         )
@@ -87,8 +85,6 @@ class QueueConnection(asyncio.Protocol):
             raise QueueError("the connection to the queue was closed while it was made")
         self._transport = writer.transport
         self._transport.set_protocol(self)
-        if self._transport.get_extra_info("ssl_object") is None and os.name == "posix":
-            self._socket = self._transport.get_extra_info("socket").fileno()
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands in one write.
@@ -100,13 +96,7 @@ class QueueConnection(asyncio.Protocol):
             raise self._gone()
         self._sent += len(commands)
         packed = pack(commands)
-        if self._socket is not None and not self._transport.get_write_buffer_size():
-            # uvloop writes when everything else of this turn is done, and the server could begin now; if the socket is
-            # full or broken, the transport knows what to do
-            with contextlib.suppress(OSError):
-                packed = packed[os.write(self._socket, packed) :]
-        if packed:
-            self._transport.write(packed)
+        self._transport.write(packed)
 
     async def receive(self, poll_us: int = 0) -> Any:
         """The next reply; an error reply is returned, not raised, so that the ones behind it stay in step.
@@ -151,13 +141,18 @@ class QueueConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the server wrote (`asyncio.Protocol`)."""
+        if self._broken is not None:
+            return
         try:
             self._reader.feed(data)
             next_reply, take = self._reader.gets, self._replies.append
             while (reply := next_reply(False)) is not _INCOMPLETE:
                 take(reply)
-        except RedisError as error:  # no server that we know speaks like that
+        except Exception as error:  # noqa: BLE001  # no server that we know speaks like that; whoever waits sees it
             self._break(error)
+            return
+        if len(self._replies) > self._sent - self._received:
+            self._break(InvalidResponse("the server answers what was not asked"))
             return
         if self._waiter is not None and len(self._replies) >= self._waits_for and not self._waiter.done():
             self._waiter.set_result(None)
@@ -168,7 +163,6 @@ class QueueConnection(asyncio.Protocol):
 
     def _break(self, error: Exception) -> None:
         self._broken = self._broken or error
-        self._socket = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(self._gone())
 

@@ -13,7 +13,7 @@ from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.generating import generate
 from broker_worker.pipeline.writing import Clash, Stored, Writing
 from broker_worker.ports import Entry, Fetched, Provider
-from broker_worker.worker.fetches import CALLS_PER_PROVIDER, DEADLINE_SECONDS, MAX_VERSION
+from broker_worker.providers.resilient import DEADLINE_SECONDS, MAX_VERSION
 
 MAX_WRITES = 256
 """How many writes may be under way at once; more are refused as unavailable."""
@@ -30,11 +30,11 @@ class Writes:
     Args:
         providers: by the scheme of the references that they serve.
         done: set whenever something can go on.
-        deadline: seconds that one call of a provider may take.
+        deadline: seconds that storing a value may take, a look at what is there included.
     """
 
     def __init__(
-        self, providers: Mapping[str, Provider], done: asyncio.Event, deadline: float = DEADLINE_SECONDS
+        self, providers: Mapping[str, Provider], done: asyncio.Event, deadline: float = 1.5 * DEADLINE_SECONDS
     ) -> None:
         self.replace(providers)
         self._done = done
@@ -48,7 +48,6 @@ class Writes:
     def replace(self, providers: Mapping[str, Provider]) -> None:
         """Use other providers for what begins from now on."""
         self._providers = providers
-        self._slots = {provider: asyncio.Semaphore(CALLS_PER_PROVIDER) for provider in set(providers.values())}
 
     def add(self, asks: Iterable[Ask]) -> None:
         """Take admitted writes; they come back through `take_made` when their values are there."""
@@ -114,7 +113,7 @@ class Writes:
         writing.outcome = ProviderError(FailureKind.BAD_REFERENCE, "no provider is configured for this scheme")
         try:
             if provider is not None:
-                async with self._slots[provider], asyncio.timeout(self._deadline):
+                async with asyncio.timeout(self._deadline):
                     writing.outcome = await self._put(provider, writing, writing.entry.ref)
         except ProviderError as error:
             writing.outcome = error

@@ -18,6 +18,7 @@ import pytest
 from desk_workbench import LONG, FakeVault, Run, ShiftedClock, until, write_files
 from redis import Redis
 from redis.exceptions import RedisError
+from vault_workbench import hardened
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import RunCredential
@@ -129,7 +130,8 @@ class Home:
         await self.set_users()
         with patch.object(compose_module, "SystemClock", lambda: self.clock):
             process = compose(self.settings, name)
-        process.providers = {"local": vault or FakeVault(), **(others or {})}
+        vaults: dict[str, Provider] = {"local": vault or FakeVault(), **(others or {})}
+        process.providers = {scheme: hardened(each) for scheme, each in vaults.items()}
         process.fetches.replace(process.providers)
         process.writes.replace(process.providers)
         process.desk.settler.provider_of = provider_names(process.providers)

@@ -22,7 +22,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from onepassword.core import UniffiCore  # type: ignore[import-untyped]  # it has no types
+from onepassword_fake_items import FakeItems, NativeError, native_error
 
+__all__ = ["FakeItems", "FakeNativeCore", "LoopbackServer", "NativeError", "install", "make_token", "native_error"]
 REAL_HOST = "https://example.1password.com"
 
 
@@ -58,19 +60,6 @@ def _b64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-class NativeError(Exception):
-    """As the native library raises it: all that is known is in `msg`, JSON or not."""
-
-    def __init__(self, msg: str) -> None:
-        super().__init__(f"msg={msg!r}")
-        self.msg = msg
-
-
-def native_error(message: str, name: str = "Internal") -> NativeError:
-    """An error as the library words it."""
-    return NativeError(json.dumps({"name": name, "message": message}))
-
-
 class FakeNativeCore:
     """The native library's three functions, over a dictionary.
 
@@ -80,6 +69,8 @@ class FakeNativeCore:
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self.values = dict(values)
+        self.items = FakeItems()
+        self.vaults: dict[str, str] = {}
         self.reference_errors: dict[str, object] = {}
         self.sign_in_failure: Exception | None = None
         self.resolve_failure: Callable[[list[str]], Exception | None] = lambda refs: None
@@ -107,7 +98,11 @@ class FakeNativeCore:
     async def invoke(self, invocation: str) -> str:
         call = json.loads(invocation)["invocation"]
         assert call["clientId"] not in self.released
-        assert call["parameters"]["name"] == "SecretsResolveAll"
+        if call["parameters"]["name"] == "VaultsList" and self.vaults:
+            return self._list_vaults()
+        if call["parameters"]["name"] != "SecretsResolveAll":
+            await self._wait()
+            return self.items.invoke(call["parameters"]["name"], call["parameters"]["parameters"])
         refs: list[str] = call["parameters"]["parameters"]["secret_references"]
         self.batches.append(refs)
         self.under_way += 1
@@ -125,11 +120,26 @@ class FakeNativeCore:
     def release_client(self, client_id: str) -> None:
         self.released.append(json.loads(client_id))
 
+    def _list_vaults(self) -> str:
+        failure = self.resolve_failure([])
+        if failure is not None:
+            raise failure
+        other = {
+            "description": "",
+            "vaultType": "userCreated",
+            "activeItemCount": 1,
+            "contentVersion": 1,
+            "attributeVersion": 1,
+        }
+        times = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+        vaults = [{"id": id_, "title": title, **other, **times} for id_, title in self.vaults.items()]
+        return json.dumps(vaults)
+
     def _answer(self, ref: str) -> dict[str, object]:
         if ref in self.reference_errors:
             return {"error": self.reference_errors[ref]}
         if ref not in self.values:
-            return {"error": {"type": "itemNotFound"}}
+            return self.items.resolve(ref) or {"error": {"type": "itemNotFound"}}
         return {"content": {"secret": self.values[ref], "itemId": "i" * 26, "vaultId": "v" * 26}}
 
     async def _wait(self) -> None:
@@ -157,6 +167,9 @@ class LoopbackServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.do_POST()
+
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length", 0)))
                 outer.requests.append(self.path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.ports import Fetched, Provider
+from broker_worker.ports import CredentialedProvider, Fetched, MeteredProvider, Provider, ScopeReporter
 
 CANARY = "canary-7c1e55"
 """Part of every text value, so that a leak is found wherever it shows."""
@@ -248,6 +248,33 @@ class ProviderConformance:
         except ProviderError:
             return
         assert not [answer for answer in answers.values() if isinstance(answer, Fetched)]
+
+    async def test_what_it_sees_is_told_by_name(self, subject: Subject) -> None:
+        """A provider that can tell what its credential reaches tells names, and nothing that every reference needs."""
+        if not isinstance(subject.provider, ScopeReporter):
+            pytest.skip("this provider cannot tell what it sees")
+        scope = await subject.provider.visible([*subject.values, subject.largest])
+        if scope is not None:
+            assert scope.noun
+            assert scope.hint
+            assert CANARY not in everything_said(scope)
+            assert not {ref.partition("://")[2] for ref in subject.values} & set(scope.beyond)
+
+    async def test_what_a_call_costs_grows_with_it(self, subject: Subject) -> None:
+        """A provider whose vault counts reads otherwise than one a reference says at least one, and never fewer."""
+        if not isinstance(subject.provider, MeteredProvider):
+            pytest.skip("one read a reference")
+        costs = [subject.provider.reads_of(subject.some(count)) for count in range(1, 60)]
+        assert costs == sorted(costs)
+        assert costs[0] >= 1
+
+    async def test_a_fingerprint_tells_nothing(self, subject: Subject) -> None:
+        """It is short, the same for the same credential, and another one with another salt."""
+        if not isinstance(subject.provider, CredentialedProvider):
+            pytest.skip("this provider has no credential that can be replaced")
+        one, again, other = (subject.provider.fingerprint(salt) for salt in (bytes(16), bytes(16), bytes(range(16))))
+        assert one == again != other
+        assert len(one) == len(other) == 16
 
     async def test_it_has_a_name(self, subject: Subject) -> None:
         """The name is a type of `broker.yaml`, as the audit records it."""

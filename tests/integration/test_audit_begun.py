@@ -1,7 +1,8 @@
 """Batches that the disk begins with before it is sure that they are released: never one record too few."""
 
 import errno
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_what_could_not_be_begun_is_appended_as_ever(sink: JsonlSink, folder: Pa
         sink.append(records)
     assert [entry["event"] for entry in logs] == ([] if call == "posix_fadvise" else [SLOW])
     assert runs_restored(folder, sink) == ["run-1", "run-2", "run-3"]
+
+
+def test_a_sync_that_failed_once_does_not_count_when_it_is_repeated(sink: JsonlSink, folder: Path) -> None:
+    """The system may have forgotten what it could not write: the audit itself is synced instead."""
+    records = [access(3)]
+    sink.prepare(records, begin=True)
+    with capture_logs(), failing("fdatasync", errno.EIO, wal(folder)):
+        sink.flush()
+    sink.append(records)
+    assert unsynced(sink) == 0
+    assert runs_restored(folder, sink) == ["run-1", "run-2", "run-3"]
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: os.truncate(path, 100)], ids=["removed", "cut"])
+def test_a_write_ahead_that_went_away_meanwhile_holds_nothing(
+    sink: JsonlSink, folder: Path, change: Callable[[Path], None]
+) -> None:
+    """No restart would find what was begun there, so the audit itself is synced."""
+    records = begun(sink, 3)
+    change(wal(folder))
+    with capture_logs() as logs:
+        sink.append(records)
+    assert [entry["event"] for entry in logs] == [SLOW]
+    assert unsynced(sink) == 0
 
 
 def test_what_was_begun_and_could_not_be_appended_is_never_found(sink: JsonlSink, folder: Path) -> None:

@@ -195,6 +195,30 @@ def test_vault_that_does_not_open_is_a_failure(settings: Settings) -> None:
     assert found(settings, "provider local").status is Status.FAIL
 
 
+def test_what_a_credential_reaches_beyond_the_registry_is_a_warning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name, a few of them, with how to narrow it; no line where the provider does not tell."""
+    for name in [name for name in os.environ if name not in (*VARIABLES, "HOME", "PATH", "PYTHONPATH")]:
+        monkeypatch.delenv(name)
+    assert found(settings, "provider env scope").status is Status.OK
+    for number in range(7):
+        monkeypatch.setenv(f"OTHER_TOKEN_{number}", "sk-canary")
+    check = found(settings, "provider env scope")
+    assert check.status is Status.WARN
+    assert check.detail.endswith(
+        "7 variables that no secret needs: " + ", ".join(f"OTHER_TOKEN_{number}" for number in range(5)) + " and 2 more"
+    )
+    assert "without what it does not need" in check.hint
+    assert "canary" not in repr(check)
+
+
+def test_a_rationed_vault_is_not_asked_for_values(settings: Settings) -> None:
+    """Each of them would cost a read."""
+    (settings.config_dir / "broker.yaml").write_text("provider: {type: env, budget: {reads_per_day: 9}}\n")
+    assert "were not asked for" in found(settings, "provider env").detail
+
+
 def test_unwritable_audit_is_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that takes no record is a FAIL, and the probe does not stay behind."""
 

@@ -140,6 +140,15 @@ async def test_the_cache_shows_its_share(house: House, browser: httpx.AsyncClien
     assert "3 from the cache, 1 from a vault" in text
 
 
+async def test_values_past_their_time_are_counted_by_themselves(house: House, browser: httpx.AsyncClient) -> None:
+    """Only where there were some: they mean that a vault failed."""
+    house.record(outcome="granted", source="cache")
+    assert "past their time" not in (await browser.get("/health")).text
+    for _ in range(2):
+        house.record(outcome="granted", source="stale")
+    assert "2 from the cache past their time, because a vault failed" in (await browser.get("/health")).text
+
+
 async def test_findings_of_the_audit_are_shown(house: House, browser: httpx.AsyncClient) -> None:
     """What was wrong stands there with its place, as text."""
     chain(house)

@@ -91,6 +91,7 @@ def report(settings: Settings) -> Any:
         AWS_ACCESS_KEY_ID="AKIA",
         AWS_SECRET_ACCESS_KEY="x",
         AWS_SESSION_TOKEN="x",
+        OP_CONNECT_TOKEN="eyJx",
         HIDDEN_VALUE="canary",
         HARMLESS="stays",
     )  # fmt: skip

@@ -9,12 +9,16 @@ from typing import cast
 import pytest
 from onepassword_fakes import FakeNativeCore, NativeError, install, make_token, native_error
 from provider_conformance import CANARY, everything_said, failure_of
+from vault_workbench import StateNotebook, hardened
 
 from broker_worker.core.errors import FailureKind, ProviderError, SetupError
+from broker_worker.core.vault_state import FAILURES_TO_OPEN
 from broker_worker.ports import Fetched
-from broker_worker.providers.onepassword import BATCH, CONCURRENCY, OnePasswordProvider
+from broker_worker.providers.onepassword import OnePasswordProvider
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession
+from broker_worker.providers.resilient import ATTEMPTS, BATCH, ResilientProvider
+from broker_worker.providers.vault_calls import CALLS_AT_ONCE
 
 REFS = [f"op://vault/item-{i}/field" for i in range(3 * BATCH)]
 UNAUTHENTICATED = native_error("you are not authenticated")
@@ -23,19 +27,28 @@ RATE_LIMITED = native_error("rate limit exceeded", name="RateLimitExceeded")
 
 @dataclass
 class Desk:
-    """A provider, the core that it talks to, its clock and its token."""
+    """A provider as the broker wraps it, the core that it talks to, its clock and its token."""
 
     core: FakeNativeCore
     token: str = field(default_factory=make_token)
-    clock: float = 1000.0
     timeout: float = 5.0
-    provider: OnePasswordProvider = field(init=False)
+    states: StateNotebook = field(default_factory=StateNotebook)
+    provider: ResilientProvider = field(init=False)
 
     def __post_init__(self) -> None:
         session = OnePasswordSession(
             lambda: self.token, SdkClient.sign_in, timeout_seconds=self.timeout, monotonic=lambda: self.clock
         )
-        self.provider = OnePasswordProvider(session, self.timeout)
+        self.provider = hardened(OnePasswordProvider(session, self.timeout), self.states)
+
+    @property
+    def clock(self) -> float:
+        """Seconds; a test turns it."""
+        return self.states.now / 1000
+
+    @clock.setter
+    def clock(self, seconds: float) -> None:
+        self.states.now = int(seconds * 1000)
 
     async def get(self, *refs: str) -> list[Fetched | ProviderError]:
         return list((await self.provider.get_many(refs)).values())
@@ -86,7 +99,7 @@ async def test_requests_under_way_are_bounded(desk: Desk) -> None:
         await asyncio.sleep(0)
     desk.core.gate.set()
     await asyncio.gather(*calls)
-    assert desk.core.most_under_way == CONCURRENCY
+    assert desk.core.most_under_way == CALLS_AT_ONCE
 
 
 async def test_failed_batch_costs_the_others_nothing(desk: Desk) -> None:
@@ -223,23 +236,29 @@ async def test_replaced_token_counts_at_once(desk: Desk) -> None:
 
 
 async def test_outage_at_sign_in_is_tried_again_soon(desk: Desk) -> None:
-    """When 1Password cannot be reached, the next sign-in comes after one second, and success ends the wait."""
+    """When 1Password cannot be reached, it is left alone for a second in the end, and success ends the wait."""
     desk.core.sign_in_failure = native_error("authentication error: error sending request for url (<redacted URL>)")
     assert (await desk.refused()).kind is FailureKind.UNREACHABLE
     await desk.refused()
+    assert (await desk.refused()).retry_after == 1000
+    assert desk.core.sign_ins == FAILURES_TO_OPEN
     desk.core.sign_in_failure = None
     desk.clock += 1
     assert isinstance((await desk.get(REFS[0]))[0], Fetched)
-    assert desk.core.sign_ins == 2
+    assert desk.core.sign_ins == FAILURES_TO_OPEN + 1
 
 
-async def test_unknown_failure_at_sign_in_counts_as_a_refusal(desk: Desk) -> None:
-    """A sign-in that fails in a way nobody knows is not repeated either."""
+async def test_unknown_failure_at_sign_in_is_not_repeated_for_ever(desk: Desk) -> None:
+    """A sign-in that fails in a way nobody knows is tried once a call, and in the end once a minute."""
     desk.core.sign_in_failure = native_error("something new")
-    await desk.refused()
-    desk.clock += 59
-    await desk.refused()
-    assert desk.core.sign_ins == 1
+    for _ in range(25):
+        await desk.refused()
+    assert desk.core.sign_ins == FAILURES_TO_OPEN
+    for _ in range(10):
+        desk.clock += 60
+        await desk.refused()
+        await desk.refused()
+    assert desk.core.sign_ins == FAILURES_TO_OPEN + 10
 
 
 async def test_ended_session_is_made_anew(desk: Desk) -> None:
@@ -275,6 +294,7 @@ async def test_success_ends_the_growth_of_waits(desk: Desk) -> None:
     """After an answer the next outage waits one second again, not two."""
     for _ in range(3):
         desk.core.resolve_failure = lambda refs: native_error("internal server error")
+        await desk.refused()
         await desk.refused()
         assert (await desk.refused()).retry_after == 1000
         desk.clock += 1
@@ -336,10 +356,10 @@ async def test_hanging_sign_in_ends_at_its_deadline(monkeypatch: pytest.MonkeyPa
     core = FakeNativeCore({})
     install(monkeypatch, core)
     core.gate = asyncio.Event()
-    desk = Desk(core, timeout=0.5)
+    desk = Desk(core, timeout=0.1)
     errors = await asyncio.gather(desk.refused(), desk.refused())
     assert [error.kind for error in errors] == [FailureKind.TIMEOUT] * 2
-    assert core.sign_ins == 1
+    assert core.sign_ins == ATTEMPTS
 
 
 async def test_cancelled_caller_does_not_cancel_the_sign_in(desk: Desk) -> None:
@@ -401,6 +421,47 @@ async def test_health_asks_nothing_when_signed_in(desk: Desk) -> None:
     for _ in range(5):
         assert (await desk.provider.health()).ok
     assert (desk.core.sign_ins, len(desk.core.batches)) == (1, 1)
+
+
+async def test_refused_token_is_known_again_after_a_restart(desk: Desk) -> None:
+    """Another worker, or the next one of a crash loop, does not try it either, whatever it is spelled like."""
+    desk.core.sign_in_failure = UNAUTHENTICATED
+    await desk.refused()
+    for token in (desk.token, f"  {desk.token}\n"):
+        again = Desk(desk.core, token=token, states=desk.states)
+        assert (await again.refused()).kind is FailureKind.UNAUTHENTICATED
+        assert not (await again.provider.health()).ok
+        await again.provider.close()
+    assert desk.core.sign_ins == 1
+    assert desk.token not in repr(desk.states.kept)
+
+
+async def test_token_that_is_put_there_at_last_counts_at_once(desk: Desk) -> None:
+    """Who forgot it need not wait a minute."""
+    token, desk.token = desk.token, ""
+    assert (await desk.refused()).kind is FailureKind.UNAUTHENTICATED
+    assert (await desk.refused()).retry_after == 60_000
+    desk.token = token
+    assert isinstance((await desk.get(REFS[0]))[0], Fetched)
+
+
+async def test_what_a_call_costs_is_what_1password_counts_at_most(desk: Desk) -> None:
+    """The vaults once, the items of each vault, and each item: three for one reference by names."""
+    provider = OnePasswordProvider(OnePasswordSession(make_token, SdkClient.sign_in, timeout_seconds=5), 5)
+    assert provider.reads_of(["op://v/a/f"]) == 3
+    assert provider.reads_of(["op://v/a/f", "op://v/a/s/g", "op://v/b/f", "op://w/a/f?attribute=otp"]) == 6
+
+
+async def test_vaults_that_nobody_needs_are_told(desk: Desk) -> None:
+    """By title; one that the registry names by its id or in another case is needed."""
+    desk.core.vaults = {"v" * 26: "Agents", "w" * 26: "Private", "x" * 26: "Team"}
+    scope = await desk.provider.visible(["op://agents/a/f", f"op://{'x' * 26}/a/f"])
+    assert scope is not None
+    assert (scope.noun, scope.beyond, scope.can_write) == ("vaults", ("Private",), None)
+    desk.core.resolve_failure = lambda refs: native_error(f"you are not authenticated {CANARY}")
+    error = await failure_of(desk.provider.visible([]))
+    assert error.kind is FailureKind.UNAUTHENTICATED
+    assert CANARY not in everything_said(error)
 
 
 def test_no_token_in_what_can_be_printed(desk: Desk) -> None:

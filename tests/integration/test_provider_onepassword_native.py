@@ -19,8 +19,10 @@ import pytest
 from onepassword.core import UniffiCore  # type: ignore[import-untyped]  # it has no types
 from onepassword_fakes import LoopbackServer, answer, make_token, tls_of_nobody, token_of
 from provider_conformance import CANARY, everything_said, failure_of
+from vault_workbench import hardened
 
 from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.vault_state import FAILURES_TO_OPEN, refuses_us
 from broker_worker.providers.onepassword import OnePasswordProvider
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession
@@ -43,7 +45,7 @@ def provider_of(token: str, timeout: float = 10.0) -> OnePasswordProvider:
         lambda: token,
         SdkClient.sign_in,
         timeout_seconds=timeout,
-        monotonic=lambda: 0.0,  # no wait ever ends, however slow this host is
+        monotonic=lambda: 0.0,  # no session ever gets old, however slow this host is
         unsafe_check_address_for_tests=lambda address: address,
     )
     return OnePasswordProvider(session, timeout)
@@ -52,7 +54,7 @@ def provider_of(token: str, timeout: float = 10.0) -> OnePasswordProvider:
 async def refusal_by(respond: Callable[[BaseHTTPRequestHandler], None]) -> tuple[ProviderError, int]:
     """The error that a server's answer leads to, and how many requests it saw for three calls."""
     with LoopbackServer(respond).running() as server:
-        provider = provider_of(make_token(server.address))
+        provider = hardened(provider_of(make_token(server.address)))
         error = await failure_of(provider.get_many([REF]))
         for _ in range(2):
             await failure_of(provider.get_many([REF]))
@@ -78,7 +80,7 @@ def hang_until(release: threading.Event) -> Callable[[BaseHTTPRequestHandler], N
     ("respond", "kind"),
     [
         pytest.param(answer(401, BODY), FailureKind.UNAUTHENTICATED, id="401"),
-        pytest.param(answer(403, BODY), FailureKind.FORBIDDEN, id="403"),
+        pytest.param(answer(403, BODY), FailureKind.UNAUTHENTICATED, id="403"),
         pytest.param(answer(429, BODY), FailureKind.RATE_LIMITED, id="429"),
         pytest.param(answer(500, BODY), FailureKind.UNREACHABLE, id="500"),
         pytest.param(answer(502, BODY), FailureKind.UNREACHABLE, id="502"),
@@ -96,11 +98,14 @@ def hang_until(release: threading.Event) -> Callable[[BaseHTTPRequestHandler], N
 async def test_failed_sign_ins_are_told_apart(
     respond: Callable[[BaseHTTPRequestHandler], None], kind: FailureKind
 ) -> None:
-    """Each answer of the server becomes its kind, none of its words are repeated, and it is asked once, not thrice."""
+    """Each answer of the server becomes its kind, and none of its words are repeated.
+
+    Three calls ask a server that refuses us once; one that is out of order is left alone in the end.
+    """
     error, requests = await refusal_by(respond)
     assert error.kind is kind
     assert CANARY not in everything_said(error)
-    assert requests == 1
+    assert requests == 1 if refuses_us(kind) else requests <= FAILURES_TO_OPEN
 
 
 async def test_closed_port_is_unreachable() -> None:

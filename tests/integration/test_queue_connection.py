@@ -58,12 +58,23 @@ async def test_who_waits_when_it_is_closed_learns_of_it(connection: QueueConnect
         await waiting
 
 
-async def test_replies_that_are_none_end_it(connection: QueueConnection) -> None:
-    """What does not speak the protocol is not listened to any further."""
-    connection.data_received(b"+OK\r\nHTTP/1.1 400 Bad Request\r\n")
-    assert await connection.receive() == b"OK"
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"%1\r\n*1\r\n+a\r\n+b\r\n",  # a map with a list as its key, which Python has not
+        b"+OK\r\n+OK\r\n",
+    ],
+    ids=["no protocol", "no value", "not asked for"],
+)
+async def test_replies_that_are_none_end_it(connection: QueueConnection, answer: bytes) -> None:
+    """What does not speak the protocol is not listened to any further, and cannot fill the memory."""
+    connection.send([("BLPOP", "nothing", 0)])
+    connection.data_received(answer)
+    connection.data_received(b"+OK\r\n" * 1000)
+    assert len(connection._replies) <= 2
     with pytest.raises(QueueError, match="the connection to the queue broke"):
-        await connection.receive()
+        connection.send([("PING",)])
 
 
 async def test_it_is_nothing_before_it_is_open(valkey_url: str) -> None:

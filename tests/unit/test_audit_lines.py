@@ -3,7 +3,7 @@
 import json
 from importlib.resources import files
 
-import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
+import jsonschema
 import msgspec
 import nacl.bindings as sodium
 import pytest
@@ -82,7 +82,7 @@ def test_an_overlong_line_is_refused_before_it_is_parsed() -> None:
 def test_there_is_no_field_that_could_hold_a_value() -> None:
     """The allow-list of fields is pinned: who adds one must think of what may go into it."""
     assert set(AuditRecord.__struct_fields__) == {
-        "v", "event", "timestamp", "agent_id", "run_id", "secret_name", "outcome", "source", "code", "reason",
+        "v", "event", "timestamp", "agent_id", "run_id", "secret_name", "outcome", "source", "age_s", "code", "reason",
         "action", "purpose", "rule", "policy", "provider", "version", "expires_at", "lease_id", "lease_ends", "uses",
         "approval_id", "approver", "subject", "request_id", "entry_id", "run_key",
         "token_id", "issuer", "task", "latency_us", "count", "signature",

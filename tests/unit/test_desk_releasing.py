@@ -60,6 +60,19 @@ async def test_what_the_disk_began_with_is_taken_back_if_the_queue_does_not_answ
     assert bench.sink.begun == ()
 
 
+async def test_refusals_in_a_row_do_not_have_the_disk_begin_with_releases(tmp_path: Path) -> None:
+    """Whoever can cause refusals without end cannot cause two syncs with each."""
+    limits = "limits: {secrets: {openai.api_key: {rate: 1/h, burst: 1}}}"
+    bench = DeskBench(tmp_path, policy=f"agents: {{claude: {{allow: [openai.api_key]}}}}\n{limits}")
+    run = bench.run()
+    await bench.ask_one(run, "openai.api_key")
+    begun: list[int] = []
+    bench.admission.before = lambda: begun.append(len(bench.sink.begun))
+    for _ in range(3):
+        assert (await bench.ask_one(run, "openai.api_key")).code == Code.RATE_LIMITED
+    assert begun == [1, 0, 0]
+
+
 async def test_what_the_disk_began_with_is_replaced_if_the_queue_refuses(tmp_path: Path) -> None:
     """The record of a release that was not admitted gives way to that of the refusal."""
     limits = "limits: {secrets: {openai.api_key: {rate: 1/h, burst: 1}}}"

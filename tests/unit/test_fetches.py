@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from desk_workbench import NOW, DeskBench, FakeVault, until
-from structlog.testing import capture_logs
+from vault_workbench import StateNotebook, hardened
 
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.pipeline.settling import Waiting
 from broker_worker.ports import Fetched
+from broker_worker.providers.resilient import ResilientProvider
+from broker_worker.providers.vault_calls import CALLS_AT_ONCE
 from broker_worker.worker import fetches as fetches_module
 from broker_worker.worker.fetches import Fetches
 
@@ -24,7 +26,12 @@ class Fetching:
         self.bench = bench
         self.local, self.other = FakeVault(), FakeVault({"env://A": b"from the environment"}, name="env")
         self.kept: dict[str, Any] = {}
-        self.fetches = Fetches({"local": self.local, "env": self.other}, self._keep, deadline=0.2)
+        self.states = StateNotebook()
+        self.fetches = Fetches({"local": self.wrapped(self.local), "env": self.wrapped(self.other)}, self._keep)
+
+    def wrapped(self, vault: FakeVault) -> ResilientProvider:
+        """The vault as the broker wraps it."""
+        return hardened(vault, self.states, deadline=0.2)
 
     def _keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
         self.kept[ref] = result
@@ -106,35 +113,11 @@ async def test_a_vault_that_raises_costs_its_own_names_only(
     await fetching.ready()
     assert values(waiting.found) == {"local://openai": kind, "env://A": b"from the environment"}
     fetching.local.failure = None
+    fetching.states.now += 1_000  # a vault that failed three times is left alone for a second
     again = await fetching.waiting("local://openai")
     fetching.fetches.add([again])
     await fetching.ready()
     assert values(again.found) == {"local://openai": b"value of openai"}
-
-
-async def test_a_vault_that_begins_to_fail_is_logged_once(fetching: Fetching) -> None:
-    """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
-    closed = ProviderError(FailureKind.UNREACHABLE, "the key does not exist", hint="restore it")
-    refused = ProviderError(FailureKind.UNAUTHENTICATED, "no token", hint="set it")
-    with capture_logs() as lines:
-        for failure in (closed, closed, refused, TimeoutError(), None, None):
-            fetching.local.failure = failure
-            fetching.fetches.add([await fetching.waiting("local://openai", "env://A")])
-            await fetching.ready()
-    assert [(line["event"], line["provider"], line.get("kind"), line.get("hint")) for line in lines] == [
-        ("vault_failed", "local", "unreachable", "restore it"),
-        ("vault_failed", "local", "unauthenticated", "set it"),
-        ("vault_failed", "local", "timeout", ""),
-        ("vault_serves_again", "local", None, None),
-    ]
-
-
-async def test_a_name_that_is_missing_is_no_failure_of_its_vault(fetching: Fetching) -> None:
-    """That is in the audit, and `doctor` lists it; a log line an unknown name would be an agent's to fill."""
-    with capture_logs() as lines:
-        fetching.fetches.add([await fetching.waiting("local://missing")])
-        await fetching.ready()
-    assert lines == []
 
 
 @pytest.mark.parametrize(
@@ -194,8 +177,8 @@ async def test_calls_of_one_vault_at_a_time_are_bounded(fetching: Fetching) -> N
     for number in range(10):
         fetching.fetches.add([await fetching.waiting(f"local://n{number}")])
         await asyncio.sleep(0)
-    await until(lambda: len(fetching.local.calls) >= fetches_module.CALLS_PER_PROVIDER)
-    assert len(fetching.local.calls) == fetches_module.CALLS_PER_PROVIDER
+    await until(lambda: len(fetching.local.calls) >= CALLS_AT_ONCE)
+    assert len(fetching.local.calls) == CALLS_AT_ONCE
     fetching.local.gate.set()
     assert len(await fetching.ready(10)) == 10
 
@@ -231,7 +214,7 @@ async def test_what_a_replaced_vault_still_answers_is_not_used(fetching: Fetchin
     fetching.fetches.add([both])
     await until(lambda: fetching.local.calls and both.found)
     new = FakeVault({"local://openai": b"new value", "env://A": b"new too"})
-    fetching.fetches.replace({"local": new, "env": new})
+    fetching.fetches.replace(dict.fromkeys(("local", "env"), fetching.wrapped(new)))
     fetching.local.gate.set()
     await fetching.ready()
     assert values(both.found) == {"local://openai": b"new value", "env://A": b"new too"}

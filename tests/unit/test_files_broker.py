@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker_worker.core.budget import Budget
 from broker_worker.core.configuration import CacheSettings, ProviderSettings, ServerSettings
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.policy import Origin
@@ -90,7 +91,10 @@ def test_a_provider_has_a_type_and_options() -> None:
     """Texts, whole numbers and booleans; the provider checks them."""
     text = "provider:\n  type: onepassword\n  token_env: TOKEN\n  batch: 50\n  strict: true\n"
     expected = ProviderSettings(
-        "onepassword", {"token_env": "TOKEN", "batch": 50, "strict": True}, Origin("broker.yaml", 2)
+        "onepassword",
+        {"token_env": "TOKEN", "batch": 50, "strict": True},
+        Origin("broker.yaml", 2),
+        Budget(1000, 1000, 10),
     )
     assert read_providers(document(text)) == (expected,)
 
@@ -136,3 +140,49 @@ def test_a_mistake_in_a_provider_s_section_never_repeats_an_option(text: str, me
         read_providers(document(text))
     assert str(caught.value) == message
     assert "c4nary" not in (str(caught.value) + caught.value.hint).lower()
+
+
+def budget(text: str, kind: str = "onepassword") -> Budget | None:
+    """The budget of a provider whose section has that text below `budget`."""
+    (provider,) = read_providers(document(f"provider:\n  type: {kind}\n  budget: {text}\n"))
+    assert "budget" not in provider.options
+    return provider.budget
+
+
+def test_a_budget_is_read_with_its_reserve() -> None:
+    """One window or both; a tenth is kept for critical secrets where nothing else is written."""
+    assert budget("{reads_per_hour: 1000, reads_per_day: 5000, reserve_percent: 25}") == Budget(1000, 5000, 25)
+    assert budget("{reads_per_day: 5000}") == Budget(None, 5000, 10)
+    assert budget("{reads_per_hour: 7, reserve_percent: 0}", "local") == Budget(7, None, 0)
+
+
+def test_without_a_budget_onepassword_has_that_of_the_smallest_plan() -> None:
+    """The other providers have none; `none` is written out."""
+    text = "providers: [{type: onepassword}, {type: local}, {type: env}]"
+    assert [provider.budget for provider in read_providers(document(text))] == [Budget(1000, 1000, 10), None, None]
+    assert budget("none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "`budget`: a budget without a limit"),
+        ("{reserve_percent: 5}", "`budget`: a budget without a limit"),
+        ("1000", "`budget`: found `1000`, which YAML takes for a number, expected a mapping"),
+        ("{reads_per_minute: 5}", "`budget`: unknown key `reads_per_minute`"),
+        (
+            "{reads_per_hour: 0}",
+            "`reads_per_hour`: found `0`, which YAML takes for a number, expected a whole number from 1 to 1000000000",
+        ),
+        ("{reads_per_day: many}", "`reads_per_day`: found `many`, expected a whole number from 1 to 1000000000"),
+        (
+            "{reads_per_day: 5, reserve_percent: 91}",
+            "`reserve_percent`: found `91`, which YAML takes for a number, expected a whole number from 0 to 90",
+        ),
+    ],
+)
+def test_a_mistake_in_a_budget_has_its_line(text: str, message: str) -> None:
+    """What was found and what was expected."""
+    with pytest.raises(ConfigError) as caught:
+        budget(text)
+    assert str(caught.value) == f"broker.yaml:3: {message}"

@@ -329,6 +329,9 @@ def test_whatever_decides_changes_the_policy_s_digest(tmp_path: Path, changes: d
     "changes",
     [
         {"secrets_yaml": "secrets: {one: {ref: local://one, ttl_seconds: 5}}\n"},
+        {"secrets_yaml": "secrets: {one: {ref: local://one, max_stale: 5m}}\n"},
+        {"secrets_yaml": "secrets: {one: {ref: local://one, critical: true}}\n"},
+        {"broker_yaml": "provider: {type: local, budget: {reads_per_day: 5}}\n"},
         {"broker_yaml": "provider: {type: local}\ncache: {max_entries: 5}\n"},
         {"broker_yaml": "provider: {type: local, passphrase_env: X}\n"},
         {"broker_yaml": "provider: {type: local}\nserver: {port: 1}\n"},

@@ -27,6 +27,19 @@ def test_both_forms_of_an_entry() -> None:
     }
 
 
+def test_what_an_entry_says_of_a_vault_that_fails() -> None:
+    """For how long its value may be served past its time, and whether it may use the reserve; by default nothing."""
+    entries = read(
+        'secrets:\n  one: {ref: "local://one", max_stale: 2h, critical: true}\n'
+        '  two: {ref: "local://two", max_stale: 0, critical: false}\n  three: "local://three"\n'
+    )
+    assert [(entry.max_stale_seconds, entry.critical) for entry in entries.values()] == [
+        (7200, True),
+        (0, False),
+        (0, False),
+    ]
+
+
 def test_an_empty_registry_is_written_out() -> None:
     """`secrets: {}` is meant, `secrets:` is not."""
     assert read("secrets: {}") == {}
@@ -47,6 +60,18 @@ def test_an_empty_registry_is_written_out() -> None:
         ("{ref: C4NARY}", f"`ref`: expected a reference that begins with {BEGINNINGS}"),
         ("{ref: 123456789}", "`ref`: found a number, expected a reference such as op://vault/item/field"),
         ("{value: c4nary}", "secret `one`: unknown key `value`"),
+        (
+            "{ref: local://one, max_stale: 90}",
+            "`max_stale`: found `90`, which YAML takes for a number, expected a number and its unit, "
+            "such as 90s, 10m, 8h or 7d",
+        ),
+        ("{ref: local://one, max_stale: 367d}", "`max_stale`: found `367d`, expected a duration from 1s to 366d"),
+        (
+            "{ref: local://one, max_stale: []}",
+            "`max_stale`: found a list, expected a number and its unit, such as 90s, 10m, 8h or 7d",
+        ),
+        ("{ref: local://one, critical: very}", "`critical`: found `very`, expected true or false"),
+        ("{ref: local://one, critcal: true}", "secret `one`: unknown key `critcal`"),
         ("{ttl_seconds: 5}", "secret `one`: the key `ref` is missing"),
         (
             "{ref: local://one, ttl_seconds: 0}",

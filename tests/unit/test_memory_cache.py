@@ -8,6 +8,7 @@ from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.core.redaction import NOTE
 from broker_worker.ports import CachedValue, Fetched
 
+AWAY = ProviderError(FailureKind.UNREACHABLE, "away")
 GONE = ProviderError(FailureKind.NOT_FOUND, "no such entry")
 
 
@@ -26,12 +27,12 @@ def test_a_value_is_there_until_its_end() -> None:
 
 
 def test_who_asks_for_a_shorter_life_gets_it() -> None:
-    """A value older than that is fetched again, for everybody."""
+    """A value older than that is not there for it, and still there for who asks for a longer one."""
     cache = MemoryCache(10)
     cache.put("r", Fetched(b"value"), 1000, 0)
     assert cache.get("r", 500, 499) is not None
     assert cache.get("r", 500, 500) is None
-    assert cache.get("r", 1000, 500) is None
+    assert value_of(cache, "r", 1000, 500) == b"value"
 
 
 def test_a_failure_is_remembered_for_its_time() -> None:
@@ -46,6 +47,47 @@ def test_a_failure_is_remembered_for_its_time() -> None:
     cache.put_failure("r", GONE, 100, 0)
     assert cache.get("r", 1000, 0) is GONE
     assert cache.redact("my value") == "my value"
+
+
+def test_a_value_past_its_time_is_there_for_who_takes_it_stale() -> None:
+    """As long as it was to be kept and no longer, and for nobody else."""
+    cache = MemoryCache(10)
+    cache.put("r", Fetched(b"value"), 1000, 0)
+    assert cache.get("r", 100, 500) is None
+    assert cache.get_stale("r", 600, 500) == CachedValue(Fetched(b"value"), 0)
+    assert cache.get_stale("r", 500, 500) is None
+    assert cache.get_stale("r", 5000, 999) is not None
+    assert cache.get_stale("r", 5000, 1000) is None
+    assert cache.get_stale("other", 5000, 0) is None
+
+
+def test_a_failure_that_may_pass_leaves_the_value_and_a_no_ends_it() -> None:
+    """A vault that is away has not said no; one that has no such entry has."""
+    cache = MemoryCache(10)
+    cache.put("r", Fetched(b"value"), 1000, 0)
+    cache.put_failure("r", AWAY, 100, 200)
+    assert cache.get("r", 100, 200) is AWAY
+    assert cache.get("r", 100, 300) is None
+    assert value_of(cache, "r", 1000, 300) == b"value"
+    assert cache.get_stale("r", 1000, 300) is not None
+    assert cache.redact("my value") == NOTE
+    cache.put_failure("r", GONE, 100, 300)
+    assert cache.get_stale("r", 1000, 300) is None
+    assert cache.redact("my value") == "my value"
+
+
+def test_failures_are_bounded_like_values() -> None:
+    """The oldest one makes room; no value does."""
+    cache = MemoryCache(2)
+    cache.put("a", Fetched(b"aaaa"), 1000, 0)
+    for ref in "bcd":
+        cache.put_failure(ref, AWAY, 1000, 0)
+    assert [cache.get(ref, 1000, 0) for ref in "bcd"] == [None, AWAY, AWAY]
+    assert value_of(cache, "a") == b"aaaa"
+    cache.resize(1)
+    assert [cache.get(ref, 1000, 0) for ref in "cd"] == [None, AWAY]
+    cache.purge(1000)
+    assert len(cache) == 0
 
 
 def test_the_least_recently_used_one_makes_room() -> None:
@@ -93,9 +135,7 @@ def test_what_is_looked_for_is_what_is_kept(steps: list[tuple[str, int, int, int
         else:
             cache.purge(now)
         assert len(cache) <= 2
-        held = {
-            kept.found.fetched.value.decode() for kept in cache._kept.values() if isinstance(kept.found, CachedValue)
-        }
+        held = {kept.value.fetched.value.decode() for kept in cache._kept.values()}
         for text in (f"value-{r}-{n}" for r in "abcd" for n in range(3)):
             assert (cache.redact(text) == NOTE) == (text in held)
 

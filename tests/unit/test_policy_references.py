@@ -20,6 +20,8 @@ from broker_worker.providers.schemes import make_providers
         "op://Private/My Server/Section 1/password",
         "op://vault/item/one-time password?attribute=otp",
         "op://vault/key/private key?ssh-format=openssh",
+        "connect://Agents/GitHub PAT/credential",
+        "connect://ionaiwtdvgclrixbt6ztpqcxnq/p7eflcy7f5mk7vg6zrzf5rjjyu/Section 1/id_ed25519.pub",
         "local://openai.api_key",
         "env://OPENAI_API_KEY",
     ],
@@ -46,6 +48,11 @@ def test_a_reference_of_a_known_form_is_kept_as_written(reference: str) -> None:
         "op://vault/item/field?attribute=otp&x=1",
         "op://vault/item/fi\x00eld",
         "op://vault/item/" + "x" * 600,
+        "connect://vault/item",
+        "connect://vault/../field",
+        "connect://vault/item/field?attribute=otp",
+        'connect://vault/it"em/field',
+        "connect://vault/it\\em/field",
         "local://",
         "local://Upper",
         "local://../vault",
@@ -73,7 +80,8 @@ def test_a_refusal_does_not_repeat_the_text(reference: str) -> None:
 def test_every_scheme_has_a_provider_and_a_form(tmp_path: Path) -> None:
     """The tables here and in `providers.schemes` name the same schemes and types."""
     around = Surroundings(tmp_path / "vault", tmp_path / "key", lambda _: bytes(32), {}, lambda: 0)
-    sections = [ProviderSettings(kind, {}, Origin("broker.yaml", 1)) for kind in SCHEMES.values()]
+    needed = {"connect": {"url": "https://connect.example.com"}}
+    sections = [ProviderSettings(kind, needed.get(kind, {}), Origin("broker.yaml", 1)) for kind in SCHEMES.values()]
     assert set(make_providers(sections, around)) == set(SCHEMES) == set(FORMS)
 
 

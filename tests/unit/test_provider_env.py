@@ -20,7 +20,14 @@ async def test_environment_is_taken_when_the_provider_is_made() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["SECRET_BROKER_VAULT_PASSPHRASE", "SECRET_BROKER_HOME", "OP_SERVICE_ACCOUNT_TOKEN", "REDIS_URL"]
+    "name",
+    [
+        "SECRET_BROKER_VAULT_PASSPHRASE",
+        "SECRET_BROKER_HOME",
+        "OP_SERVICE_ACCOUNT_TOKEN",
+        "OP_CONNECT_TOKEN",
+        "REDIS_URL",
+    ],
 )
 async def test_variables_of_the_broker_are_not_handed_out(name: str) -> None:
     """A registry entry that names the broker's own credentials gets an error, whether or not they are set."""
@@ -39,3 +46,13 @@ async def test_missing_and_empty_variables_are_told_apart(environ: dict[str, str
     assert isinstance(answer, ProviderError)
     assert answer.kind is FailureKind.NOT_FOUND
     assert says in str(answer)
+
+
+async def test_credentials_that_nobody_needs_are_told() -> None:
+    """Variables whose names look like one; neither what a reference names, nor the broker's own, nor any value."""
+    names = ("GITHUB_TOKEN", "API_KEY", "DB_PASSWORD", "PATH", "KEYBOARD", "OP_SERVICE_ACCOUNT_TOKEN")
+    provider = EnvProvider(dict.fromkeys(names, "canary"))
+    scope = await provider.visible(["env://API_KEY"])
+    assert scope is not None
+    assert (scope.noun, scope.beyond, scope.can_write) == ("variables", ("DB_PASSWORD", "GITHUB_TOKEN"), False)
+    assert "canary" not in repr(scope)

@@ -127,3 +127,15 @@ async def test_closing_forgets_the_key(tmp_path: Path) -> None:
     await provider.close()
     assert keys._derived == {}
     assert not (await provider.health()).ok
+
+
+async def test_entries_that_nobody_needs_are_told(tmp_path: Path) -> None:
+    """By name, never with a value; whether the file can be written is the disk's to say."""
+    vault = LocalVault(tmp_path / "local.vault", VaultKeys(lambda: bytes(32), lambda: None))
+    vault.create(KeyParameters.of_key_file())
+    for name in ("needed", "left.over"):
+        vault.set(name, b"canary", 1)
+    scope = await provider_over(vault).visible(["local://needed"])
+    assert scope is not None
+    assert (scope.noun, scope.beyond, scope.can_write) == ("entries", ("left.over",), None)
+    assert "canary" not in repr(scope)

@@ -27,8 +27,12 @@ def around(folder: Path = Path("/nowhere"), **environ: str) -> Surroundings:
     return Surroundings(folder / "local.vault", folder / "vault.key", lambda path: KEY, environ, lambda: 7)
 
 
+NEEDED: dict[str, dict[str, Any]] = {"connect": {"url": "https://connect.example.com"}}
+"""Options that a type cannot do without."""
+
+
 def section(kind: str, line: int = 4, **options: Any) -> ProviderSettings:
-    return ProviderSettings(kind, options, Origin("broker.yaml", line))
+    return ProviderSettings(kind, NEEDED.get(kind, {}) | options, Origin("broker.yaml", line))
 
 
 def refusal(*sections: ProviderSettings) -> ConfigError:
@@ -79,6 +83,18 @@ def test_two_sections_of_a_type_are_refused() -> None:
         ("onepassword", {"timeout_seconds": 61}, "timeout_seconds is not", "for 10"),
         ("onepassword", {"timeout_seconds": True}, "timeout_seconds is not", "for 10"),
         ("onepassword", {"timeout_seconds": "10"}, "timeout_seconds is not", "for 10"),
+        ("onepassword", {"versions": "yes"}, "versions is neither true nor false", "leave it out for false"),
+        ("connect", {"url": 5}, "url, the address of the Connect server, is no text", "https://connect.example.com"),
+        ("connect", {"url": ""}, "url, the address of the Connect server, is no text", "https://connect.example.com"),
+        ("connect", {"url": "connect.internal:8080"}, "expected an address such as", "write it as https://"),
+        ("connect", {"url": "http://connect:8080"}, "url: expected https", "allow_plain_http: true"),
+        ("connect", {"url": "https://a.example/v1/"}, "expected the address without /v1", "write it as"),
+        ("connect", {"url": "https://u:p@a.example"}, "expected no user or password", "write it as"),
+        ("connect", {"allow_plain_http": 1}, "allow_plain_http is neither true nor false", "for false"),
+        ("connect", {"token_env": "A", "token_file": "/b"}, "both token_env and token_file", "keep one"),
+        ("connect", {"token": "x" * 9}, "unknown option 'token'", "did you mean 'token_"),
+        ("connect", {"ca_file": "ca.pem"}, "ca_file is not an absolute path", "from / on"),
+        ("connect", {"timeout_seconds": 61}, "timeout_seconds is not", "for 10"),
         ("local", {"path": "vault"}, "path is not an absolute path", "from / on"),
         ("local", {"key_file": True}, "key_file is not an absolute path", "from / on"),
         ("local", {"passphrase_env": "correct horse"}, "passphrase_env is not the name", "not the value"),
@@ -161,6 +177,43 @@ def test_boto3_is_not_loaded_before_it_is_needed() -> None:
     assert done.stdout == "2 []\n"
 
 
+def test_connect_without_an_address_is_refused() -> None:
+    """There is no default: where the token goes is the operator's to say."""
+    with pytest.raises(ConfigError) as caught:
+        make_providers([ProviderSettings("connect", {}, Origin("broker.yaml", 4))], around())
+    assert str(caught.value) == "broker.yaml:4: provider connect: url, the address of the Connect server, is missing"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "http://127.0.0.1:8080"},
+        {"url": "http://localhost:8080/"},
+        {"url": "http://[::1]:8080"},
+        {"url": "http://onepassword-connect:8080", "allow_plain_http": True},
+        {"url": "https://gateway.example.com/connect", "token_file": "/run/secrets/token"},
+    ],
+)
+def test_connect_addresses_that_can_be_meant(options: dict[str, Any]) -> None:
+    """Plain HTTP goes to this host, or where the operator says so."""
+    assert make_providers([section("connect", **options)], around())["connect"].name == "connect"
+
+
+def test_connects_client_is_not_loaded_before_it_is_needed() -> None:
+    """A worker that uses other vaults does not pay for an HTTP client."""
+    script = "import sys; from broker_worker.app import compose\nprint('httpx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
+
+
+async def test_connects_missing_token_is_named() -> None:
+    """The variable's name, and what to do."""
+    provider = make_providers([section("connect", token_env="MY_TOKEN")], around())["connect"]
+    health = await provider.health()
+    assert health.detail == "the Connect access token is missing: MY_TOKEN is not set"
+    assert "token_file" in health.hint
+
+
 async def test_local_section_opens_the_homes_vault(tmp_path: Path) -> None:
     """Without options the local provider uses the vault and the key file of the home."""
     place = around(tmp_path)
@@ -230,7 +283,9 @@ async def test_operators_token_cannot_name_another_server() -> None:
 @given(
     st.sampled_from(list(SCHEMES.values())),
     st.dictionaries(
-        st.sampled_from(["token_env", "token_file", "timeout_seconds", "path", "key_file", "passphrase_env", "x"]),
+        st.sampled_from(
+            ["token_env", "token_file", "timeout_seconds", "path", "key_file", "passphrase_env", "url", "ca_file", "x"]
+        ),
         st.text(max_size=8) | st.integers() | st.booleans(),
         max_size=3,
     ),

@@ -15,7 +15,9 @@ import msgspec
 import pytest
 
 from agent_sdk import LeaseExpired, NotText, Secret
+from agent_sdk.holdings import Holdings
 from agent_sdk.secret import loan_of
+from agent_sdk.wire.messages import Result
 
 VALUE = "canary-7c1f0e"
 SHOWN = "[secret openai.api_key]"
@@ -182,3 +184,11 @@ def test_what_the_broker_said_beside_the_value_is_there() -> None:
     assert secret.expires_at is not None
     assert secret.expires_at.year == 1970
     assert Secret("a", b"x").expires_at is None
+
+
+def test_a_secret_says_where_its_value_came_from_and_how_old_it_was() -> None:
+    """So that an agent can tell a value that is past its time, because its vault could not be asked."""
+    result = Result("a", "granted", value=b"v", source="stale", age_s=4000)
+    secret = Holdings(lambda: 0).lend(result, b"v", 0)
+    assert (secret.source, secret.age) == ("stale", 4000)
+    assert Secret("a", b"v", source="provider").age is None

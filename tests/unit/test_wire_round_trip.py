@@ -52,10 +52,11 @@ result = st.builds(
     value=st.none() | value,
     expires_at=st.none() | time,
     lease=st.none() | lease,
-    source=st.sampled_from([None, "cache", "provider"]),
+    source=st.sampled_from([None, "cache", "provider", "stale"]),
     version=st.none() | st.text(max_size=128),
     retry_after=st.none() | time,
     approval=st.none() | approval,
+    age_s=st.none() | time,
 )
 reply = st.builds(
     messages.Reply,

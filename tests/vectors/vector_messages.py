@@ -204,7 +204,9 @@ def _reply_cases() -> list[Case]:
     limited = {"name": "github.token", "outcome": "refused", "code": "rate_limited", "retry_after": 1500}
     waiting = {"name": "db.root", "outcome": "refused", "code": "approval_pending", "approval": _APPROVAL}
     good: dict[str, dict[str, Any]] = {
-        "granted, all fields": _result(),
+        "granted, all fields": _result(age_s=12),
+        "granted from the cache": _result(),
+        "granted past its time, as the vault fails": _result(source="stale", age_s=86_400),
         "granted under the longest lease": _result(lease=_LEASE_ID + bytes(496)),
         "granted, fewest fields": _reply(results=[{"name": "a", "outcome": "granted", "value": b""}]),
         "granted from the provider": _result(source="provider"),
@@ -221,6 +223,11 @@ def _reply_cases() -> list[Case]:
         "unknown status": (_MALFORMED, _reply(status="fine")),
         "unknown outcome": (_MALFORMED, _result(outcome="maybe")),
         "unknown source": (_MALFORMED, _result(source="file")),
+        "negative age": (_MALFORMED, _result(age_s=-1)),
+        "age before the source": (
+            _NOT_CANONICAL,
+            _reply(results=[{"name": "a", "outcome": "granted", "age_s": 1, "source": "cache"}]),
+        ),
         "unknown field of a reply": (_MALFORMED, _reply(reason="no grant")),
         "unknown field of a result": (_MALFORMED, _result(rule="policy.yaml:3")),
         "status missing": (_MALFORMED, {"request_id": _ID}),

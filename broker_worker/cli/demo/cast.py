@@ -9,10 +9,10 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
+from agent_sdk.wire.messages import Source
 from broker_worker.cli.demo.house import House
 from broker_worker.core.errors import SetupError
 
@@ -69,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True, tag_field="event", tag="answer", kw_on
     outcome: str
     started: float
     ended: float
-    source: Literal["cache", "provider"] | None = None
+    source: Source | None = None
     words: str = ""
     retry_after: float | None = None
     approval: str = ""

@@ -83,7 +83,7 @@ def _counts(events: Iterable[AuditEvent]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for event in events:
         if event.event == "access" and event.outcome == "granted":
-            counts[f"granted, from {'cache' if event.source == 'cache' else 'vault'}"] += event.count or 1
+            counts[f"granted, from {'vault' if event.source == 'provider' else 'cache'}"] += event.count or 1
         elif event.code is not None:
             counts[f"refused, {event.code}"] += event.count or 1
         else:

@@ -169,7 +169,7 @@ async def killed_worker(stage: Stage, house: House, agents: Mapping[str, Agent])
 
 def show_answer(stage: Stage, agent: str, answer: Answer) -> None:
     """One request and what came of it, as a row."""
-    source = {"cache": "cache", "provider": "vault", None: ""}[answer.source]
+    source = {"cache": "cache", "stale": "stale", "provider": "vault", None: ""}[answer.source]
     purpose = f'"{answer.purpose}"' if answer.purpose else "(no purpose given)"
     stage.row(agent, answer.name, answer.outcome, f"{source:<6}{duration(answer.seconds):>9}   {purpose}")
 

@@ -7,25 +7,20 @@ from dataclasses import asdict
 
 import click
 
-from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import providers_of
 from broker_worker.cli.doctor import host
-from broker_worker.cli.doctor.check import Check, Status, failed, guarded, of_error, ok, warn
+from broker_worker.cli.doctor.check import Check, Status, guarded, of_error, ok
+from broker_worker.cli.doctor.provider import check_providers
 from broker_worker.cli.doctor.queue import check_queue
 from broker_worker.cli.doctor.state import check_state
 from broker_worker.cli.root import FOUND_WRONG, printable
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import BrokerError, ProviderError
-from broker_worker.core.references import scheme_of
+from broker_worker.core.errors import BrokerError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, load_seed
-from broker_worker.ports import Provider
 from broker_worker.settings import Settings
 
 PARTS = ("version", "server", "home", "keys", "state", "configuration", "provider", "audit", "memory", "queue")
 """What can be checked by itself, in this order."""
-_PROVIDER_SECONDS = 20.0
-_METERED = ("op",)  # every reference that is asked for counts against the account's daily quota
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
 
@@ -55,7 +50,9 @@ def doctor(settings: Settings, as_json: bool, only: tuple[str, ...], running: bo
 
 
 def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool = False) -> Iterator[Check]:
-    """Every check of some parts, in the order in which problems are best mended; none of them changes anything.
+    """Every check of some parts, in the order in which problems are best mended.
+
+    None of them changes anything, but that what they read from a vault is counted.
 
     Args:
         settings: the installation.
@@ -72,7 +69,7 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         "keys": lambda: host.check_keys(settings, configuration),
         "state": lambda: check_state(settings),
         "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
-        "provider": lambda: told if configuration is None else asyncio.run(_check_providers(settings, configuration)),
+        "provider": lambda: told if configuration is None else asyncio.run(check_providers(settings, configuration)),
         "audit": lambda: host.check_audit(settings),
         "memory": lambda: host.check_memory(settings),
         "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents, running=running),
@@ -90,36 +87,6 @@ def _configuration(settings: Settings) -> tuple[Configuration | None, Check]:
         return load_configuration(settings.config_dir), ok("configuration", "valid")
     except BrokerError as error:
         return None, of_error("configuration", error)
-
-
-async def _check_providers(settings: Settings, configuration: Configuration) -> list[Check]:
-    found = []
-    for scheme, provider in providers_of(configuration, settings, SystemClock()).items():
-        name = f"provider {provider.name}"
-        try:
-            async with asyncio.timeout(_PROVIDER_SECONDS):
-                found.append(await _check_provider(name, scheme, provider, configuration))
-        except TimeoutError:
-            found.append(failed(name, f"no answer within {_PROVIDER_SECONDS:.0f} s", "is its network reachable?"))
-        finally:
-            await provider.close()
-    return found
-
-
-async def _check_provider(name: str, scheme: str, provider: Provider, configuration: Configuration) -> Check:
-    health = await provider.health()
-    if not health.ok:
-        return failed(name, health.detail, health.hint)
-    entries = {entry.ref: entry.name for entry in configuration.registry.values() if scheme_of(entry.ref) == scheme}
-    if scheme in _METERED:
-        return ok(name, f"{health.detail}; its {len(entries)} references were not asked for")
-    answers = await provider.get_many(tuple(entries)) if entries else {}
-    missing = [(entries[ref], answer) for ref, answer in answers.items() if isinstance(answer, ProviderError)]
-    if missing:
-        secret, error = missing[0]
-        detail = f"{health.detail}; {len(missing)} of {len(entries)} secrets have no value, the first: {secret}"
-        return warn(name, detail, error.hint or str(error))
-    return ok(name, f"{health.detail}; all {len(entries)} secrets have a value")
 
 
 def _print(check: Check) -> None:

@@ -84,12 +84,14 @@ class CacheUse:
         fetches: how many a vault was asked for.
         series: per hour, hits as `granted` and fetches as `refused`, the present hour last.
         start: where the first hour begins, ms since the epoch.
+        stale: how many came from the cache past their time, because a vault failed.
     """
 
     hits: int
     fetches: int
     series: tuple[Count, ...]
     start: int
+    stale: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -107,9 +109,9 @@ def cache_use(connection: Connection, now: int, hours: int = 24) -> CacheUse:
         hours: how many, the present one included.
     """
     start = now - now % HOUR_MS - (hours - 1) * HOUR_MS
-    per_source = {source: _per_hour(connection, source, start, hours) for source in ("cache", "provider")}
+    per_source = {source: _per_hour(connection, source, start, hours) for source in ("cache", "provider", "stale")}
     series = tuple(Count(hit, fetch) for hit, fetch in zip(per_source["cache"], per_source["provider"], strict=True))
-    return CacheUse(sum(per_source["cache"]), sum(per_source["provider"]), series, start)
+    return CacheUse(sum(per_source["cache"]), sum(per_source["provider"]), series, start, sum(per_source["stale"]))
 
 
 def _per_hour(connection: Connection, source: str, start: int, hours: int) -> list[int]:

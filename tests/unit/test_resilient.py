@@ -1,0 +1,402 @@
+"""A provider whose vault is slow, down, flapping or rationed, behind what all providers have in common."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk_workbench import FakeVault, ShiftedClock, until
+from provider_conformance import CANARY, everything_said, failure_of
+from structlog.testing import capture_logs
+from vault_workbench import StateNotebook, hardened
+
+from broker_worker.core.budget import Budget
+from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.vault_state import FAILURES_TO_OPEN
+from broker_worker.ports import DynamicProvider, Fetched, Scope, ScopeReporter
+from broker_worker.providers.governor import Governor
+from broker_worker.providers.resilient import ATTEMPTS, BATCH, ResilientProvider, resilient
+from broker_worker.providers.vault_calls import CALLS_AT_ONCE
+from broker_worker.state.vault_states import VaultStates
+
+AWAY = ProviderError(FailureKind.UNREACHABLE, "away", hint="look")
+REFUSED = ProviderError(FailureKind.UNAUTHENTICATED, "refused", hint="new token")
+REFS = [f"op://v/i{number}/f" for number in range(500)]
+
+
+class Vault(FakeVault):
+    """A vault whose calls fail in turn as a test says, and which counts what is under way."""
+
+    def __init__(self, failures: Sequence[Exception | None] = ()) -> None:
+        super().__init__({ref: ref.encode() for ref in REFS}, name="op")
+        self.failures = list(failures)
+        self.under_way = 0
+        self.most = 0
+        self.puts: list[str] = []
+        self.putting: Callable[[], Awaitable[str | None]] | None = None
+
+    async def get_many(self, refs: Sequence[str]) -> Any:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await asyncio.sleep(0)
+            failure = self.failures.pop(0) if self.failures else None
+            if failure is not None:
+                self.calls.append(tuple(refs))
+                raise failure
+            return await super().get_many(refs)
+        finally:
+            self.under_way -= 1
+
+    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
+        self.puts.append(ref)
+        return None if self.putting is None else await self.putting()
+
+
+class MeteredVault(Vault):
+    """A vault that counts one read a call and one a reference."""
+
+    def reads_of(self, refs: Sequence[str]) -> int:
+        return 1 + len(refs)
+
+
+class LendingVault(Vault):
+    """A vault that makes credentials, takes them back, and can say what it sees."""
+
+    revoked: str = ""
+
+    async def revoke(self, upstream_lease: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.revoked = upstream_lease
+
+    async def visible(self, refs: Sequence[str]) -> Scope | None:
+        return Scope("vaults", ("Private",), None, "narrow it")
+
+
+async def kinds(provider: ResilientProvider, refs: Sequence[str]) -> list[str]:
+    """What each reference gets: `value`, or why not."""
+    try:
+        answers = await provider.get_many(refs)
+    except ProviderError as error:
+        return [error.kind.value] * len(refs)
+    return ["value" if isinstance(answers[ref], Fetched) else str(answers[ref].kind) for ref in refs]  # type: ignore[union-attr]  # the other one is an error
+
+
+async def test_a_thousand_who_want_one_secret_ask_once() -> None:
+    """Single flight: also for who comes while it is under way; who goes away stops nobody."""
+    vault = Vault()
+    vault.gate = asyncio.Event()
+    provider = hardened(vault)
+    calls = [asyncio.create_task(provider.get_many(REFS[:1])) for _ in range(1000)]
+    await until(lambda: vault.calls)
+    calls += [asyncio.create_task(provider.get_many(REFS[:2])) for _ in range(10)]
+    calls[0].cancel()
+    await until(lambda: len(vault.calls) == 2)
+    vault.gate.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert all(isinstance(answer, dict) and isinstance(answer[REFS[0]], Fetched) for answer in answers[1:])
+    assert vault.calls == [(REFS[0],), (REFS[1],)]
+
+
+async def test_a_cold_start_goes_in_batches_and_within_the_budget() -> None:
+    """Five hundred references are ten calls, four at a time; what the budget does not cover is told until when."""
+    vault, states = MeteredVault(), StateNotebook()
+    provider = hardened(vault, states, Budget(1000, None, 0))
+    assert await kinds(provider, REFS) == ["value"] * 500
+    assert [len(call) for call in vault.calls] == [BATCH] * 10
+    assert (vault.most, states.reads("op")) == (CALLS_AT_ONCE, 510)
+    answers = await provider.get_many(REFS)
+    found = [answer for answer in answers.values() if isinstance(answer, Fetched)]
+    over = [answer for answer in answers.values() if isinstance(answer, ProviderError)]
+    assert (len(found), len(over)) == (480, 20)
+    assert states.reads("op") <= 1000
+    assert {error.kind for error in over} == {FailureKind.OVER_BUDGET}
+    wait = over[0].retry_after
+    assert wait is not None
+    states.now += wait
+    assert await kinds(provider, REFS[:20]) == ["value"] * 20
+
+
+async def test_critical_references_come_first_and_have_the_reserve() -> None:
+    """Wherever they stand among the others."""
+    vault, states = Vault(), StateNotebook()
+    provider = hardened(vault, states, Budget(10, None, 50), lambda ref: ref in REFS[18:20])
+    found = await kinds(provider, REFS[:20])
+    assert [index for index, kind in enumerate(found) if kind == "value"] == [0, 1, 2, 18, 19]
+    assert set(found) == {"value", "over_budget"}
+    assert await kinds(provider, REFS[18:20]) == ["value"] * 2
+    assert await kinds(provider, REFS[:1]) == ["over_budget"]
+
+
+async def test_a_read_that_fails_in_passing_is_tried_again() -> None:
+    """Who asked does not notice, and each attempt is counted."""
+    vault, states = Vault([AWAY, ProviderError(FailureKind.TIMEOUT, "slow")]), StateNotebook()
+    provider = hardened(vault, states, Budget(100))
+    assert await kinds(provider, REFS[:3]) == ["value"] * 3
+    assert (len(vault.calls), states.reads("op"), states.breaker("op")) == (3, 9, "closed")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        REFUSED,
+        ProviderError(FailureKind.FORBIDDEN, "no"),
+        ProviderError(FailureKind.RATE_LIMITED, "slow down"),
+        ProviderError(FailureKind.RATE_LIMITED, "slow down", retry_after=3_600_000),
+        ProviderError(FailureKind.UNKNOWN, "odd"),
+        RuntimeError("a defect"),
+    ],
+    ids=lambda error: getattr(error, "kind", type(error).__name__),
+)
+async def test_what_would_not_help_is_not_repeated(failure: Exception) -> None:
+    """A refusal, a defect, or a vault that names a wait beyond the deadline: one call."""
+    vault = Vault([failure] * 5)
+    assert "value" not in await kinds(hardened(vault), REFS[:1])
+    assert len(vault.calls) == 1
+
+
+async def test_a_vault_that_says_when_is_asked_then(tmp_path: Path) -> None:
+    """Its wait is kept to where the deadline allows it: on the host's clock, the breaker lets that very read try."""
+    vault = Vault([ProviderError(FailureKind.RATE_LIMITED, "slow down", retry_after=20)])
+    governor = Governor("op", VaultStates(tmp_path / "vaults", ShiftedClock()))
+    assert await kinds(resilient(vault, governor), REFS[:1]) == ["value"]
+    assert len(vault.calls) == 2
+
+
+async def test_only_references_that_failed_in_passing_are_asked_again() -> None:
+    """The others keep what they got; what does not pass keeps its own reason."""
+    vault = Vault()
+    vault.values[REFS[1]] = ProviderError(FailureKind.TIMEOUT, "this one is slow")
+    vault.values[REFS[2]] = ProviderError(FailureKind.NOT_FOUND, "no such item")
+    answers = await hardened(vault).get_many(REFS[:3])
+    assert vault.calls == [tuple(REFS[:3]), *[(REFS[1],)] * (ATTEMPTS - 1)]
+    assert isinstance(answers[REFS[0]], Fetched)
+    assert [str(answers[ref]) for ref in REFS[1:3]] == ["this one is slow", "no such item"]
+
+
+async def test_a_vault_that_is_down_is_left_alone_and_comes_back() -> None:
+    """After five failures it is not asked for a second; then one call tries, and everybody is served again."""
+    vault, states = Vault(), StateNotebook()
+    provider = hardened(vault, states)
+    vault.failure = AWAY
+    assert await kinds(provider, REFS) == ["unreachable"] * 500
+    made = len(vault.calls)
+    assert made < FAILURES_TO_OPEN + CALLS_AT_ONCE, "not every batch need find it out"
+    steps = states.steps
+    error = await failure_of(provider.get_many(REFS[:1]))
+    assert (len(vault.calls), error.retry_after, error.hint) == (made, 1_000, "look")
+    assert states.steps == steps + 1, "whoever asks is told at once, not after trying again"
+    states.now += 1_000
+    vault.failure = None
+    assert await kinds(provider, REFS) == ["value"] * 500
+    assert states.breaker("op") == "closed"
+
+
+async def test_one_batch_that_its_vault_chokes_on_costs_the_others_nothing() -> None:
+    """Though it goes first and is tried again."""
+    vault, states = Vault([AWAY] * ATTEMPTS), StateNotebook()
+    found = await kinds(hardened(vault, states), REFS[:150])
+    assert found == ["unreachable"] * BATCH + ["value"] * 100
+    assert states.breaker("op") == "closed"
+
+
+async def test_a_refusal_of_the_first_batch_spares_the_others() -> None:
+    """A bad token is tried once, not ten times."""
+    vault = Vault([REFUSED] * 10)
+    assert await kinds(hardened(vault), REFS) == ["unauthenticated"] * 500
+    assert len(vault.calls) == 1
+
+
+async def test_one_reference_that_its_vault_cannot_give_costs_the_others_nothing() -> None:
+    """Asked for by itself again and again, it does not open the breaker."""
+    vault, states = Vault(), StateNotebook()
+    vault.values[REFS[0]] = ProviderError(FailureKind.UNKNOWN, "no code could be made")
+    provider = hardened(vault, states)
+    for _ in range(5):
+        assert await kinds(provider, REFS[:1]) == ["unknown"]
+    assert states.breaker("op") == "closed"
+    assert await kinds(provider, REFS[1:3]) == ["value"] * 2
+
+
+async def test_a_vault_that_fails_each_reference_fails() -> None:
+    """Also where its provider says so one by one."""
+    vault, states = Vault(), StateNotebook()
+    vault.values = dict.fromkeys(REFS[:2], ProviderError(FailureKind.RATE_LIMITED, "slow down"))
+    assert await kinds(hardened(vault, states), REFS[:2]) == ["rate_limited"] * 2
+    assert states.breaker("op") == "open"
+
+
+async def test_a_hanging_vault_ends_at_the_deadline_and_is_left_alone() -> None:
+    """Every call, also those that wait for their turn; when five have hung, it is not asked any more."""
+    vault, states = Vault(), StateNotebook()
+    vault.gate = asyncio.Event()
+    provider = hardened(vault, states, deadline=0.05)
+    found = await asyncio.gather(*(kinds(provider, [ref]) for ref in REFS[:20]))
+    assert found == [["timeout"]] * 20
+    assert vault.most == CALLS_AT_ONCE
+    assert vault.under_way == 0
+    for ref in REFS[20 : 20 + FAILURES_TO_OPEN]:
+        assert await kinds(provider, [ref]) == ["timeout"]
+    assert states.breaker("op") == "open"
+    made = len(vault.calls)
+    assert await kinds(provider, REFS[30:31]) == ["timeout"]
+    assert len(vault.calls) == made
+
+
+async def test_a_write_is_tried_once() -> None:
+    """Whatever happens: nobody knows whether it arrived. It is counted, and a vault in trouble is not written to."""
+    vault, states = Vault(), StateNotebook()
+    provider = hardened(vault, states, Budget(100), deadline=0.05)
+
+    async def hang() -> str | None:
+        await asyncio.Event().wait()
+        return None
+
+    vault.putting = hang
+    assert (await failure_of(provider.put(REFS[0], b"v"))).kind is FailureKind.TIMEOUT
+    assert vault.puts == [REFS[0]]
+
+    async def stored() -> str | None:
+        return "8"
+
+    vault.putting = stored
+    assert await provider.put(REFS[0], b"v", expected="7") == "8"
+    assert states.reads("op") == 4
+
+    async def refuse() -> str | None:
+        raise REFUSED
+
+    vault.putting = refuse
+    assert (await failure_of(provider.put(REFS[0], b"v"))).kind is FailureKind.UNAUTHENTICATED
+    assert (await failure_of(provider.put(REFS[0], b"v"))).retry_after == 60_000
+    assert len(vault.puts) == 3
+
+
+async def test_a_credential_can_always_be_given_back() -> None:
+    """Whatever the breaker and the budget say; only of a provider that takes it, which can be asked by its type."""
+    vault, states = LendingVault(), StateNotebook()
+    provider = hardened(vault, states, Budget(1, None, 0), deadline=0.05)
+    assert isinstance(provider, DynamicProvider)
+    assert not isinstance(hardened(Vault()), DynamicProvider)
+    vault.failures = [REFUSED]
+    await kinds(provider, REFS[:1])
+    await provider.revoke("lease-1")
+    assert vault.revoked == "lease-1"
+    for failure, kind in ((AWAY, FailureKind.UNREACHABLE), (RuntimeError(CANARY), FailureKind.UNKNOWN)):
+        vault.failure = failure
+        error = await failure_of(provider.revoke("lease-2"))
+        assert error.kind is kind
+        assert CANARY not in everything_said(error)
+
+
+async def test_a_read_that_makes_a_credential_is_not_repeated() -> None:
+    """It may have made one that nobody would take back."""
+    vault = LendingVault([AWAY, AWAY])
+    assert await kinds(hardened(vault), REFS[:1]) == ["unreachable"]
+    assert len(vault.calls) == 1
+
+
+async def test_what_a_provider_sees_is_asked_where_it_can_tell() -> None:
+    """It costs a read; other providers answer that they cannot."""
+    states = StateNotebook()
+    provider = hardened(LendingVault(), states, Budget(2, None, 50))
+    assert isinstance(provider, ScopeReporter)
+    assert await provider.visible(REFS) == Scope("vaults", ("Private",), None, "narrow it")
+    assert (await failure_of(provider.visible(REFS))).kind is FailureKind.OVER_BUDGET
+    assert await hardened(Vault()).visible(REFS) is None
+
+
+async def test_nothing_of_a_defect_is_repeated() -> None:
+    """Neither in the error, nor what led to it, nor in the log."""
+    vault = Vault([RuntimeError(f"it was {CANARY}")])
+    with capture_logs() as lines:
+        error = await failure_of(hardened(vault).get_many(REFS[:1]))
+    assert CANARY not in everything_said(error) + repr(lines)
+    assert [line["event"] for line in lines] == ["provider_defect", "vault_failed"]
+
+
+async def test_a_vault_that_begins_to_fail_is_logged_once_and_a_refusal_each_time() -> None:
+    """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
+    vault, states = Vault(), StateNotebook()
+    provider = hardened(vault, states, deadline=0.05)
+    odd = ProviderError(FailureKind.UNKNOWN, "odd")
+    with capture_logs() as lines:
+        for failure in (odd, odd, AWAY, REFUSED, REFUSED, None, None):
+            vault.failure = failure
+            await kinds(provider, REFS[:1])
+            states.now += 3_600_000
+    assert [(line["event"], line.get("kind"), line.get("hint")) for line in lines] == [
+        ("vault_failed", "unknown", ""),
+        ("vault_failed", "unreachable", "look"),
+        ("vault_failed", "unauthenticated", "new token"),
+        ("vault_failed", "unauthenticated", "new token"),
+        ("vault_serves_again", None, None),
+    ]
+
+
+async def test_a_worker_says_what_another_found_out() -> None:
+    """Once: its own log says why it does not ask."""
+    states = StateNotebook()
+    await kinds(hardened(Vault([REFUSED]), states), REFS[:1])
+    vault = Vault()
+    provider = hardened(vault, states)
+    with capture_logs() as lines:
+        for _ in range(3):
+            assert await kinds(provider, REFS[:1]) == ["unauthenticated"]
+    assert (vault.calls, len(lines)) == ([], 1)
+
+
+async def test_a_budget_that_is_used_up_is_logged_once() -> None:
+    """Not for every request that it costs its value."""
+    provider = hardened(Vault(), StateNotebook(), Budget(2, None, 0))
+    with capture_logs() as lines:
+        for _ in range(5):
+            await kinds(provider, REFS[:1])
+    assert [line["event"] for line in lines] == ["vault_budget_used_up"]
+
+
+async def test_a_name_that_is_missing_is_no_failure_of_its_vault() -> None:
+    """That is in the audit, and `doctor` lists it; a log line an unknown name would be an agent's to fill."""
+    with capture_logs() as lines:
+        assert await kinds(hardened(Vault()), ["op://v/missing/f"]) == ["not_found"]
+    assert lines == []
+
+
+async def test_health_does_not_ask_a_vault_that_refused_us() -> None:
+    """A check that runs every minute must not burn what the breaker saves."""
+    vault, states = Vault([REFUSED]), StateNotebook()
+    provider = hardened(vault, states, Budget(100))
+    assert (await provider.health()).ok
+    await kinds(provider, REFS[:1])
+    health = await provider.health()
+    assert (health.ok, health.hint) == (False, "new token")
+    assert "not asked again for 60 s" in health.detail
+
+
+async def test_what_is_kept_on_disk_holds_neither_values_nor_references(tmp_path: Path) -> None:
+    """After reads, failures and a refusal: counts, kinds and our own words."""
+    folder = tmp_path / "vaults"
+    vault = Vault([None, AWAY, AWAY, AWAY, REFUSED])
+    vault.values[REFS[0]] = CANARY.encode()
+    provider = resilient(vault, Governor("op", VaultStates(folder, ShiftedClock()), Budget(100)), backoff=0.002)
+    for _ in range(3):
+        await kinds(provider, REFS[:2])
+    kept = (folder / "op.json").read_text()
+    assert "unauthenticated" in kept
+    assert CANARY not in kept
+    assert "op://" not in kept
+
+
+async def test_closing_tells_who_waits() -> None:
+    """Nobody waits for a provider that is gone, and the vault's provider is closed."""
+    vault = Vault()
+    vault.gate = asyncio.Event()
+    provider = hardened(vault)
+    call = asyncio.create_task(kinds(provider, REFS[:1]))
+    await until(lambda: vault.calls)
+    await provider.close()
+    assert await call == ["unreachable"]
+    assert vault.is_closed
