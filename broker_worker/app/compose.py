@@ -48,7 +48,7 @@ from broker_worker.private_files import make_private_folder
 from broker_worker.providers.governor import Governor
 from broker_worker.providers.options import Surroundings
 from broker_worker.providers.resilient import ResilientProvider, resilient
-from broker_worker.providers.schemes import make_providers
+from broker_worker.providers.schemes import check_configuration, make_providers
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
@@ -286,8 +286,9 @@ def providers_of(
         critical: what may use the reserve of a budget; that of the files if None.
 
     Raises:
-        ConfigError: if a section cannot be used.
+        ConfigError: if a section or a reference cannot be used.
     """
+    check_configuration(configuration)
     around = Surroundings(
         vault_file=settings.vault_file,
         vault_key_file=settings.keys_dir / "vault.key",

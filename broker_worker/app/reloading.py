@@ -19,6 +19,7 @@ from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import load_broker_keys
 from broker_worker.ports import Provider
 from broker_worker.providers.resilient import DEADLINE_SECONDS
+from broker_worker.providers.schemes import check_configuration
 
 _SWEEP_MS = 500
 _log = structlog.get_logger(__name__)
@@ -99,7 +100,7 @@ class Reloader:
         try:
             keys = await asyncio.to_thread(load_broker_keys, process.settings.keys_dir)
             process.desk.opener.replace_intakes(intakes_of(keys))
-            configuration = await asyncio.to_thread(load_configuration, process.settings.config_dir)
+            configuration = await asyncio.to_thread(_load, process.settings.config_dir)
             if configuration.digest != process.desk.configuration.digest:
                 self._swap(configuration)
         except BrokerError as error:
@@ -150,6 +151,12 @@ def _keeps_less(before: Configuration, after: Configuration) -> bool:
     """Whether a value may be kept in memory for longer than an entry now allows it to be served."""
     now = {name: entry.max_stale_seconds for name, entry in after.registry.items()}
     return any(now.get(name, 0) < entry.max_stale_seconds for name, entry in before.registry.items())
+
+
+def _load(folder: Path) -> Configuration:
+    configuration = load_configuration(folder)
+    check_configuration(configuration)
+    return configuration
 
 
 def _place(error: ConfigError) -> str:

@@ -100,6 +100,8 @@ def _provider_variables(configuration: Configuration) -> Iterable[str]:
         yield from (str(value) for key, value in provider.options.items() if key.endswith("_env"))
         if provider.type.startswith("aws-"):
             yield from _AWS_VARIABLES
+        for command in provider.commands.values():
+            yield from command.env
     for entry in configuration.registry.values():
         scheme, _, name = entry.ref.partition("://")
         if scheme == "env":

@@ -22,7 +22,7 @@ from broker_worker.core.policy import VERBS, ApprovalRule, Verb
 from broker_worker.core.references import scheme_of
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.expectations import DEFAULT_RUN, Expectation, read_expectations
-from broker_worker.providers.schemes import check_sections
+from broker_worker.providers.schemes import check_configuration
 from broker_worker.settings import Settings
 
 _FILE = click.Path(path_type=Path)
@@ -51,7 +51,7 @@ def check(settings: Settings, path: Path | None, strict: bool, as_json: bool) ->
     path = path or settings.config_dir
     try:
         configuration = load_configuration(path)
-        check_sections(configuration.providers)
+        check_configuration(configuration)
     except ConfigError as error:
         if as_json:
             _print_json(_refused_result(path, error))

@@ -1,15 +1,16 @@
 """Everything that the operator's files say about decisions, read as one and swapped as one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent_sdk.wire.names import NamePattern
 from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.budget import Budget
+from broker_worker.core.commands import Command
 from broker_worker.core.notifications import NotificationTarget
+from broker_worker.core.places import versioned_part
 from broker_worker.core.policy import Origin, Policy
-from broker_worker.core.references import versioned_part
 from broker_worker.core.rotation import RotationRule
 
 
@@ -88,16 +89,18 @@ class ProviderSettings:
     """Which provider serves the registry, with the options of its section in `broker.yaml`.
 
     Args:
-        type: `local`, `onepassword`, `connect` or `env`.
+        type: a built-in type such as `local` (`references.SCHEMES`), or one of an installed package.
         options: the section's other keys, checked by the provider when it is made.
         origin: where the section stands.
         budget: how many reads its vault may be asked for; None for no budget.
+        commands: the commands of a section of type `exec`, by their names.
     """
 
     type: str
     options: Mapping[str, str | int | bool]
     origin: Origin
     budget: Budget | None = None
+    commands: Mapping[str, Command] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import msgspec
 
 from broker_worker.core.approvers import Approver, Ed25519Key, Key
 from broker_worker.core.budget import Budget
-from broker_worker.core.configuration import Configuration
+from broker_worker.core.configuration import Configuration, ProviderSettings
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, Grant
 
@@ -62,6 +62,11 @@ def _budget(budget: Budget | None) -> tuple[int, ...]:
     return budget.reads_per_hour or 0, budget.reads_per_day or 0, budget.reserve_percent
 
 
+def _provider(provider: ProviderSettings) -> tuple[Any, ...]:
+    options, commands = _ENCODE(provider.options).decode(), _ENCODE(provider.commands).decode()
+    return provider.type, options, _budget(provider.budget), *([commands] if provider.commands else [])
+
+
 def policy_digest(configuration: Configuration) -> str:
     """The digest that audit events carry: who may have what, within which limits, and what each name refers to.
 
@@ -106,10 +111,7 @@ def configuration_digest(configuration: Configuration) -> str:
         {name: repr(entry.rotation) for name, entry in configuration.registry.items() if entry.rotation is not None},
         (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
         sorted(anchors),
-        sorted(
-            (provider.type, _ENCODE(provider.options).decode(), _budget(provider.budget))
-            for provider in configuration.providers
-        ),
+        sorted(_provider(provider) for provider in configuration.providers),
         None if server is None else (server.host, server.port),
         {name: _person(person) for name, person in approvers.people.items()},
         (sorted(approvers.origins), approvers.max_open_per_run),

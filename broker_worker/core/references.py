@@ -5,10 +5,12 @@ never repeated in an error, because it may be a value that somebody pasted in th
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core import aws_references
+from broker_worker.core.commands import NAME_FORM, Command, command_and_name, is_command_path
+from broker_worker.core.configuration import ProviderSettings
 
 MAX_REFERENCE = 512
 """Longest reference, in characters."""
@@ -20,10 +22,11 @@ SCHEMES: Mapping[str, str] = {
     "env": "env",
     "aws-sm": "aws-sm",
     "aws-ssm": "aws-ssm",
+    "exec": "exec",
 }
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
-READ_ONLY_SCHEMES = frozenset({"env"})
+READ_ONLY_SCHEMES = frozenset({"env", "exec"})
 """Schemes whose places nobody can write to."""
 
 FORMS: Mapping[str, str] = {
@@ -33,11 +36,11 @@ FORMS: Mapping[str, str] = {
     "env": "env://NAME, upper-case letters, digits and '_'",
     "aws-sm": "aws-sm://name, then perhaps ?version=… or ?stage=…, then perhaps #field of a JSON object",
     "aws-ssm": "aws-ssm:///path/to/name or aws-ssm://name, then perhaps :version or :label",
+    "exec": f"exec://command or exec://command/name, a name of {NAME_FORM}",
 }
 """What a reference of each scheme looks like, for error messages."""
 
-_SELECTOR = re.compile(r"[?#:]")
-"""What begins the part of a reference that chooses a field, a version or a form."""
+_INSTALLED_TYPE = re.compile(r"[a-z][a-z0-9-]{1,31}", re.ASCII)
 _ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 
@@ -47,23 +50,29 @@ def scheme_of(reference: str) -> str:
     return reference.partition("://")[0]
 
 
-def versioned_part(reference: str) -> str:
-    """The part of a reference that a vault versions as one: an item, or a secret with all its fields.
-
-    To write one field of it changes the version of all.
-    """
-    scheme, separator, path = reference.partition("://")
-    path = _SELECTOR.split(path, maxsplit=1)[0]
-    if scheme in {"op", "connect"}:
-        path = "/".join(path.split("/")[:2])
-    return f"{scheme}{separator}{path}"
+def type_of(reference: str) -> str:
+    """The provider type that serves a reference's scheme: a type that is not built in serves the scheme of its name."""
+    scheme = scheme_of(reference)
+    return SCHEMES.get(scheme, scheme)
 
 
-def check_reference(reference: str) -> str:
+def is_built_in(kind: str) -> bool:
+    """Whether a provider type comes with the broker."""
+    return kind in SCHEMES.values()
+
+
+def can_be_installed(kind: str) -> bool:
+    """Whether a package of others may call a provider type so: a scheme's name that is neither type nor scheme here."""
+    return _INSTALLED_TYPE.fullmatch(kind) is not None and not is_built_in(kind) and kind not in SCHEMES
+
+
+def check_reference(reference: str, installed: Collection[str] = ()) -> str:
     """Check a reference's form.
 
     Args:
         reference: as it stands in the registry.
+        installed: provider types that are not built in. What stands behind their schemes is theirs to check, when
+            they are made; here it is printable and not empty.
 
     Returns:
         The reference, unchanged.
@@ -72,13 +81,55 @@ def check_reference(reference: str) -> str:
         ValueError: if no provider could serve it. The message says what was expected and does not repeat it.
     """
     scheme, separator, path = reference.partition("://")
-    if not separator or scheme not in SCHEMES:
-        raise ValueError(f"expected a reference that begins with {', '.join(f'{known}://' for known in SCHEMES)}")
+    if not separator or (scheme not in SCHEMES and scheme not in installed):
+        known = ", ".join(f"{known}://" for known in (*SCHEMES, *installed))
+        raise ValueError(f"expected a reference that begins with {known}")
     if len(reference) > MAX_REFERENCE:
         raise ValueError(f"the reference has {len(reference)} characters; at most {MAX_REFERENCE} are allowed")
-    if not _CHECKS[scheme](path):
-        raise ValueError(f"the reference is not of the form {FORMS[scheme]}")
+    if not _CHECKS.get(scheme, _is_shown)(path):
+        raise ValueError(f"the reference is not of the form {FORMS.get(scheme, f'{scheme}://…')}")
     return reference
+
+
+def check_for(providers: Iterable[ProviderSettings]) -> Callable[[str], str]:
+    """The check of a registry's references against the sections that are to serve them.
+
+    Args:
+        providers: the sections of `broker.yaml`.
+
+    Returns:
+        A function like `check_reference`. It takes the schemes of installed types that have a section, and of the
+        commands of `exec` those that are there.
+    """
+    installed: list[str] = []
+    commands: Mapping[str, Command] | None = None
+    for provider in providers:
+        if not is_built_in(provider.type):
+            installed.append(provider.type)
+        elif provider.type == SCHEMES["exec"]:
+            commands = provider.commands
+
+    def check(reference: str) -> str:
+        check_reference(reference, installed)
+        if commands is not None and scheme_of(reference) == "exec":
+            _check_command(reference, commands)
+        return reference
+
+    return check
+
+
+def _check_command(reference: str, commands: Mapping[str, Command]) -> None:
+    called, name = command_and_name(reference.partition("://")[2])
+    command = commands.get(called)
+    if command is None:
+        raise ValueError(f"expected one of the commands in broker.yaml: {', '.join(commands)}")
+    if command.takes_name != (name is not None):
+        expected = f"exec://{called}/name" if command.takes_name else f"exec://{called} without a name"
+        raise ValueError(f"expected {expected}, as the command's arguments are written in broker.yaml")
+
+
+def _is_shown(path: str) -> bool:
+    return path.isprintable() and path.strip() == path != ""
 
 
 def _is_onepassword(path: str) -> bool:
@@ -108,4 +159,5 @@ _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "env": _is_variable,
     "aws-sm": aws_references.is_secret,
     "aws-ssm": aws_references.is_parameter,
+    "exec": is_command_path,
 }

@@ -4,8 +4,9 @@ from ipaddress import ip_address
 
 from broker_worker.core.budget import DEFAULT_BUDGETS, MAX_READS, MAX_RESERVE, RESERVE_PERCENT, Budget
 from broker_worker.core.configuration import CacheSettings, Dashboard, ProviderSettings, ServerSettings
-from broker_worker.core.references import SCHEMES
+from broker_worker.core.references import SCHEMES, can_be_installed
 from broker_worker.files.approvers import read_origin
+from broker_worker.files.commands import read_commands
 from broker_worker.files.quantities import LONGEST_SECONDS
 from broker_worker.files.sections import Section, Value
 
@@ -109,12 +110,14 @@ def read_providers(document: Section) -> tuple[ProviderSettings, ...]:
 
 def _read_provider(value: Value) -> ProviderSettings:
     section = value.section(hint="write `type: onepassword`, `local` or `env` below it")
-    kind = section.require("type", why="write `type: onepassword`, `local` or `env`", private=False)
+    kind = _type(section.require("type", why="write `type: onepassword`, `local` or `env`", private=False))
+    taken = {"type", "budget", "commands"} if kind == SCHEMES["exec"] else {"type", "budget"}
     return ProviderSettings(
-        type=kind.choice(*SCHEMES.values()),
-        options={key: _option(section.require(key)) for key in section if key not in {"type", "budget"}},
+        type=kind,
+        options={key: _option(section.require(key)) for key in section if key not in taken},
         origin=section.origin,
-        budget=_read_budget(section.get("budget", private=False), DEFAULT_BUDGETS.get(kind.raw or "")),
+        budget=_read_budget(section.get("budget", private=False), DEFAULT_BUDGETS.get(kind)),
+        commands=read_commands(section) if "commands" in taken else {},
     )
 
 
@@ -131,6 +134,14 @@ def _read_budget(value: Value | None, default: Budget | None) -> Budget | None:
         None if day is None else day.integer(1, MAX_READS),
         RESERVE_PERCENT if reserve is None else reserve.integer(0, MAX_RESERVE),
     )
+
+
+def _type(value: Value) -> str:
+    """A built-in type, or what may be one of an installed package: whether it is, is found out when it is made."""
+    built_in, text = tuple(SCHEMES.values()), value.raw or ""
+    if can_be_installed(text):
+        return text
+    return value.choice(*built_in)
 
 
 def _option(value: Value) -> str | int | bool:

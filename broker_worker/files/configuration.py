@@ -8,12 +8,14 @@ not an empty answer. A file that holds a policy and nothing else loads too, to b
 
 from collections.abc import Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
 from broker_worker.core.digest import configuration_digest, policy_digest
-from broker_worker.core.references import SCHEMES, scheme_of, versioned_part
+from broker_worker.core.places import versioned_part
+from broker_worker.core.references import check_for, type_of
 from broker_worker.files import approvers, broker, policy, registry
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
@@ -92,14 +94,16 @@ def _read(
     document: Section, rules: Section, names: Section, issuers: Value | None, *, without_maximum: int | None
 ) -> Configuration:
     """Read all parts, wherever each of them stands, and check them against each other."""
-    in_force, secrets = read_policy(rules), read_registry(names.require("secrets"))
+    in_force, providers = read_policy(rules), read_providers(document)
+    check = check_for(providers)
+    secrets = read_registry(names.require("secrets"), check)
     configuration = Configuration(
         policy=in_force,
         registry=secrets,
-        create_in=read_creation_rules(names.get("create_in"), secrets),
+        create_in=read_creation_rules(names.get("create_in"), secrets, check),
         cache=read_cache(document.get("cache"), without_maximum=without_maximum),
         anchors=() if issuers is None else read_issuers(issuers, in_force.agents),
-        providers=read_providers(document),
+        providers=providers,
         digest="",
         server=read_server(document.get("server")),
         dashboard=read_dashboard(document.get("dashboard")),
@@ -128,15 +132,18 @@ def _with_digests(configuration: Configuration) -> Configuration:
 
 
 def _check_providers(configuration: Configuration, document: Section) -> None:
-    served = {provider.type for provider in configuration.providers}
+    served = {provider.type: provider.origin.line for provider in configuration.providers}
     needed = [(entry.ref, f"secret `{entry.name}` ({entry.origin})") for entry in configuration.registry.values()]
     needed += [(rule.template, f"`create_in` ({rule.origin})") for rule in configuration.create_in]
     needed += [(ref, f"the draft of `{name}`") for ref, name in _checked_drafts(configuration, document)]
     for ref, whose in needed:
-        kind = SCHEMES[scheme_of(ref)]
+        kind = type_of(ref)
         if kind not in served:
+            near = get_close_matches(kind, served, 1)
             raise document.error(
-                f"no provider of type `{kind}`, which {whose} needs", f"write `provider:` and `type: {kind}` below it"
+                f"no provider of type `{kind}`, which {whose} needs",
+                f"did you mean it by `{near[0]}`?" if near else f"write `provider:` and `type: {kind}` below it",
+                served[near[0]] if near else 0,
             )
 
 

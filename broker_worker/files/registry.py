@@ -1,34 +1,40 @@
 """`secrets.yaml`: the names that agents use, and where the vault keeps each value."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import NamePattern, check_secret_name, is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, CreationRule, SecretEntry
-from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of, versioned_part
+from broker_worker.core.places import versioned_part
+from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of
 from broker_worker.files.quantities import LONGEST_SECONDS, parse_duration
 from broker_worker.files.rotation_rule import read_rotation_rule
 from broker_worker.files.sections import Section, Value
 
 KEYS = ("secrets", "create_in")
 """The keys of `secrets.yaml`."""
-_PASTED = "the registry holds references, never values: if a value stood here, replace it in the vault"
+_PASTED = (
+    "the registry holds references, never values: if a value stood here, replace it in the vault; the scheme of an "
+    "installed provider needs its section in broker.yaml"
+)
 
 
-def read_registry(secrets: Value) -> dict[str, SecretEntry]:
+def read_registry(secrets: Value, check: Callable[[str], str] = check_reference) -> dict[str, SecretEntry]:
     """Read the `secrets` section.
 
     Args:
-        secrets: a mapping of names to references, or to mappings with `ref`, `ttl_seconds`, `max_stale` and `critical`.
+        secrets: a mapping of names to references, or to mappings with `ref`, `ttl_seconds`, `max_stale`, `critical` and
+            `rotation`.
+        check: checks a reference, and raises ValueError with what was expected.
 
     Raises:
         ConfigError: with file and line; it never repeats what stands in a reference's place.
     """
     section = secrets.section(hint="write `{}` for a registry without secrets")
-    return {name: _read_entry(section, name) for name in section}
+    return {name: _read_entry(section, name, check) for name in section}
 
 
-def _read_entry(section: Section, key: str) -> SecretEntry:
+def _read_entry(section: Section, key: str, check: Callable[[str], str]) -> SecretEntry:
     name = section.key(key, check_secret_name)
     value = section.get(key, what=f"secret `{name}`", private=True)
     assert value is not None
@@ -42,7 +48,7 @@ def _read_entry(section: Section, key: str) -> SecretEntry:
         ref = entry.require("ref", why='write `ref: "op://vault/item/field"` or another reference')
         ttl, max_stale, critical = (entry.get(key, private=False) for key in ("ttl_seconds", "max_stale", "critical"))
         rotation = entry.get("rotation", private=False)
-    reference = _reference(ref)
+    reference = _reference(ref, check)
     return SecretEntry(
         name=name,
         ref=reference,
@@ -50,24 +56,27 @@ def _read_entry(section: Section, key: str) -> SecretEntry:
         origin=section.origin_of(key),
         max_stale_seconds=0 if max_stale is None or max_stale.raw == "0" else max_stale.parsed(parse_duration),
         critical=False if critical is None else critical.boolean(),
-        rotation=None if rotation is None else read_rotation_rule(rotation, reference),
+        rotation=None if rotation is None else read_rotation_rule(rotation, reference, check),
     )
 
 
-def _reference(value: Value) -> str:
+def _reference(value: Value, check: Callable[[str], str]) -> str:
     text = value.text("a reference such as op://vault/item/field")
     try:
-        return check_reference(text)
+        return check(text)
     except ValueError as error:
         raise value.error(str(error), _PASTED) from None
 
 
-def read_creation_rules(value: Value | None, registry: Mapping[str, SecretEntry]) -> tuple[CreationRule, ...]:
+def read_creation_rules(
+    value: Value | None, registry: Mapping[str, SecretEntry], check: Callable[[str], str] = check_reference
+) -> tuple[CreationRule, ...]:
     """Read `create_in`: where names are kept that agents create.
 
     Args:
         value: a list of mappings with `pattern`, `ref` and perhaps `ttl_seconds`; None for no such names.
         registry: the names that have places of their own, which no created name may reach.
+        check: checks a reference, and raises ValueError with what was expected.
 
     Raises:
         ConfigError: with file and line.
@@ -75,7 +84,7 @@ def read_creation_rules(value: Value | None, registry: Mapping[str, SecretEntry]
     rules: list[CreationRule] = []
     for item in value.items(hint="write `- {pattern: NAMES, ref: TEMPLATE}` below it") if value is not None else ():
         section = item.section("pattern", "ref", "ttl_seconds", hint="write `{pattern: NAMES, ref: TEMPLATE}`")
-        rule = _read_rule(section, item)
+        rule = _read_rule(section, item, check)
         for other in rules:
             if not _is_apart(rule.template, other.template):
                 message = f"a name could have the same place by this rule and by {other.origin}"
@@ -91,7 +100,7 @@ def read_creation_rules(value: Value | None, registry: Mapping[str, SecretEntry]
     return tuple(rules)
 
 
-def _read_rule(section: Section, item: Value) -> CreationRule:
+def _read_rule(section: Section, item: Value, check: Callable[[str], str]) -> CreationRule:
     pattern = section.require("pattern", why="such as `pattern: agents.claude.*`")
     ref = section.require("ref", why=f'such as `ref: "local://made.{NAME_FIELD}"`', private=True)
     ttl = section.get("ttl_seconds")
@@ -104,7 +113,7 @@ def _read_rule(section: Section, item: Value) -> CreationRule:
     except WireError as error:
         raise pattern.error(str(error)) from None
     try:
-        check_reference(template.replace(NAME_FIELD, "a"))  # providers refuse a name that is too long for its place
+        check(template.replace(NAME_FIELD, "a"))  # providers refuse a name that is too long for its place
     except ValueError as error:
         raise ref.error(str(error), _PASTED) from None
     if scheme_of(template) in READ_ONLY_SCHEMES:

@@ -1,12 +1,13 @@
 """`rotation:` of an entry in `secrets.yaml`: how its next version is made, tried and put in force."""
 
 import re
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
 from broker_worker.core.recipes import parse_recipe
-from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of
+from broker_worker.core.references import READ_ONLY_SCHEMES, scheme_of
 from broker_worker.core.rotation import CommandProbe, HttpProbe, RotationRule
 from broker_worker.files.quantities import parse_duration
 from broker_worker.files.sections import Section, Value
@@ -18,12 +19,13 @@ _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _HERE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-def read_rotation_rule(value: Value, ref: str) -> RotationRule:
+def read_rotation_rule(value: Value, ref: str, check: Callable[[str], str]) -> RotationRule:
     """Read the `rotation` of an entry.
 
     Args:
         value: a mapping.
         ref: the entry's reference.
+        check: checks a reference, and raises ValueError with what was expected.
 
     Raises:
         ConfigError: with file and line.
@@ -39,13 +41,13 @@ def read_rotation_rule(value: Value, ref: str) -> RotationRule:
     return RotationRule(
         recipe=recipe.text(),
         probe=_probe(section.require("probe", why="name a command or a URL that tries the new value")),
-        draft=_draft(section, ref),
+        draft=_draft(section, ref, check),
         every_seconds=None if every is None else every.parsed(_period),
         old_leases="revoke" if old_leases is not None and old_leases.choice("wait", "revoke") == "revoke" else "wait",
     )
 
 
-def _draft(section: Section, ref: str) -> str:
+def _draft(section: Section, ref: str, check: Callable[[str], str]) -> str:
     value = section.get("draft", private=True)
     if value is None:
         if scheme_of(ref) != "local":
@@ -54,12 +56,12 @@ def _draft(section: Section, ref: str) -> str:
             )
         text = f"{ref}.draft"
         try:
-            return check_reference(text)
+            return check(text)
         except ValueError:
             raise section.error("the name is too long for a draft beside it", "write `draft: local://NAME`") from None
     text = value.text("a reference for the new value until it is in force")
     try:
-        check_reference(text)
+        check(text)
     except ValueError as error:
         raise value.error(str(error)) from None
     if scheme_of(text) in READ_ONLY_SCHEMES or text == ref:

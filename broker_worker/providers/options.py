@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker_worker.core.commands import Command
 from broker_worker.core.configuration import ProviderSettings
 from broker_worker.core.errors import ConfigError
 
@@ -43,6 +44,11 @@ class Options:
 
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """The commands of a section of type `exec`."""
+        return self._settings.commands
 
     def refuse(self, message: str, hint: str) -> ConfigError:
         """An error about this section, to be raised.

@@ -7,29 +7,33 @@
 | `local` | `local` | `path`, `key_file`, `passphrase_env` |
 | `env` | `env` | none |
 | `aws-sm`, `aws-ssm` | the same | `region`, `profile`, `endpoint_url`, `timeout_seconds` |
+| `exec` | `exec` | `commands` |
 
 A scheme that the registry uses needs its provider's section in `broker.yaml` (checked when the files are read):
-nothing is served by default.
+nothing is served by default. Types of other packages join through their entry points (`installed`).
 """
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
-from broker_worker.core.configuration import ProviderSettings
+from broker_worker.core.configuration import Configuration, ProviderSettings
 from broker_worker.ports import Provider
 from broker_worker.providers import (
     aws_parameter_store,
     aws_secrets_manager,
     aws_section,
+    command,
     connect_section,
     env,
     local,
     onepassword,
 )
+from broker_worker.providers.installed import InstalledKind, InstalledTypes
 from broker_worker.providers.local_vault import PASSPHRASE_VARIABLE, LocalVault, VaultKeys
 from broker_worker.providers.onepassword_sdk import SdkClient
 from broker_worker.providers.onepassword_session import OnePasswordSession
@@ -63,6 +67,14 @@ def _make_env(options: Options, around: Surroundings) -> Provider:
     return env.EnvProvider(around.environ)
 
 
+def _make_exec(options: Options, around: Surroundings) -> Provider:
+    if os.name != "posix":
+        raise options.refuse(
+            "commands need process groups, which this system lacks", "run the broker on Linux or macOS"
+        )
+    return command.CommandProvider(options.commands, around.environ)
+
+
 @dataclass(frozen=True, slots=True)
 class _Scheme:
     scheme: str
@@ -80,31 +92,23 @@ _TYPES: Final = MappingProxyType(
         "env": _Scheme(env.SCHEME, (), _make_env),
         "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager),
         "aws-ssm": _Scheme(aws_parameter_store.SCHEME, aws_section.OPTIONS, aws_section.make_parameter_store),
+        "exec": _Scheme(command.SCHEME, (), _make_exec),
     }
 )
 
 
-def check_sections(settings: Iterable[ProviderSettings]) -> None:
-    """Check what the operator's sections name, as far as that does not depend on this host.
+def check_configuration(configuration: Configuration) -> None:
+    """Check what the operator's files say of providers, as far as that does not depend on this host.
 
-    Args:
-        settings: the sections, in order.
+    The types of other packages are imported for that, those that a section names; their references are checked here.
 
     Raises:
-        ConfigError: for an unknown type or option, or two sections of one type.
+        ConfigError: for an unknown type or option, two sections of one type, a reference that cannot be meant, or a
+            package that cannot be used.
     """
-    seen: set[str] = set()
-    for section in settings:
-        options = Options(section)
-        found = _TYPES.get(section.type)
-        if found is None:
-            near = difflib.get_close_matches(section.type, _TYPES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known types are {', '.join(_TYPES)}"
-            raise options.refuse("there is no such type", hint)
-        if section.type in seen:
-            raise options.refuse("there is a section of this type already", "keep one section a type")
-        seen.add(section.type)
-        options.check_keys(found.options)
+    for _, found in _checked(configuration.providers):
+        if isinstance(found, InstalledKind):
+            found.check(configuration.registry.values())
 
 
 def make_providers(settings: Iterable[ProviderSettings], around: Surroundings) -> Mapping[str, Provider]:
@@ -118,10 +122,37 @@ def make_providers(settings: Iterable[ProviderSettings], around: Surroundings) -
         Per scheme (`op`, `local`, `env`) its provider.
 
     Raises:
-        ConfigError: for an unknown type or option, a wrong value, or two sections of one type.
+        ConfigError: for an unknown type or option, a wrong value, two sections of one type, or a package that cannot
+            be used.
     """
-    sections = tuple(settings)
-    check_sections(sections)
-    types = [_TYPES[section.type] for section in sections]
-    made = {known.scheme: known.make(Options(section), around) for known, section in zip(types, sections, strict=True)}
+    made: dict[str, Provider] = {}
+    for options, found in _checked(settings):
+        made[found.scheme] = found.make(options, around)
     return MappingProxyType(made)
+
+
+def _checked(settings: Iterable[ProviderSettings]) -> list[tuple[Options, _Scheme | InstalledKind]]:
+    """What serves each section, after a look at its type and the names of its options."""
+    sections = {}
+    others = InstalledTypes()
+    for section in settings:
+        options = Options(section)
+        if section.type in sections:
+            raise options.refuse("there is a section of this type already", "keep one section a type")
+        found = _find(section.type, options, others)
+        options.check_keys(found.options)
+        sections[section.type] = options, found
+    return list(sections.values())
+
+
+def _find(kind: str, options: Options, others: InstalledTypes) -> _Scheme | InstalledKind:
+    built_in = _TYPES.get(kind)
+    if built_in is not None:
+        others.refuse_collision(kind, options)
+        return built_in
+    if kind in others.names:
+        return others.load(kind, options)
+    known = (*_TYPES, *others.names)
+    near = difflib.get_close_matches(kind, known, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known types are {', '.join(known)}"
+    raise options.refuse("there is no such type", hint)

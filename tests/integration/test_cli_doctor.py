@@ -18,7 +18,7 @@ from agent_sdk.wire import keynames
 from broker_worker.cli import main
 from broker_worker.cli.doctor import examine, host
 from broker_worker.cli.doctor import queue as queue_module
-from broker_worker.cli.doctor.check import Check, Status, guarded
+from broker_worker.cli.doctor.check import Check, Status, guarded, ok
 from broker_worker.cli.doctor.queue import check_queue
 from broker_worker.cli.init import create_installation
 from broker_worker.files.configuration import load_configuration
@@ -396,3 +396,25 @@ def test_stopped_process_leaves_the_queue_line_honest(settings: Settings) -> Non
     check = queue_checks(settings)["queue"]
     assert check.status is Status.WARN
     assert "not running" in check.detail
+
+
+def test_of_commands_one_secret_each_is_asked_for(settings: Settings, tmp_path: Path) -> None:
+    """A command may count what it is asked for: one run shows that it works; a program that is missing is a FAIL."""
+    program, runs = tmp_path / "program", tmp_path / "runs"
+    program.write_text(f"#!/bin/sh\necho run >>{runs}\necho sk-canary\n")
+    program.chmod(0o700)
+    broker, secrets = settings.config_dir / "broker.yaml", settings.config_dir / "secrets.yaml"
+    commands = f"{{a: {{argv: [{program}, '{{name}}']}}, b: {{argv: [{program}]}}}}"
+    broker.write_text(f"provider: {{type: exec, commands: {commands}}}\n")
+    references = {"one": "exec://a/x", "two": "exec://a/y", "three": "exec://b", "four": "exec://a/z"}
+    secrets.write_text("secrets:\n" + "".join(f"  {name}: '{ref}'\n" for name, ref in references.items()))
+    check = found(settings, "provider exec")
+    assert check == ok(
+        "provider exec", "the programs are there; commands: a, b; 2 of 4 secrets were asked for and have a value"
+    )
+    assert runs.read_text() == "run\n" * 2
+    program.unlink()
+    check = found(settings, "provider exec")
+    assert check.status is Status.FAIL
+    assert "command a is missing" in check.detail
+    assert "absolute path" in check.hint

@@ -42,6 +42,8 @@ print(json.dumps({
 }))
 """
 POLICY = "agents:\n  claude:\n    allow: [openai.api_key]\n  codex:\n    allow: []\ndefault: deny\n"
+COMMANDS = "{keys: {argv: [keys], env: [KEYS_LOGIN]}}"
+BROKER = f"providers: [{{type: env}}, {{type: aws-sm}}, {{type: exec, commands: {COMMANDS}}}]\n"
 SECRETS = "secrets:\n  openai.api_key:\n    ref: env://HIDDEN_VALUE\n"
 
 
@@ -52,9 +54,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         patch.delenv("REDIS_URL", raising=False)
         settings = Settings.load(tmp_path_factory.mktemp("home"))
         create_installation(settings, "env", now=time.time_ns() // 1_000_000)
+    (settings.config_dir / "broker.yaml").write_text(BROKER)
     (settings.config_dir / "policy.yaml").write_text(POLICY)
     (settings.config_dir / "secrets.yaml").write_text(SECRETS)
-    (settings.config_dir / "broker.yaml").write_text("providers: [{type: env}, {type: aws-sm}]\n")
     return settings
 
 
@@ -93,6 +95,7 @@ def report(settings: Settings) -> Any:
         AWS_SESSION_TOKEN="x",
         OP_CONNECT_TOKEN="eyJx",
         HIDDEN_VALUE="canary",
+        KEYS_LOGIN="canary",
         HARMLESS="stays",
     )  # fmt: skip
 
@@ -120,7 +123,7 @@ def test_the_command_reaches_the_queue_as_its_agent_only(report: Any) -> None:
 
 
 def test_nothing_of_the_brokers_environment_reaches_the_command(report: Any) -> None:
-    """Neither its settings, nor its vaults' tokens, nor the values of env:// references; the rest stays."""
+    """Neither its settings, nor what vaults' tokens and programs need, nor the values of env://; the rest stays."""
     environ = report["environ"]
     assert set(environ) - {"PATH", "LC_CTYPE", "HARMLESS"} == {"SECRET_BROKER_CREDENTIAL_FD"}
     assert environ["HARMLESS"] == "stays"

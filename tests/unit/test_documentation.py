@@ -121,3 +121,18 @@ def test_what_the_page_on_vaults_shows_of_aws_is_valid(tmp_path: Path) -> None:
     assert len(configuration.registry) == 5
     (policy,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "providers.md").read_text(), re.DOTALL)
     assert len(json.loads(policy)["Statement"]) == 3
+
+
+def test_what_the_page_on_vaults_shows_of_commands_is_valid(tmp_path: Path) -> None:
+    """The YAML of docs/providers.md: commands, and references that they serve; the example provider's section."""
+    shown = blocks("providers.md")
+    (section,) = [block for block in shown if "type: exec" in block]
+    (secrets,) = [block for block in shown if "exec://" in block]
+    (tmp_path / "broker.yaml").write_text(section)
+    (tmp_path / "policy.yaml").write_text("agents: {claude: {allow: []}}\n")
+    (tmp_path / "secrets.yaml").write_text(secrets)
+    (tmp_path / "issuers.yaml").write_text(_ISSUERS)
+    configuration = load_configuration(tmp_path)
+    (provider,) = configuration.providers
+    assert {"op", "gcloud", "pass", "aws"} < set(provider.commands)
+    assert len(configuration.registry) == 4

@@ -99,6 +99,13 @@ def test_a_provider_has_a_type_and_options() -> None:
     assert read_providers(document(text)) == (expected,)
 
 
+def test_a_type_may_be_that_of_an_installed_package() -> None:
+    """Whether there is such a package is found out by who makes providers: reading files imports nobody's code."""
+    text = "provider: {type: keepass, database: /srv/team.kdbx}"
+    expected = ProviderSettings("keepass", {"database": "/srv/team.kdbx"}, Origin("broker.yaml", 1))
+    assert read_providers(document(text)) == (expected,)
+
+
 def test_several_providers_are_a_list() -> None:
     """One of each type."""
     found = read_providers(document("providers:\n  - type: local\n  - type: env\n"))
@@ -109,9 +116,13 @@ def test_several_providers_are_a_list() -> None:
     ("text", "message"),
     [
         (
-            "provider: {type: onepasword}",
-            "broker.yaml:1: `type`: found `onepasword`, expected "
+            "provider: {type: OnePassword}",
+            "broker.yaml:1: `type`: found `OnePassword`, expected "
             + " or ".join(f"`{kind}`" for kind in SCHEMES.values()),
+        ),
+        (
+            "provider: {type: op}",
+            "broker.yaml:1: `type`: found `op`, expected " + " or ".join(f"`{kind}`" for kind in SCHEMES.values()),
         ),
         ("provider: {token_env: C4NARY}", "broker.yaml:1: `provider`: the key `type` is missing"),
         ("provider: c4nary", "broker.yaml:1: `provider`: found a text, expected a mapping"),

@@ -262,6 +262,18 @@ def test_files_that_do_not_belong_together(tmp_path: Path, changes: dict[str, st
     assert str(refusal(folder(tmp_path, **changes))) == f"{tmp_path}/{message}"
 
 
+def test_a_reference_may_have_the_scheme_of_a_configured_type_of_others(tmp_path: Path) -> None:
+    """It is read without the package; without the section nobody could mean it, and a near miss is pointed out."""
+    secrets = "secrets:\n  one: keepass://Team/GitHub\n"
+    found = load_configuration(folder(tmp_path, broker_yaml="provider: {type: keepass}\n", secrets_yaml=secrets))
+    assert found.registry["one"].ref == "keepass://Team/GitHub"
+    error = refusal(folder(tmp_path, secrets_yaml=secrets))
+    assert "secrets.yaml:2: secret `one`: expected a reference that begins with " in str(error)
+    assert "needs its section in broker.yaml" in error.hint
+    error = refusal(folder(tmp_path, broker_yaml="provider: {type: lokal}\n"))
+    assert error.hint == "did you mean it by `lokal`?"
+
+
 def test_a_single_file_needs_a_policy(tmp_path: Path) -> None:
     """A registry by itself decides nothing."""
     assert "neither `agents` nor `policies`" in str(refusal(single(tmp_path, "secrets: {}\n")))

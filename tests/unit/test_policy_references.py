@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from broker_worker.core.configuration import ProviderSettings
 from broker_worker.core.policy import Origin
-from broker_worker.core.references import FORMS, SCHEMES, check_reference, scheme_of
+from broker_worker.core.references import FORMS, SCHEMES, can_be_installed, check_reference, scheme_of
 from broker_worker.providers.options import Surroundings
 from broker_worker.providers.schemes import make_providers
 
@@ -93,3 +93,22 @@ def test_what_passes_has_a_known_scheme(text: str) -> None:
     except ValueError:
         return
     assert scheme_of(text) in SCHEMES
+
+
+def test_an_installed_type_has_the_scheme_of_its_name() -> None:
+    """Only where it is configured; what stands behind the scheme is for its package to check."""
+    assert check_reference("keepass://Team/../Git Hub", ["keepass"]) == "keepass://Team/../Git Hub"
+    for reference in ("keepass://", "keepass:// x", "keepass://a\x00", "keepass://" + "x" * 600, "other://x"):
+        with pytest.raises(ValueError, match="reference"):
+            check_reference(reference, ["keepass"])
+    with pytest.raises(ValueError, match="begins with"):
+        check_reference("keepass://Team/GitHub")
+
+
+@pytest.mark.parametrize(
+    "kind", ["local", "op", "env", "onepassword", "Keepass", "", "-x", "x", "a b", "a_b", "a" * 40]
+)
+def test_what_cannot_be_an_installed_type(kind: str) -> None:
+    """Types and schemes of the broker itself, and what would be no scheme."""
+    assert not can_be_installed(kind)
+    assert can_be_installed("keepass-2")

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
-from broker_worker.cli.doctor.check import Check, failed, ok, warn
+from broker_worker.cli.doctor.check import Check, failed, of_error, ok, warn
+from broker_worker.core.commands import command_and_name
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import ProviderError
-from broker_worker.core.references import scheme_of
+from broker_worker.core.errors import BrokerError, ProviderError
+from broker_worker.core.references import SCHEMES, scheme_of
 from broker_worker.ports import Scope
 from broker_worker.providers.resilient import ResilientProvider
 from broker_worker.settings import Settings
@@ -18,23 +20,39 @@ _NAMED = 5
 
 
 async def check_providers(settings: Settings, configuration: Configuration) -> list[Check]:
-    """Ask every vault how it is. Values are asked for only where nobody counts that."""
+    """Ask every vault how it is, section by section: one that cannot be used hides nothing of the others.
+
+    Values are asked for only where nobody counts that.
+    """
     found: list[Check] = []
-    metered = {section.type for section in configuration.providers if section.budget is not None}
-    schemes: dict[ResilientProvider, list[str]] = {}
-    for scheme, provider in providers_of(configuration, settings, SystemClock()).items():
-        schemes.setdefault(provider, []).append(scheme)
-    for provider, served in schemes.items():
-        entries = {e.ref: e.name for e in configuration.registry.values() if scheme_of(e.ref) in served}
-        name = f"provider {provider.name}"
+    for section in configuration.providers:
+        name, schemes = f"provider {section.type}", dict[ResilientProvider, list[str]]()
         try:
-            async with asyncio.timeout(_PROVIDER_SECONDS):
-                found += await _check_provider(name, provider, entries, is_metered=provider.name in metered)
-        except TimeoutError:
-            found.append(failed(name, f"no answer within {_PROVIDER_SECONDS:.0f} s", "is its network reachable?"))
-        finally:
-            await provider.close()
+            providers = providers_of(replace(configuration, providers=(section,)), settings, SystemClock())
+        except BrokerError as error:
+            found.append(of_error(name, error))
+            continue
+        for scheme, provider in providers.items():
+            schemes.setdefault(provider, []).append(scheme)
+        for provider, served in schemes.items():
+            entries = {e.ref: e.name for e in configuration.registry.values() if scheme_of(e.ref) in served}
+            found += await _examined(name, provider, entries, is_metered=section.budget is not None)
     return found
+
+
+async def _examined(
+    name: str, provider: ResilientProvider, entries: dict[str, str], *, is_metered: bool
+) -> list[Check]:
+    try:
+        async with asyncio.timeout(_PROVIDER_SECONDS):
+            try:
+                return await _check_provider(name, provider, entries, is_metered=is_metered)
+            finally:
+                await provider.close()
+    except TimeoutError:
+        return [failed(name, f"no answer within {_PROVIDER_SECONDS:.0f} s", "is its network reachable?")]
+    except Exception as error:  # noqa: BLE001  # a defect, perhaps of foreign code, whose text may hold a value
+        return [failed(name, f"its check ended with {type(error).__name__}", "this is a defect of the provider")]
 
 
 async def _check_provider(
@@ -51,13 +69,26 @@ async def _check_provider(
 
 
 async def _check_values(name: str, detail: str, provider: ResilientProvider, entries: dict[str, str]) -> Check:
-    answers = await provider.get_many(tuple(entries))
+    asked = _asked(tuple(entries))
+    answers = await provider.get_many(asked)
     missing = [(entries[ref], answer) for ref, answer in answers.items() if isinstance(answer, ProviderError)]
     if missing:
         secret, error = missing[0]
-        detail = f"{detail}; {len(missing)} of {len(entries)} secrets have no value, the first: {secret}"
+        detail = f"{detail}; {len(missing)} of {len(asked)} secrets have no value, the first: {secret}"
         return warn(name, detail, error.hint or str(error))
+    if len(asked) < len(entries):
+        return ok(name, f"{detail}; {len(asked)} of {len(entries)} secrets were asked for and have a value")
     return ok(name, f"{detail}; all {len(entries)} secrets have a value")
+
+
+def _asked(refs: Sequence[str]) -> Sequence[str]:
+    """The references to ask for: of what may count them unknown to us, one of each command, or one."""
+    chosen: dict[str, str] = {}
+    for ref in refs:
+        scheme, _, path = ref.partition("://")
+        group = command_and_name(path)[0] if scheme == "exec" else ref if scheme in SCHEMES else scheme
+        chosen.setdefault(f"{scheme}:{group}", ref)
+    return tuple(chosen.values())
 
 
 async def _check_scope(name: str, provider: ResilientProvider, refs: Sequence[str]) -> list[Check]:
