@@ -4,7 +4,7 @@ Adapters are made in `broker_worker.app` only. Each port has a fault test: what 
 the contract written here.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
@@ -38,11 +38,13 @@ class Fetched:
         version: the vault's own version, if it has one.
         upstream_lease: what the vault calls its lease, if it made the value for us and takes it back
             (`DynamicProvider.revoke`).
+        lasts_ms: for how long from now on the vault lets such a value live; None without an end.
     """
 
     value: bytes = field(repr=False)
     version: str | None = None
     upstream_lease: str | None = None
+    lasts_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +459,11 @@ class CachedValue:
     fetched: Fetched
     fetched_at: int
 
+    @property
+    def lent_until(self) -> int | None:
+        """When the vault ends what it made for us, ms since the epoch; None if that has no end."""
+        return None if self.fetched.lasts_ms is None else self.fetched_at + self.fetched.lasts_ms
+
 
 class Cache(Protocol):
     """Values, and failures, between two uses."""
@@ -470,11 +477,15 @@ class Cache(Protocol):
         ...
 
     def put(self, ref: str, fetched: Fetched, ttl_ms: int, now: int) -> None:
-        """Keep a value for at most `ttl_ms`; it ends a failure."""
+        """Keep a value for at most `ttl_ms`, and no longer than the vault lets it live; it ends a failure."""
         ...
 
     def put_failure(self, ref: str, error: ProviderError, ttl_ms: int, now: int) -> None:
         """Remember briefly that there is no value; one that is about the name ends the value that was kept."""
+        ...
+
+    def forget_lent(self, upstream_leases: Collection[str]) -> None:
+        """Drop every value that belongs to one of these leases of a vault's."""
         ...
 
     def redact(self, text: str) -> str:

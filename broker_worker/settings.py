@@ -120,6 +120,16 @@ class Settings(BaseSettings):
         return self.state_dir / "settled_approvals.jsonl"
 
     @property
+    def sealed_cache_file(self) -> Path:
+        """The sealed cache; its key is not in this folder."""
+        return self.state_dir / "cache.sqlite3"
+
+    @property
+    def sealed_cache_key(self) -> Path:
+        """The sealed cache's wrapped master key, unless broker.yaml says `key_file`."""
+        return self.keys_dir / "cache.key"
+
+    @property
     def ledger_address(self) -> str:
         """The run ledger's database URL."""
         return self.ledger_url or f"sqlite:///{self.home / 'ledger' / 'ledger.sqlite3'}"

@@ -60,6 +60,7 @@ from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.writes import Writes
 
 if TYPE_CHECKING:
+    from broker_worker.cache.sealed.write_behind import WriteBehind
     from broker_worker.jobs.queue import RqJobQueue
 
 _REPORTS_SEEN, _REPORTS_FOR_MS = 10_000, 24 * 3600 * 1000
@@ -85,6 +86,7 @@ class Process:
     worker: Worker
     providers: Mapping[str, Provider]
     critical: "CriticalReferences"
+    write_behind: "WriteBehind | None" = None
 
     def record(self, event: EventType, reason: str | None) -> None:
         """Record something about this process that is no request.
@@ -113,7 +115,8 @@ def compose(settings: Settings, name: str) -> Process:
     sink = JsonlSink(settings.audit_dir, name, keys.identity_seed, clock)
     critical = CriticalReferences(configuration)
     providers = providers_of(configuration, settings, clock, critical)
-    cache = MemoryCache(configuration.cache.max_entries)
+    write_behind = _write_behind(configuration, settings, clock)
+    cache = MemoryCache(configuration.cache.max_entries, write_behind)
     url = broker_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE))
     peers, jobs_key = PeerCache(), ensure_seed(settings.keys_dir / JOBS)
     jobs, write_log = LateJobs(url, jobs_key, clock), WriteFile(settings.writes_file, clock.now)
@@ -145,9 +148,30 @@ def compose(settings: Settings, name: str) -> Process:
     )
     client = Redis.from_url(url, client_name=f"{name}-audit", socket_timeout=30.0)
     publisher = AuditPublisher(client, sink)
-    return Process(
-        name, settings, clock, cache, sink, publisher, client, jobs, desk, fetches, writes, worker, providers, critical
-    )
+    if write_behind is not None:
+        _restore(cache, write_behind, desk)
+    parts = (sink, publisher, client, jobs, desk, fetches, writes, worker, providers, critical, write_behind)
+    return Process(name, settings, clock, cache, *parts)
+
+
+def _write_behind(configuration: Configuration, settings: Settings, clock: SystemClock) -> "WriteBehind | None":
+    """What keeps values over restarts, if the operator wants that; nothing of it is loaded otherwise."""
+    if configuration.cache.sealed is None:
+        return None
+    from broker_worker.app.sealing import make_write_behind  # noqa: PLC0415  # most workers never need it
+
+    return make_write_behind(configuration.cache.sealed, configuration, settings, clock)
+
+
+def _restore(cache: MemoryCache, write_behind: "WriteBehind", desk: Desk) -> None:
+    """Put what was kept, and may still be served, into the memory cache."""
+    from broker_worker.app.sealing import restored  # noqa: PLC0415  # most workers never need it
+
+    registry = desk.configuration.registry
+    records = write_behind.start({entry.ref for entry in registry.values()})
+    for ref, value, until in restored(records, registry, desk.affairs.revocations):
+        if value.fetched_at > desk.affairs.leases.written_at(ref):  # else it was replaced since
+            cache.restore(ref, value, until)
 
 
 def _affairs(

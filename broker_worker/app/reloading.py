@@ -14,6 +14,7 @@ from agent_sdk.wire.audit import EventType
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.app.compose import SKEW_MS, Process, intakes_of, provider_names, providers_of
 from broker_worker.core.configuration import Configuration
+from broker_worker.core.digest import providers_digest
 from broker_worker.core.errors import AuditError, BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import load_broker_keys
@@ -119,6 +120,10 @@ class Reloader:
             self._retire(retired)
         process.critical.replace(configuration)
         process.cache.resize(configuration.cache.max_entries)
+        if process.write_behind is not None:
+            process.write_behind.follow(providers_digest(configuration), configuration.cache.max_entries)
+        if configuration.cache.sealed != before.cache.sealed:
+            _log.warning("restart_needed", what="the sealed cache's settings", hint="they hold from the next start on")
         process.desk.reconfigure(
             configuration,
             TokenVerifier(configuration.anchors, SKEW_MS),

@@ -76,6 +76,8 @@ async def _run(process: Process, until_stdin_ends: bool) -> None:
         await asyncio.gather(*background, return_exceptions=True)
         await process.publisher_client.aclose()
         await asyncio.to_thread(process.jobs.close)
+        if process.write_behind is not None:
+            await asyncio.to_thread(process.write_behind.close)
         for provider in set(process.providers.values()):
             await provider.close()
     _log.info("worker_stopped", worker=process.name)

@@ -1,11 +1,25 @@
 """Values in this process's memory: bounded, each with its own end, least recently used first out."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from broker_worker.core.errors import ProviderError
 from broker_worker.core.redaction import LiveValues
 from broker_worker.ports import CachedValue, Fetched
+
+
+class Keeper(Protocol):
+    """Keeps values for the next start of the process; neither waits nor raises."""
+
+    def keep(self, ref: str, value: CachedValue, until: int) -> None:
+        """Keep a value up to its end, ms since the epoch."""
+        ...
+
+    def drop(self, ref: str) -> None:
+        """Keep nothing of a reference any more."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +33,12 @@ class MemoryCache:
 
     Args:
         max_entries: how many references are kept; the least recently used one makes room.
+        keeper: keeps values for the next start; None if they end with the process.
     """
 
-    def __init__(self, max_entries: int) -> None:
+    def __init__(self, max_entries: int, keeper: Keeper | None = None) -> None:
         self._max_entries = max_entries
+        self._keeper = keeper
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._failures: OrderedDict[str, tuple[ProviderError, int]] = OrderedDict()
         self._live = LiveValues()
@@ -55,23 +71,40 @@ class MemoryCache:
         return kept.value
 
     def put(self, ref: str, fetched: Fetched, ttl_ms: int, now: int) -> None:
-        """Keep a value for at most `ttl_ms`; it ends a failure."""
+        """Keep a value for at most `ttl_ms`, and no longer than the vault lets it live; it ends a failure."""
         self._failures.pop(ref, None)
+        value = CachedValue(fetched, now)
+        until = now + ttl_ms if value.lent_until is None else min(now + ttl_ms, value.lent_until)
+        self.restore(ref, value, until)
+        if self._keeper is not None:
+            self._keeper.keep(ref, value, until)
+
+    def restore(self, ref: str, value: CachedValue, until: int) -> None:
+        """Take back a value that a keeper had, up to its end, ms since the epoch."""
         if ref in self._kept:
             self._drop(ref)
         elif len(self._kept) >= self._max_entries:
             self._drop(next(iter(self._kept)))
-        self._kept[ref] = _Kept(CachedValue(fetched, now), now + ttl_ms)
-        self._live.add(fetched.value)
+        self._kept[ref] = _Kept(value, until)
+        self._live.add(value.fetched.value)
 
     def put_failure(self, ref: str, error: ProviderError, ttl_ms: int, now: int) -> None:
         """Remember briefly that there is no value; one that is about the name ends the value that was kept."""
-        if error.is_about_the_name and ref in self._kept:
-            self._drop(ref)
+        if error.is_about_the_name:
+            if ref in self._kept:
+                self._drop(ref)
+            if self._keeper is not None:
+                self._keeper.drop(ref)
         self._failures.pop(ref, None)
         if len(self._failures) >= self._max_entries:
             self._failures.popitem(last=False)
         self._failures[ref] = error, now + ttl_ms
+
+    def forget_lent(self, upstream_leases: Collection[str]) -> None:
+        """Drop every value that belongs to one of these leases of a vault's."""
+        for ref, kept in list(self._kept.items()):
+            if kept.value.fetched.upstream_lease in upstream_leases:
+                self._drop(ref)
 
     def redact(self, text: str) -> str:
         """The text, or a note in its place if it contains a value that the cache holds."""
@@ -93,10 +126,12 @@ class MemoryCache:
             self._failures.popitem(last=False)
 
     def forget(self, ref: str) -> None:
-        """Drop what is known of a reference."""
+        """Drop what is known of a reference, and what is kept of it for the next start."""
         self._failures.pop(ref, None)
         if ref in self._kept:
             self._drop(ref)
+        if self._keeper is not None:
+            self._keeper.drop(ref)
 
     def clear(self) -> None:
         """Drop everything."""

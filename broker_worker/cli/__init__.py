@@ -18,6 +18,7 @@ main.commands = CommandTable(
         "approve": "broker_worker.cli.approvals:approve",
         "approvers": "broker_worker.cli.approvers:approvers",
         "audit": "broker_worker.cli.audit:audit",
+        "cache": "broker_worker.cli.cache:cache",
         "completion": "broker_worker.cli.completion:completion",
         "dashboard": "broker_worker.cli.dashboard:dashboard",
         "demo": "broker_worker.cli.demo:demo",

@@ -30,6 +30,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _OWN_PREFIX = "SECRET_BROKER_"
 _OWN_VARIABLES = frozenset({"REDIS_URL", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN"})
 _AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_VAULT_VARIABLES = ("VAULT_TOKEN", "VAULT_SECRET_ID")
 _FIRST_FREE_DESCRIPTOR = 3
 
 
@@ -90,8 +91,9 @@ def launch(
 
 
 def _without_ours(environ: Mapping[str, str], configuration: Configuration) -> dict[str, str]:
-    """The environment without what belongs to the broker: its settings, its vaults' tokens, its `env://` values."""
-    ours = {*_OWN_VARIABLES, *_provider_variables(configuration)}
+    """The environment without what belongs to the broker: settings, vaults' tokens, passphrases, `env://` values."""
+    sealed = configuration.cache.sealed
+    ours = {*_OWN_VARIABLES, *_provider_variables(configuration), *(() if sealed is None else (sealed.passphrase_env,))}
     return {name: text for name, text in environ.items() if name not in ours and not name.startswith(_OWN_PREFIX)}
 
 
@@ -102,6 +104,8 @@ def _provider_variables(configuration: Configuration) -> Iterable[str]:
             yield from _AWS_VARIABLES
         for command in provider.commands.values():
             yield from command.env
+        if provider.type == "vault":
+            yield from _VAULT_VARIABLES
     for entry in configuration.registry.values():
         scheme, _, name = entry.ref.partition("://")
         if scheme == "env":

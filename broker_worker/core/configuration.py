@@ -75,13 +75,48 @@ class CreationRule:
         return ref[len(before) : len(ref) - len(after)]
 
 
+MASTER_KEYS = ("auto", "tpm", "dpapi", "keyring", "systemd", "passphrase")
+"""What can wrap the sealed cache's master key; `auto` takes the first of the others that the host has."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSettings:
+    """How values survive a restart.
+
+    Args:
+        master_key: one of `MASTER_KEYS`.
+        key_file: where the wrapped master key is kept; None for the home's keys folder.
+        pcrs: the TPM's registers that the key is sealed to.
+        tcti: how the TPM is reached, as tpm2-tss writes it.
+        credential: the name of systemd's credential.
+        passphrase_env: the environment variable that holds the passphrase.
+        passphrase_file: the file that holds it in the variable's place.
+    """
+
+    master_key: str = MASTER_KEYS[0]
+    key_file: str | None = None
+    pcrs: tuple[int, ...] = ()
+    tcti: str = "device:/dev/tpmrm0"
+    credential: str = "secret-broker-cache"
+    passphrase_env: str = "SECRET_BROKER_CACHE_PASSPHRASE"  # noqa: S105  # a variable's name
+    passphrase_file: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class CacheSettings:
-    """How long and how many values are kept in memory; `max_ttl_seconds` None is no maximum."""
+    """How long and how many values are kept.
+
+    Args:
+        default_ttl_seconds: for secrets without a life of their own.
+        max_ttl_seconds: for all; None is no maximum.
+        max_entries: how many values are kept.
+        sealed: how they survive a restart; None if they are kept in memory only.
+    """
 
     default_ttl_seconds: int = 300
     max_ttl_seconds: int | None = 900
     max_entries: int = 10_000
+    sealed: SealedSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

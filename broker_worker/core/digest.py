@@ -6,13 +6,14 @@ stands in a role or beside the agent do not count.
 """
 
 import hashlib
+from dataclasses import astuple, replace
 from typing import Any
 
 import msgspec
 
 from broker_worker.core.approvers import Approver, Ed25519Key, Key
 from broker_worker.core.budget import Budget
-from broker_worker.core.configuration import Configuration, ProviderSettings
+from broker_worker.core.configuration import Configuration, ProviderSettings, SealedSettings
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, Grant
 
@@ -84,6 +85,20 @@ def policy_digest(configuration: Configuration) -> str:
     )
 
 
+def _sealed(sealed: SealedSettings | None) -> tuple[Any, ...] | None:
+    return None if sealed is None else astuple(sealed)
+
+
+def providers_digest(configuration: Configuration) -> bytes:
+    """What the providers' sections say of values: those that were fetched under others are not used.
+
+    Returns:
+        SHA-256, 32 bytes.
+    """
+    sections = sorted(_provider(replace(provider, budget=None)) for provider in configuration.providers)
+    return bytes.fromhex(_sha256("secret-broker providers v1", sections))
+
+
 def configuration_digest(configuration: Configuration) -> str:
     """The digest over everything that the files say.
 
@@ -109,7 +124,7 @@ def configuration_digest(configuration: Configuration) -> str:
         },
         [rule.ttl_seconds for rule in configuration.create_in],
         {name: repr(entry.rotation) for name, entry in configuration.registry.items() if entry.rotation is not None},
-        (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries),
+        (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries, _sealed(cache.sealed)),
         sorted(anchors),
         sorted(_provider(provider) for provider in configuration.providers),
         None if server is None else (server.host, server.port),

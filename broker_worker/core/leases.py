@@ -23,6 +23,8 @@ MAX_LEASE_MS: Final = 3600 * 1000
 """How long a lease can be renewed at most, unless the policy entry's `max_ttl` says otherwise."""
 _PERSON_KEY = b"sb1 lease key"
 _PERSON = b"sb1 lease"
+_Place = tuple[bytes, str, str | None]
+"""Under which the book keeps a lease: the run's key, the secret, its version."""
 
 
 class _Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -137,14 +139,18 @@ class Holding:
 class LeaseBook:
     """The open leases that this worker issued: to count their uses, and to tell whoever holds them when one ends.
 
+    Leases can share an upstream lease: those of the fields of one credential, and those of runs that were given the
+    same one. The book knows when the last of them has ended (docs/adr/0020).
+
     Args:
         limit: how many are remembered; the least recently used are forgotten first, and end by themselves.
     """
 
     def __init__(self, limit: int = 32_768) -> None:
         self._limit = limit
-        self._open: OrderedDict[tuple[bytes, str, str | None], Holding] = OrderedDict()
-        self._forgotten: list[Holding] = []
+        self._open: OrderedDict[_Place, Holding] = OrderedDict()
+        self._sharing: dict[str, dict[_Place, Holding]] = {}
+        self._over: dict[str, Holding] = {}
 
     def __iter__(self) -> Iterator[Holding]:
         return iter(list(self._open.values()))
@@ -157,16 +163,23 @@ class LeaseBook:
         holding = self._open.get((run_key, name, version))
         return holding if holding is not None and now < holding.expires_at else None
 
+    def sharing(self, upstream: str) -> list[Holding]:
+        """The open leases of one upstream lease."""
+        return list(self._sharing.get(upstream, {}).values())
+
     def note(self, holding: Holding) -> None:
-        """Remember a lease that was issued, used or renewed. What makes room comes with the next `purge`."""
-        place = (holding.run_key, holding.lease.name, holding.lease.version)
+        """Remember a lease that was issued, used or renewed."""
+        place = _place_of(holding)
         before = self._open.get(place)
-        if before is not None and before.upstream != holding.upstream:
-            self._forgotten.append(before)
         self._open[place] = holding
         self._open.move_to_end(place)
+        if before is not holding:
+            if holding.upstream is not None:
+                self._sharing.setdefault(holding.upstream, {})[place] = holding
+            if before is not None:
+                self._leave(before)
         if len(self._open) > self._limit:
-            self._forgotten.append(self._open.popitem(last=False)[1])
+            self._leave(self._open.popitem(last=False)[1])
 
     def use(self, holding: Holding, expires_at: int) -> None:
         """Count one more use of a lease."""
@@ -181,12 +194,31 @@ class LeaseBook:
 
     def end(self, holding: Holding) -> None:
         """Forget a lease that is over."""
-        self._open.pop((holding.run_key, holding.lease.name, holding.lease.version), None)
+        ended = self._open.pop(_place_of(holding), None)
+        if ended is not None:
+            self._leave(ended)
 
-    def purge(self, now: int) -> list[Holding]:
-        """Forget what has expired, and return it, with what had to make room meanwhile."""
-        forgotten, self._forgotten = self._forgotten, []
-        over = [holding for holding in self._open.values() if now >= holding.expires_at]
-        for holding in over:
+    def purge(self, now: int) -> None:
+        """Forget what has expired."""
+        for holding in [holding for holding in self._open.values() if now >= holding.expires_at]:
             self.end(holding)
-        return forgotten + over
+
+    def take_over(self) -> list[Holding]:
+        """The last leases of upstream leases that nobody holds any more, each once."""
+        over, self._over = self._over, {}
+        return [holding for upstream, holding in over.items() if upstream not in self._sharing]
+
+    def _leave(self, holding: Holding) -> None:
+        """A lease is held no longer: note if its upstream lease has no other."""
+        if holding.upstream is None:
+            return
+        sharing = self._sharing.get(holding.upstream, {})
+        if sharing.get(_place_of(holding)) is holding:
+            del sharing[_place_of(holding)]
+        if not sharing:
+            self._sharing.pop(holding.upstream, None)
+            self._over[holding.upstream] = holding
+
+
+def _place_of(holding: Holding) -> _Place:
+    return holding.run_key, holding.lease.name, holding.lease.version

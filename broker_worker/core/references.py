@@ -23,6 +23,7 @@ SCHEMES: Mapping[str, str] = {
     "aws-sm": "aws-sm",
     "aws-ssm": "aws-ssm",
     "exec": "exec",
+    "vault": "vault",
 }
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
@@ -37,11 +38,15 @@ FORMS: Mapping[str, str] = {
     "aws-sm": "aws-sm://name, then perhaps ?version=… or ?stage=…, then perhaps #field of a JSON object",
     "aws-ssm": "aws-ssm:///path/to/name or aws-ssm://name, then perhaps :version or :label",
     "exec": f"exec://command or exec://command/name, a name of {NAME_FORM}",
+    "vault": "vault://mount/path#field or vault://mount/path?version=3#field",
 }
 """What a reference of each scheme looks like, for error messages."""
 
 _INSTALLED_TYPE = re.compile(r"[a-z][a-z0-9-]{1,31}", re.ASCII)
 _ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
+_VAULT_PART = r"[A-Za-z0-9_@:+=,~.-]+(?: +[A-Za-z0-9_@:+=,~.-]+)*"
+_VAULT = re.compile(rf"({_VAULT_PART}(?:/{_VAULT_PART})+)(?:\?version=[1-9][0-9]{{0,8}})?#(.{{1,128}})")
+_VAULT_OWN = frozenset({"sys", "auth", "identity", "cubbyhole"})
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 
 
@@ -152,6 +157,16 @@ def _is_variable(path: str) -> bool:
     return _VARIABLE.fullmatch(path) is not None
 
 
+def _is_vault(path: str) -> bool:
+    """Mount, path and field; never Vault's own mounts, which would show the broker's own token (HTTP API, "Paths")."""
+    found = _VAULT.fullmatch(path)
+    if found is None:
+        return False
+    parts, field = found[1].split("/"), found[2]
+    is_below = parts[0].lower() not in _VAULT_OWN and not any(set(part) == {"."} for part in parts)
+    return is_below and field.isprintable() and field == field.strip()
+
+
 _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "op": _is_onepassword,
     "connect": _is_connect,
@@ -160,4 +175,5 @@ _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "aws-sm": aws_references.is_secret,
     "aws-ssm": aws_references.is_parameter,
     "exec": is_command_path,
+    "vault": _is_vault,
 }

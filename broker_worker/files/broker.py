@@ -5,6 +5,7 @@ from ipaddress import ip_address
 from broker_worker.core.budget import DEFAULT_BUDGETS, MAX_READS, MAX_RESERVE, RESERVE_PERCENT, Budget
 from broker_worker.core.configuration import CacheSettings, Dashboard, ProviderSettings, ServerSettings
 from broker_worker.core.references import SCHEMES, can_be_installed
+from broker_worker.files import sealed_cache
 from broker_worker.files.approvers import read_origin
 from broker_worker.files.commands import read_commands
 from broker_worker.files.quantities import LONGEST_SECONDS
@@ -27,7 +28,7 @@ def read_cache(value: Value | None, *, without_maximum: int | None) -> CacheSett
     default = CacheSettings()
     if value is None:
         return default
-    section = value.section("default_ttl_seconds", "max_ttl_seconds", "max_entries")
+    section = value.section("default_ttl_seconds", "max_ttl_seconds", "max_entries", *sealed_cache.KEYS)
     ttl, entries = section.get("default_ttl_seconds"), section.get("max_entries")
     most = _maximum(section.get("max_ttl_seconds"), without_maximum)
     if ttl is not None:
@@ -38,7 +39,7 @@ def read_cache(value: Value | None, *, without_maximum: int | None) -> CacheSett
     else:
         default_ttl = default.default_ttl_seconds if most is None else min(default.default_ttl_seconds, most)
     max_entries = default.max_entries if entries is None else entries.integer(1, _MAX_ENTRIES)
-    return CacheSettings(default_ttl, most, max_entries)
+    return CacheSettings(default_ttl, most, max_entries, sealed_cache.read_sealed(section))
 
 
 def _maximum(value: Value | None, otherwise: int | None) -> int | None:

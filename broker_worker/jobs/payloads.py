@@ -65,7 +65,7 @@ class UpstreamRevocation(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     scheme: Annotated[str, Meta(pattern="^[a-z][a-z0-9]{0,15}$")]
-    upstream_lease: Annotated[str, Meta(min_length=1, max_length=512)]
+    upstream_lease: Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
 class DueRotation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

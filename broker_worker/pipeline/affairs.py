@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_sdk.wire.audit import AuditRecord
-from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import MAX_TIME, Notice, lease_id
 from broker_worker.core.approval_book import KEPT_MS, Matter
 from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, open_request, sign_request
@@ -23,7 +23,7 @@ from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.letters import Letter, seal_notice
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.reach import ended_by, runs_reached
+from broker_worker.pipeline.reach import ended_by, runs_reached, sharing_with
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.tally import Tally
@@ -302,8 +302,8 @@ class Affairs:
         """
         self._keep()
         letters = self.revoke(self._log.poll(), configuration, session, now)
-        for holding in self.leases.book.purge(now):
-            self._tell_vault(holding, configuration)
+        self.leases.book.purge(now)
+        self._tell_vaults(configuration)
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_EVERY_MS
             self.approvals.book.purge(now)
@@ -330,35 +330,38 @@ class Affairs:
         They hold at once, whether or not the audit can be written.
         """
         changed = [revocation for revocation in revocations if self.revocations.apply(revocation)]
-        letters, noted, over = list[Letter](), list[AuditRecord](), list[Holding]()
+        letters, noted = list[Letter](), list[AuditRecord]()
         leases = {holding.lease.lease_id: holding for holding in self.leases.book} if changed else {}
         for revocation in changed:
             noted.append(records.revoked(revocation, self._cache.redact(revocation.reason), now))
             if revocation.order == "revoke":
                 ended = ended_by(revocation, leases)
-                noted += [records.lease_ended(holding, revocation, now) for holding in ended]
-                letters += self._letters(revocation, ended, session, now)
-                for holding in ended:
+                also = sharing_with(ended, self.leases.book)
+                noted += [records.lease_ended(holding, revocation, now) for holding in (*ended, *also)]
+                letters += self._letters(revocation, ended, session, now) + self._lease_letters(also, session, now)
+                for holding in (*ended, *also):
                     del leases[holding.lease.lease_id]
-                    self.leases.book.end(holding)
-                over += ended
+                    self.leases.end(holding, Code.REVOKED, "lease_revoked")
         if noted:
             self._record(noted)
-        for holding in over:
-            self._tell_vault(holding, configuration)
+        self._tell_vaults(configuration)
         return letters
 
     def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
-        letters: list[Letter] = []
         if revocation.kind in ("secret", "lease"):
-            for holding in ended:
-                lease = holding.lease
-                notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
-                letters += self._letter(notice, holding.agent_id, holding.run_key, session)
-            return letters
+            return self._lease_letters(ended, session, now)
+        letters: list[Letter] = []
         runs = runs_reached(revocation, ended, self._peers)
         for agent_id, run_key in sorted(runs):
             letters += self._letter(Notice("run_revoked", now), agent_id, run_key, session)
+        return letters
+
+    def _lease_letters(self, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
+        letters: list[Letter] = []
+        for holding in ended:
+            lease = holding.lease
+            notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
+            letters += self._letter(notice, holding.agent_id, holding.run_key, session)
         return letters
 
     def _letter(self, notice: Notice, agent_id: str, run_key: bytes, session: Session) -> list[Letter]:
@@ -367,12 +370,17 @@ class Affairs:
         except WireError:  # no key of anybody's
             return []
 
-    def _tell_vault(self, holding: Holding, configuration: Configuration) -> None:
-        """Have a vault that made the value take it back."""
-        entry = configuration.entry_of(holding.lease.name)
-        if holding.upstream is not None and entry is not None:
-            scheme = entry.ref.partition("://")[0]
-            self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": holding.upstream})
+    def _tell_vaults(self, configuration: Configuration) -> None:
+        """Have vaults take back what they made and nobody holds any more; it is not served from the cache either."""
+        over = {holding.upstream: holding for holding in self.leases.book.take_over() if holding.upstream is not None}
+        if not over:
+            return
+        self._cache.forget_lent(over.keys())
+        for upstream, holding in over.items():
+            entry = configuration.entry_of(holding.lease.name)
+            if entry is not None:
+                scheme = entry.ref.partition("://")[0]
+                self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": upstream})
 
     def _record(self, noted: Sequence[AuditRecord], kind: tuple[str, ...] | None = None, now: int = 0) -> bool:
         """Record; what anybody can cause without end is counted. False if the audit does not take it now."""

@@ -11,8 +11,8 @@ from broker_worker.core.revocations import Revocations
 from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.ports import CachedValue
 
-_GIVEN_BACK = 32_768
-"""How many leases that were given back are remembered, so that they are not renewed."""
+_ENDED = 32_768
+"""How many leases that ended before their time are remembered, so that they are not renewed."""
 _SUPERSEDED = 32_768
 """Of how many places the last write is remembered."""
 _NOBODY_ASKED = Decision(True, "given_back")
@@ -30,7 +30,7 @@ class Leases:
         self.book = LeaseBook()
         self._mint = mint
         self._revocations = revocations
-        self._given_back: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[Code, str]] = OrderedDict()
         self._superseded: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
 
     def open(
@@ -58,7 +58,8 @@ class Leases:
         identity = ask.identity
         ends_at = expires_at
         if renewable:
-            ends_at = max(expires_at, self._hard_end(case, identity.expires_at, expires_at, now))
+            ends_at = self._hard_end(case, identity.expires_at, expires_at, now)
+            ends_at = max(expires_at, ends_at if known.lent_until is None else min(ends_at, known.lent_until))
         lease = self._mint.issue(identity.agent_id, run_key, case.name, version, now, ends_at)
         holding = Holding(
             identity.agent_id,
@@ -82,6 +83,19 @@ class Leases:
             return ends_at
         allowed_until = case.approval.ends_at
         return expires_at if case.approval.request.grant == "once" else min(ends_at, allowed_until or ends_at)
+
+    def end(self, holding: Holding, code: Code, reason: str) -> None:
+        """End a lease before its time.
+
+        Args:
+            holding: the lease.
+            code: what a run is answered that would renew it.
+            reason: why, for the audit.
+        """
+        self.book.end(holding)
+        self._ended[holding.lease.lease_id] = (code, reason)
+        if len(self._ended) > _ENDED:
+            self._ended.popitem(last=False)
 
     def open_cases(self, ask: Ask, configuration: Configuration, now: int) -> None:
         """Decide a request to renew or to give back a lease: only the run that holds it can ask for that."""
@@ -121,8 +135,8 @@ class Leases:
             case.refuse(Code.REVOKED, "lease_revoked")
         elif self.is_superseded(case.entry.ref, lease):
             case.refuse(Code.EXPIRED, "superseded")
-        elif lease.lease_id in self._given_back:
-            case.refuse(Code.EXPIRED, "lease_given_back")
+        elif lease.lease_id in self._ended:
+            case.refuse(*self._ended[lease.lease_id])
         elif now >= min(holding.expires_at, lease.ends_at):
             case.refuse(Code.EXPIRED, "lease_over")
 
@@ -138,6 +152,10 @@ class Leases:
         self._superseded.move_to_end(ref)
         if len(self._superseded) > _SUPERSEDED:
             self._superseded.popitem(last=False)
+
+    def written_at(self, ref: str) -> int:
+        """When a place was last written, ms since the epoch; -1 if nobody knows of that."""
+        return self._superseded.get(ref, (-1, None))[0]
 
     def is_superseded(self, ref: str, lease: Lease) -> bool:
         """Whether a lease is of an older version than the one that was last written."""
@@ -166,10 +184,7 @@ class Leases:
         if case.code is not None:
             return
         if isinstance(ask.request.body, Release):
-            self.book.end(holding)
-            self._given_back[holding.lease.lease_id] = None
-            if len(self._given_back) > _GIVEN_BACK:
-                self._given_back.popitem(last=False)
+            self.end(holding, Code.EXPIRED, "lease_given_back")
         elif known is not None and known.fetched.version != holding.lease.version:
             case.refuse(Code.EXPIRED, "superseded")
         else:

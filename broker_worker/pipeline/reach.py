@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from broker_worker.core.leases import Holding
+from broker_worker.core.leases import Holding, LeaseBook
 from broker_worker.core.revocations import Revocation
 from broker_worker.pipeline.peers import PeerCache
 
@@ -17,6 +17,14 @@ def ended_by(revocation: Revocation, leases: Mapping[str, Holding]) -> list[Hold
     if revocation.kind == "lease":  # there may be thousands of such orders at once
         return [leases[revocation.subject]] if revocation.subject in leases else []
     return [holding for holding in leases.values() if _is_about(revocation, holding)]
+
+
+def sharing_with(ended: Sequence[Holding], book: LeaseBook) -> list[Holding]:
+    """The other open leases of the credentials that an order ends: a vault cannot end one for a single holder."""
+    upstreams = {holding.upstream for holding in ended if holding.upstream is not None}
+    ids = {holding.lease.lease_id for holding in ended} if upstreams else set()
+    sharing = [holding for upstream in sorted(upstreams) for holding in book.sharing(upstream)]
+    return [holding for holding in sharing if holding.lease.lease_id not in ids]
 
 
 def runs_reached(revocation: Revocation, ended: Sequence[Holding], peers: PeerCache) -> set[tuple[str, bytes]]:

@@ -168,6 +168,8 @@ class Settler:
             ends = min(known.fetched_at + configuration.stale_ms_of(entry), now + ttl_ms, ask.identity.expires_at)
         else:
             ends = min(known.fetched_at + ttl_ms, ask.identity.expires_at)
+        if known.lent_until is not None:
+            ends = min(ends, known.lent_until)
         grant, body = case.decision.grant, ask.request.body
         if grant is not None and grant.max_ttl is not None:
             ends = min(ends, now + grant.max_ttl * 1000)

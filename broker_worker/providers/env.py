@@ -17,7 +17,14 @@ from broker_worker.providers.reference import place_of
 SCHEME: Final = "env"
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 _CREDENTIAL = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.ASCII)
-_OWN = ("SECRET_BROKER_", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN", "REDIS_URL")
+_OWN = (
+    "SECRET_BROKER_",
+    "OP_SERVICE_ACCOUNT_TOKEN",
+    "OP_CONNECT_TOKEN",
+    "VAULT_TOKEN",
+    "VAULT_SECRET_ID",
+    "REDIS_URL",
+)
 
 
 class EnvProvider:

@@ -172,8 +172,7 @@ class ResilientProvider:
     def _batches(self, refs: Sequence[str]) -> Iterator[Sequence[str]]:
         """Critical references first, and by themselves: the others have no part in the reserve."""
         for critical in (True, False):
-            alike = [ref for ref in refs if self._is_critical(ref) is critical]
-            yield from (alike[start : start + BATCH] for start in range(0, len(alike), BATCH))
+            yield from _batches_of([ref for ref in refs if self._is_critical(ref) is critical])
 
     async def _fetch(self, batch: Sequence[str], ends: float) -> "_Flight":
         """Fetch one batch, again where that may help."""
@@ -284,6 +283,21 @@ def resilient(
     if isinstance(inner, DynamicProvider):
         return ResilientDynamicProvider(inner, governor, is_critical, **limits)
     return ResilientProvider(inner, governor, is_critical, **limits)
+
+
+def _batches_of(refs: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Batches in which the fields of one place stay together: of a credential that a vault makes, they are one's."""
+    places: dict[str, list[str]] = {}
+    for ref in refs:
+        places.setdefault(ref.partition("#")[0], []).append(ref)
+    batch: list[str] = []
+    for fields in places.values():
+        if batch and len(batch) + len(fields) > BATCH:
+            yield batch
+            batch = []
+        batch = [*batch, *fields]
+    if batch:
+        yield batch
 
 
 def _usable(found: object) -> Answer:

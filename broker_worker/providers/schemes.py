@@ -8,6 +8,7 @@
 | `env` | `env` | none |
 | `aws-sm`, `aws-ssm` | the same | `region`, `profile`, `endpoint_url`, `timeout_seconds` |
 | `exec` | `exec` | `commands` |
+| `vault` | `vault` | `vault.section.OPTIONS` |
 
 A scheme that the registry uses needs its provider's section in `broker.yaml` (checked when the files are read):
 nothing is served by default. Types of other packages join through their entry points (`installed`).
@@ -40,6 +41,8 @@ from broker_worker.providers.onepassword_session import OnePasswordSession
 from broker_worker.providers.options import Options, Surroundings
 from broker_worker.providers.service_account_token import MAX_TOKEN
 from broker_worker.providers.token_reader import token_reader
+from broker_worker.providers.vault import section as vault_section
+from broker_worker.providers.vault.place import SCHEME as VAULT
 
 TOKEN_VARIABLE: Final = "OP_SERVICE_ACCOUNT_TOKEN"  # noqa: S105  # a variable's name
 
@@ -93,6 +96,7 @@ _TYPES: Final = MappingProxyType(
         "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager),
         "aws-ssm": _Scheme(aws_parameter_store.SCHEME, aws_section.OPTIONS, aws_section.make_parameter_store),
         "exec": _Scheme(command.SCHEME, (), _make_exec),
+        "vault": _Scheme(VAULT, vault_section.OPTIONS, vault_section.make_vault),
     }
 )
 

@@ -43,7 +43,8 @@ print(json.dumps({
 """
 POLICY = "agents:\n  claude:\n    allow: [openai.api_key]\n  codex:\n    allow: []\ndefault: deny\n"
 COMMANDS = "{keys: {argv: [keys], env: [KEYS_LOGIN]}}"
-BROKER = f"providers: [{{type: env}}, {{type: aws-sm}}, {{type: exec, commands: {COMMANDS}}}]\n"
+BROKER = f"providers: [{{type: env}}, {{type: aws-sm}}, {{type: vault}}, {{type: exec, commands: {COMMANDS}}}]\n"
+BROKER += "cache: {sealed: true, passphrase_env: OF_THE_CACHE}\n"
 SECRETS = "secrets:\n  openai.api_key:\n    ref: env://HIDDEN_VALUE\n"
 
 
@@ -94,8 +95,11 @@ def report(settings: Settings) -> Any:
         AWS_SECRET_ACCESS_KEY="x",
         AWS_SESSION_TOKEN="x",
         OP_CONNECT_TOKEN="eyJx",
+        VAULT_TOKEN="x",
+        VAULT_SECRET_ID="x",
         HIDDEN_VALUE="canary",
         KEYS_LOGIN="canary",
+        OF_THE_CACHE="a passphrase",
         HARMLESS="stays",
     )  # fmt: skip
 
@@ -123,7 +127,7 @@ def test_the_command_reaches_the_queue_as_its_agent_only(report: Any) -> None:
 
 
 def test_nothing_of_the_brokers_environment_reaches_the_command(report: Any) -> None:
-    """Neither its settings, nor what vaults' tokens and programs need, nor the values of env://; the rest stays."""
+    """Neither its settings, nor what vaults, programs and the cache need, nor values of env://; the rest stays."""
     environ = report["environ"]
     assert set(environ) - {"PATH", "LC_CTYPE", "HARMLESS"} == {"SECRET_BROKER_CREDENTIAL_FD"}
     assert environ["HARMLESS"] == "stays"

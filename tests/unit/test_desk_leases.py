@@ -126,21 +126,116 @@ async def test_what_the_policy_no_longer_allows_is_not_renewed(bench: DeskBench)
 
 
 async def test_a_vault_that_lent_a_value_is_told_when_its_lease_ends(bench: DeskBench) -> None:
-    """By its time, or before."""
+    """By its time, because it was given back, or before."""
     run = bench.run()
-    for ends in ("time", "revocation"):
-        bench.desk.keep("local://openai", Fetched(b"made for us", "7", f"upstream-{ends}"), 60_000)
-        await granted(bench, run)
+    for ends in ("time", "release", "revocation"):
+        bench.desk.keep("local://openai", Fetched(b"made for us", "7", f"upstream-{ends}"), 600_000)
+        lease = (await granted(bench, run)).lease
+        assert lease is not None
         if ends == "revocation":
             revoke(bench, order("agent", "claude"))
+        elif ends == "release":
+            assert (await bench.ask(run, body=Release(lease))).status == "ok"
         else:
             bench.clock.time += 300_000
-            bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
-            bench.cache.clear()
-    assert bench.jobs.jobs == [
-        ("revoke_upstream", {"scheme": "local", "upstream_lease": f"upstream-{ends}"})
-        for ends in ("time", "revocation")
+        poll(bench)
+    assert told(bench) == ["upstream-time", "upstream-release", "upstream-revocation"]
+    assert bench.jobs.jobs[0] == ("revoke_upstream", {"scheme": "local", "upstream_lease": "upstream-time"})
+
+
+LENT = """
+secrets:
+  db.user: "local://openai"
+  db.password: "local://anthropic"
+"""
+LENT_POLICY = """
+agents:
+  claude: {allow: [db.user, db.password]}
+  codex: {allow: [db.user, db.password]}
+"""
+
+
+@pytest.fixture
+def lender(tmp_path: Path) -> DeskBench:
+    """A desk with both fields of a credential that a vault made, which it may use for an hour."""
+    bench = DeskBench(tmp_path, policy=LENT_POLICY, registry=LENT)
+    for ref in ("local://openai", "local://anthropic"):
+        bench.desk.keep(ref, Fetched(b"made for us", "v1", "upstream", 3_600_000), 600_000)
+    return bench
+
+
+async def test_a_credential_ends_with_the_last_lease_on_it(lender: DeskBench) -> None:
+    """The fields of one are lent under a lease each, to two runs here; till then the vault is told nothing."""
+    run, other = lender.run(), lender.run("codex")
+    leases = [
+        (who, (await granted(lender, who, name)).lease)
+        for who, name in ((run, "db.user"), (run, "db.password"), (other, "db.password"))
     ]
+    for number, (who, lease) in enumerate(leases):
+        poll(lender)
+        assert told(lender) == []
+        assert lender.cache.get("local://openai", 600_000, NOW) is not None
+        assert lease is not None
+        assert (await lender.ask(who, body=Release(lease))).status == "ok", number
+    poll(lender)
+    assert told(lender) == ["upstream"]
+
+
+async def test_what_a_vault_takes_back_is_not_served_from_the_cache(lender: DeskBench) -> None:
+    """Neither the field that was lent nor the other one of the same credential."""
+    run = lender.run()
+    lease = (await granted(lender, run, "db.user")).lease
+    assert lease is not None
+    await lender.ask(run, body=Release(lease))
+    poll(lender)
+    assert [lender.cache.get(ref, 600_000, NOW) for ref in ("local://openai", "local://anthropic")] == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["run", "agent", "secret", "lease"])
+async def test_an_order_ends_the_credential_for_all_who_share_it(lender: DeskBench, kind: Kind) -> None:
+    """A vault cannot end it for one alone: the others are told that their leases ended, not that they were revoked."""
+    run, other = lender.run(run_id="run-1"), lender.run("codex")
+    await granted(lender, run, "db.user")
+    theirs = (await granted(lender, other, "db.password")).lease
+    assert theirs is not None
+    (record, _) = lender.sink.of("access")
+    subjects = {"run": "claude/run-1", "agent": "claude", "secret": "db.user", "lease": record.lease_id or ""}
+    letters = revoke(lender, order(kind, subjects[kind]))
+    assert told(lender) == ["upstream"]
+    to_other = [notice(other, letter) for letter in letters if letter.reply_stream == other.channel.replies]
+    assert [(each.event, each.name, each.lease_id) for each in to_other] == [
+        ("lease_revoked", "db.password", theirs[:16])
+    ]
+    assert len(lender.sink.of("lease_ended")) == 2
+    assert lender.cache.get("local://anthropic", 600_000, NOW) is None
+    assert (await lender.ask(other, body=Renew(theirs))).results[0].code == Code.REVOKED
+
+
+async def test_nothing_is_promised_beyond_the_end_of_a_credential(lender: DeskBench) -> None:
+    """Neither by the value's time to live nor by renewing."""
+    run = lender.run()
+    lender.desk.keep("local://openai", Fetched(b"made for us", "v2", "upstream-2", 90_000), 600_000)
+    result = await granted(lender, run, "db.user")
+    assert result.expires_at == NOW + 90_000
+    assert result.lease is not None
+    lender.clock.time += 80_000
+    (renewed,) = (await lender.ask(run, body=Renew(result.lease))).results
+    assert renewed.expires_at == NOW + 90_000
+    (later,) = (await lender.ask(run, "db.password")).results
+    assert later.expires_at == NOW + 300_000  # by its time to live: the other credential lasts an hour
+    lender.clock.time += 10_000
+    poll(lender)
+    assert told(lender) == ["upstream-2"]
+
+
+def poll(bench: DeskBench) -> None:
+    """What a worker does four times a second."""
+    bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+
+
+def told(bench: DeskBench) -> list[object]:
+    """The upstream leases that vaults were told to end."""
+    return [payload["upstream_lease"] for job, payload in bench.jobs.jobs if job == "revoke_upstream"]
 
 
 # --- revocations -------------------------------------------------------------------------------------------------

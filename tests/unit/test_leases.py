@@ -24,9 +24,11 @@ def lease(mint: LeaseMint | None = None, run_key: bytes = RUN, agent: str = "cla
     return (mint or LeaseMint(KEY)).issue(agent, run_key, "db.root", "7", NOW, NOW + 60_000)
 
 
-def holding(secret: str = "db.root", *, run_key: bytes = RUN, expires_at: int = NOW + 1000) -> Holding:
+def holding(
+    secret: str = "db.root", *, run_key: bytes = RUN, expires_at: int = NOW + 1000, upstream: str | None = None
+) -> Holding:
     issued = LeaseMint(KEY).issue("claude", run_key, secret, "7", NOW, NOW + 60_000)
-    return Holding("claude", "run-1", "token-1", run_key, issued, expires_at)
+    return Holding("claude", "run-1", "token-1", run_key, issued, expires_at, upstream=upstream)
 
 
 @given(name, version, time, time, thirty_two, part)
@@ -107,14 +109,81 @@ def test_book_counts_uses_and_moves_the_end() -> None:
     assert list(book) == [held]
 
 
-def test_purge_returns_what_expired_and_keeps_the_rest() -> None:
-    """The worker is told of what expired, so that a vault can take it back."""
+def test_purge_forgets_what_expired_and_keeps_the_rest() -> None:
+    """Each at its own time."""
     book, short, long = LeaseBook(), holding("a"), holding("b", expires_at=NOW + 2000)
     book.note(short)
     book.note(long)
-    assert book.purge(NOW + 1000) == [short]
+    book.purge(NOW + 1000)
     assert list(book) == [long]
-    assert book.purge(NOW + 1000) == []
+
+
+def test_an_upstream_lease_is_over_with_the_last_lease_that_shares_it() -> None:
+    """User name and password of one credential, and another run that has the password as well."""
+    book = LeaseBook()
+    user, password, theirs = (
+        holding("db.user", upstream="lease-1"),
+        holding("db.password", upstream="lease-1", expires_at=NOW + 3000),
+        holding("db.password", upstream="lease-1", run_key=bytes(32)),
+    )
+    for each in (user, password, theirs, holding("db.root")):
+        book.note(each)
+    assert book.sharing("lease-1") == [user, password, theirs]
+    book.end(user)
+    book.purge(NOW + 1000)
+    assert book.sharing("lease-1") == [password]
+    assert book.take_over() == []
+    book.purge(NOW + 3000)
+    assert [each.upstream for each in book.take_over()] == ["lease-1"]
+    assert book.sharing("lease-1") == book.take_over() == []
+
+
+def test_what_is_held_again_before_anybody_looked_is_not_over() -> None:
+    """The cache may hand it out once more in between."""
+    book, first, again = LeaseBook(), holding(upstream="lease-1"), holding("other", upstream="lease-1")
+    book.note(first)
+    book.end(first)
+    book.note(again)
+    assert book.take_over() == []
+    book.end(again)
+    assert book.take_over() == [again]
+
+
+def test_a_lease_in_anothers_place_ends_what_the_other_had() -> None:
+    """Another credential; one that is renewed or replaced by a lease of the same one goes on."""
+    book = LeaseBook()
+    for _ in range(2):
+        book.note(holding(upstream="lease-1"))
+    assert book.take_over() == []
+    book.note(holding(upstream="lease-2"))
+    assert [each.upstream for each in book.take_over()] == ["lease-1"]
+    assert len(book.sharing("lease-2")) == len(book) == 1
+
+
+def test_what_makes_room_gives_its_upstream_lease_up() -> None:
+    """A book that is full forgets no credential of a vault's."""
+    book = LeaseBook(limit=1)
+    book.note(holding("a", upstream="lease-1"))
+    book.note(holding("b"))
+    assert [each.upstream for each in book.take_over()] == ["lease-1"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.booleans()), max_size=40))
+def test_an_upstream_lease_is_held_or_over_once(steps: list[tuple[str, str, bool]]) -> None:
+    """Whatever begins and ends in whichever order, nothing is forgotten and nothing is taken back while it is held."""
+    book, told, begun = LeaseBook(limit=2), list[str](), set[str]()
+    for number, (secret, upstream, begins) in enumerate(steps):
+        if begins:
+            name = upstream if book.sharing(upstream) else f"{upstream}-{number}"
+            begun.add(name)
+            book.note(holding(secret, upstream=name))
+        else:
+            book.end(holding(secret))
+        told += [each.upstream for each in book.take_over() if each.upstream is not None]
+        held = {each.upstream for each in book}
+        assert held.isdisjoint(told)
+        assert held | set(told) == begun
+    assert len(told) == len(set(told))
 
 
 def test_ended_lease_is_forgotten() -> None:

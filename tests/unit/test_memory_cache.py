@@ -35,6 +35,29 @@ def test_who_asks_for_a_shorter_life_gets_it() -> None:
     assert value_of(cache, "r", 1000, 500) == b"value"
 
 
+def test_a_value_is_not_kept_longer_than_its_vault_lets_it_live() -> None:
+    """A credential that ends sooner than the time to live is gone by then."""
+    cache = MemoryCache(10)
+    cache.put("r", Fetched(b"value", "1", "lease-1", 400), 1000, 0)
+    assert value_of(cache, "r", now=399) == b"value"
+    assert cache.get("r", 1000, 400) is None
+
+
+def test_all_values_of_a_lease_that_a_vault_ends_are_dropped() -> None:
+    """And nothing else."""
+    cache = MemoryCache(10)
+    cache.put("user", Fetched(b"user", "1", "lease-1"), 1000, 0)
+    cache.put("password", Fetched(b"password", "1", "lease-1"), 1000, 0)
+    cache.put("other", Fetched(b"other", "1", "lease-2"), 1000, 0)
+    cache.put("stored", Fetched(b"stored", "1"), 1000, 0)
+    cache.put_failure("gone", GONE, 1000, 0)
+    cache.forget_lent({"lease-1", "lease-3"})
+    kept = [value_of(cache, ref) for ref in ("user", "password", "other", "stored")]
+    assert kept == [None, None, b"other", b"stored"]
+    assert cache.get("gone", 1000, 0) is GONE
+    assert cache.redact("a password") == "a password"
+
+
 def test_a_failure_is_remembered_for_its_time() -> None:
     """And replaced by a value, or a value by a failure."""
     cache = MemoryCache(10)

@@ -26,6 +26,8 @@ async def test_environment_is_taken_when_the_provider_is_made() -> None:
         "SECRET_BROKER_HOME",
         "OP_SERVICE_ACCOUNT_TOKEN",
         "OP_CONNECT_TOKEN",
+        "VAULT_TOKEN",
+        "VAULT_SECRET_ID",
         "REDIS_URL",
     ],
 )

@@ -195,6 +195,17 @@ async def test_a_vault_that_is_down_is_left_alone_and_comes_back() -> None:
     assert states.breaker("op") == "closed"
 
 
+async def test_fields_of_one_place_stay_in_one_batch() -> None:
+    """A vault that makes credentials makes one for all that are asked of it at one time."""
+    refs = [f"op://creds/{number}#{field}" for field in ("user", "password", "host") for number in range(30)]
+    vault = Vault()
+    vault.values = dict.fromkeys(refs, b"x")
+    assert await kinds(hardened(vault), refs) == ["value"] * 90
+    assert [len(call) for call in vault.calls] == [48, 42]
+    places = [{ref.partition("#")[0] for ref in call} for call in vault.calls]
+    assert places[0].isdisjoint(places[1])
+
+
 async def test_one_batch_that_its_vault_chokes_on_costs_the_others_nothing() -> None:
     """Though it goes first and is tried again."""
     vault, states = Vault([AWAY] * ATTEMPTS), StateNotebook()

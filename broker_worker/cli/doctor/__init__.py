@@ -11,6 +11,7 @@ from broker_worker.cli.doctor import host
 from broker_worker.cli.doctor.check import Check, Status, guarded, of_error, ok
 from broker_worker.cli.doctor.provider import check_providers
 from broker_worker.cli.doctor.queue import check_queue
+from broker_worker.cli.doctor.sealed_cache import check_sealed_cache
 from broker_worker.cli.doctor.state import check_state
 from broker_worker.cli.root import FOUND_WRONG, printable
 from broker_worker.core.configuration import Configuration
@@ -19,7 +20,7 @@ from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, load_seed
 from broker_worker.settings import Settings
 
-PARTS = ("version", "server", "home", "keys", "state", "configuration", "provider", "audit", "memory", "queue")
+PARTS = ("version", "server", "home", "keys", "state", "configuration", "provider", "cache", "audit", "memory", "queue")
 """What can be checked by itself, in this order."""
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
@@ -70,6 +71,7 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         "state": lambda: check_state(settings),
         "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
         "provider": lambda: told if configuration is None else asyncio.run(check_providers(settings, configuration)),
+        "cache": lambda: told if configuration is None else check_sealed_cache(settings, configuration),
         "audit": lambda: host.check_audit(settings),
         "memory": lambda: host.check_memory(settings),
         "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents, running=running),
