@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ApprovalPending,
         BrokerNotTrusted,
         ClientClosed,
+        Conflict,
         CredentialInvalid,
         CredentialMissing,
         Denied,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from agent_sdk.issuer import RunIssuer
-    from agent_sdk.outcome import Resolution
+    from agent_sdk.outcome import Resolution, Stored
     from agent_sdk.secret import Secret
     from agent_sdk.wire.errors import Code, SecretBrokerError
     from agent_sdk.wire.messages import Notice
@@ -53,6 +54,7 @@ __all__ = [
     "BrokerNotTrusted",
     "ClientClosed",
     "Code",
+    "Conflict",
     "CredentialInvalid",
     "CredentialMissing",
     "Denied",
@@ -73,6 +75,7 @@ __all__ = [
     "SecretBroker",
     "SecretBrokerError",
     "SeveralRefused",
+    "Stored",
     "Unauthenticated",
     "Unavailable",
 ]
@@ -87,6 +90,7 @@ _HOMES = {
     "Secret": "secret",
     "SecretBroker": "blocking",
     "SecretBrokerError": "wire.errors",
+    "Stored": "outcome",
 }
 """Where a name lives, unless it is one of the exceptions."""
 

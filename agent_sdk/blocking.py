@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 from agent_sdk.client import TIMEOUT_SECONDS, AsyncSecretBroker
 from agent_sdk.credential import RunCredential
 from agent_sdk.errors import ClientClosed
-from agent_sdk.outcome import Resolution
+from agent_sdk.outcome import Resolution, Stored
 from agent_sdk.secret import Secret
 from agent_sdk.wire.messages import Notice
 
@@ -154,6 +154,49 @@ class SecretBroker:
     def release(self, secret: Secret, *, timeout: float | None = None) -> None:
         """Be done with a secret; see `AsyncSecretBroker.release`."""
         self._run(lambda client: client.release(secret, timeout=timeout))
+
+    def put(
+        self,
+        name: str,
+        value: str | bytes,
+        *,
+        purpose: str = "",
+        replaces: str | None = None,
+        timeout: float | None = None,
+        wait_for_approval: bool = True,
+    ) -> Stored:
+        """Store a value; see `AsyncSecretBroker.put`."""
+        wait = wait_for_approval
+        return self._run(
+            lambda client: client.put(
+                name, value, purpose=purpose, replaces=replaces, timeout=timeout, wait_for_approval=wait
+            )
+        )
+
+    def generate(
+        self,
+        name: str,
+        recipe: str,
+        *,
+        purpose: str = "",
+        replaces: str | None = None,
+        reveal: bool = False,
+        timeout: float | None = None,
+        wait_for_approval: bool = True,
+    ) -> Stored:
+        """Have the broker make a value and store it; see `AsyncSecretBroker.generate`."""
+        wait = wait_for_approval
+        return self._run(
+            lambda client: client.generate(
+                name,
+                recipe,
+                purpose=purpose,
+                replaces=replaces,
+                reveal=reveal,
+                timeout=timeout,
+                wait_for_approval=wait,
+            )
+        )
 
     def _run(self, call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
         return self._running().run(call)

@@ -15,13 +15,14 @@ from agent_sdk.credential import RunCredential
 from agent_sdk.errors import InvalidRequest, Refusal, Unavailable, refused_names
 from agent_sdk.exchange import Exchange
 from agent_sdk.loan import Loan
-from agent_sdk.outcome import Answer, Resolution
+from agent_sdk.outcome import Answer, Resolution, Stored
 from agent_sdk.redis_transport import RedisTransport
-from agent_sdk.request import checked_names, checked_resolve, checked_seconds
+from agent_sdk.request import checked_generate, checked_names, checked_put, checked_resolve, checked_seconds
 from agent_sdk.secret import Secret, loan_of, wall_clock
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import ListNames, Notice, Operation, Release, Renew, Resolve, lease_id
+from agent_sdk.wire.messages import Generate, ListNames, Notice, Operation, Put, Release, Renew, Resolve, lease_id
+from agent_sdk.writing import write
 
 TIMEOUT_SECONDS = 15.0
 """How long a request may take if the caller does not say."""
@@ -238,6 +239,69 @@ class AsyncSecretBroker:
         if isinstance(outcome, Refusal) and outcome.code not in (Code.EXPIRED, Code.REVOKED):  # it is over anyway
             raise refused_names([outcome])
         loan.given_back = True
+
+    async def put(
+        self,
+        name: str,
+        value: str | bytes,
+        *,
+        purpose: str = "",
+        replaces: str | None = None,
+        timeout: float | None = None,
+        wait_for_approval: bool = True,
+    ) -> Stored:
+        """Store a value: create a name, or replace the version that `replaces` names.
+
+        Args:
+            name: its canonical name. Where it is kept is for the broker's registry to say.
+            value: a text (stored as UTF-8) or bytes, 1 byte to 128 KiB.
+            purpose: what it is for, at most 256 characters; recorded in the audit, so it must not contain the value.
+            replaces: the version that is there, as `Stored.version`, `Secret.version` or `Conflict.version` say it.
+            timeout: seconds that this may take, people who have to approve included.
+            wait_for_approval: whether to wait for people; what they approve is this very value.
+
+        Raises:
+            Conflict: if the name is taken, or has another version by now; nothing was written.
+            NotGranted: if it was refused, or (`Unavailable`) nobody answered: then it may have been stored or not.
+        """
+        body = checked_put(name, value, purpose, replaces)
+        return await self._write(body, self._seconds(timeout), wait_for_approval)
+
+    async def generate(
+        self,
+        name: str,
+        recipe: str,
+        *,
+        purpose: str = "",
+        replaces: str | None = None,
+        reveal: bool = False,
+        timeout: float | None = None,
+        wait_for_approval: bool = True,
+    ) -> Stored:
+        """Have the broker make a value and store it.
+
+        Args:
+            name: as for `put`.
+            recipe: its form: `hex:32` and `base64url:32` (bytes), `alnum:24` and `password:24` (characters), `uuid4`,
+                `ed25519`, `rsa:3072` (bits; keys are PEM).
+            purpose: as for `put`.
+            replaces: as for `put`.
+            reveal: whether to have the value as well; only who may read the name without an approval gets it.
+            timeout: as for `put`.
+            wait_for_approval: as for `put`.
+
+        Raises:
+            Conflict: as for `put`.
+            NotGranted: as for `put`.
+        """
+        body = checked_generate(name, recipe, purpose, replaces, reveal=reveal)
+        return await self._write(body, self._seconds(timeout), wait_for_approval)
+
+    async def _write(self, body: Put | Generate, seconds: float, wait_for_approval: bool) -> Stored:
+        outcome = await write(self._exchange, body, seconds, wait_for_approval=wait_for_approval)
+        if isinstance(outcome, Refusal):
+            raise refused_names([outcome])
+        return Stored(body.name, outcome.version, self._exchange.lend(outcome))
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_seconds(timeout)

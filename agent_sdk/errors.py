@@ -12,6 +12,7 @@
     │   ├── ApprovalPending      a human has to approve it first
     │   ├── ApprovalDenied       a human said no
     │   ├── ApprovalExpired      nobody approved it in time
+    │   ├── Conflict             a write found the name taken, or another version there than it was to replace
     │   ├── InvalidRequest       the request itself is wrong; asking again does not help
     │   └── SeveralRefused       names of one request were refused for different reasons
     ├── LeaseExpired             `reveal()` of a secret whose time is over, or that was released
@@ -44,12 +45,14 @@ class Refusal:
             waited for: for how many seconds people can still decide.
         approval: the id of the approval that is waited for or was refused, 16 hexadecimal digits, as people and the
             audit call it.
+        version: of a write that clashed: the version that is there, if this run may replace it.
     """
 
     name: str
     code: Code
     retry_after: float | None = None
     approval: str | None = None
+    version: str | None = None
 
 
 class NotGranted(SecretBrokerError):
@@ -151,6 +154,17 @@ class ApprovalExpired(NotGranted):
     default_code = Code.APPROVAL_EXPIRED
 
 
+class Conflict(NotGranted):
+    """Nothing was written: the name is taken, or has another version than the one that was to be replaced."""
+
+    default_code = Code.CONFLICT
+
+    @property
+    def version(self) -> str | None:
+        """The version that is there, which can be named as `replaces`; None if this run may not replace it."""
+        return self.refusals[0].version if self.refusals else None
+
+
 class InvalidRequest(NotGranted):
     """The request itself is wrong: asking again does not help."""
 
@@ -205,6 +219,7 @@ _CLASSES: dict[Code, type[NotGranted]] = {
     Code.APPROVAL_EXPIRED: ApprovalExpired,
     Code.UNAVAILABLE: Unavailable,
     Code.AUDIT_UNAVAILABLE: Unavailable,
+    Code.CONFLICT: Conflict,
     Code.INVALID: InvalidRequest,
     Code.TOO_LARGE: InvalidRequest,
 }
@@ -219,6 +234,7 @@ _WORDS: dict[Code, str] = {
     Code.APPROVAL_EXPIRED: "nobody approved it in time; ask again",
     Code.UNAVAILABLE: "the broker or its vault cannot serve now; ask again later",
     Code.AUDIT_UNAVAILABLE: "the broker cannot write its audit and releases nothing; tell its operator",
+    Code.CONFLICT: "the place does not hold what the write expects: create a name once, or replace the version there",
     Code.INVALID: "the broker found the request invalid",
     Code.TOO_LARGE: "the request or the value is too large",
 }

@@ -15,9 +15,10 @@ from agent_sdk.errors import BrokerNotTrusted, ClientClosed, Expired, InvalidReq
 from agent_sdk.holdings import Holdings
 from agent_sdk.outcome import Answer, settle
 from agent_sdk.recent import Recent
+from agent_sdk.secret import Secret
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import Notice, Operation, Request
+from agent_sdk.wire.messages import Notice, Operation, Request, Result
 
 WINDOW = 512
 """How many requests are in flight at most; more wait. The broker keeps more replies than that for a run."""
@@ -236,6 +237,10 @@ class Exchange:
                 pending.answer.set_result(settle(message, pending.names, self.holdings, now))
         if self._waiting:
             self._send_waiting()
+
+    def lend(self, result: Result) -> Secret | None:
+        """Hand out the value that came with a granted write; None if none did."""
+        return None if result.value is None else self.holdings.lend(result, result.value, self._clock())
 
     def refuse(self, request_ids: Sequence[bytes], problem: str) -> None:
         """Learn that requests will not reach the broker."""

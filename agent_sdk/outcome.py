@@ -25,6 +25,21 @@ class Resolution:
     refusals: tuple[Refusal, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What `put` and `generate` return.
+
+    Args:
+        name: what was stored.
+        version: the vault's version of it, which a later write can name as `replaces`; None if it has none.
+        secret: the value that was made, if it was asked for.
+    """
+
+    name: str
+    version: str | None
+    secret: Secret | None = None
+
+
 class Answer(Struct, frozen=True):
     """One reply, settled against what was asked.
 
@@ -34,7 +49,7 @@ class Answer(Struct, frozen=True):
         names: what `list_names` asked for.
         refused: the code, if the request as a whole was refused.
         retry_after: seconds after which asking again may help, if the request as a whole was refused.
-        results: what became of a lease, if that was what was asked.
+        results: what became of a lease or of a write, if that was what was asked.
     """
 
     secrets: Mapping[str, Secret]
@@ -54,6 +69,20 @@ class Answer(Struct, frozen=True):
             raise refused_as_a_whole(self.refused, self.refusals, self.retry_after)
         if self.refusals:
             raise refused_names(self.refusals)
+
+    def of_write(self, name: str) -> Result | Refusal:
+        """What became of a write.
+
+        Args:
+            name: the name that was to be written.
+
+        Returns:
+            The result if it was granted; a reply that is about anything else counts as `unavailable`.
+        """
+        if self.refused is not None:
+            return Refusal(name, self.refused, self.retry_after)
+        result = self.results[0] if len(self.results) == 1 and self.results[0].name == name else None
+        return _refusal(name, result) if result is None or result.outcome == "refused" else result
 
     def of_lease(self, name: str, lease: bytes) -> Result | Refusal:
         """What became of a lease that was to be renewed or given back.
@@ -113,7 +142,7 @@ def _refusal(name: str, result: Result | None) -> Refusal:
     if result is None or result.outcome == "granted":
         return Refusal(name, Code.UNAVAILABLE)
     approval = None if result.approval is None else result.approval.hex()
-    return Refusal(name, result.code or Code.DENIED, _seconds(result.retry_after), approval)
+    return Refusal(name, result.code or Code.DENIED, _seconds(result.retry_after), approval, result.version)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

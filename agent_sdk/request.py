@@ -5,7 +5,17 @@ from datetime import timedelta
 
 from agent_sdk.errors import InvalidRequest
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import MAX_NAMES, MAX_PURPOSE, MAX_TTL_SECONDS, Resolve
+from agent_sdk.wire.messages import (
+    MAX_NAMES,
+    MAX_PURPOSE,
+    MAX_RECIPE,
+    MAX_TTL_SECONDS,
+    MAX_VALUE,
+    MAX_VERSION,
+    Generate,
+    Put,
+    Resolve,
+)
 from agent_sdk.wire.names import check_secret_name, is_secret_name
 
 
@@ -43,6 +53,46 @@ def checked_resolve(wanted: tuple[str, ...], purpose: str, ttl: timedelta | int 
     if not purpose.isascii() and any("\ud800" <= character <= "\udfff" for character in purpose):
         raise InvalidRequest("a purpose is a text of whole characters; this one has half of a surrogate pair")
     return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl))
+
+
+def checked_put(name: str, value: str | bytes, purpose: str, replaces: str | None) -> Put:
+    """The request to store a value.
+
+    Raises:
+        InvalidRequest: names the argument, what was found and what is expected; it never shows the value.
+    """
+    if not isinstance(value, str | bytes):
+        raise InvalidRequest(f"a value is a text or bytes; got {type(value).__name__}")
+    try:
+        raw = value.encode() if isinstance(value, str) else bytes(value)
+    except UnicodeEncodeError:
+        raw = b""
+    if not 1 <= len(raw) <= MAX_VALUE:
+        raise InvalidRequest(f"a value has 1 to {MAX_VALUE} bytes, of whole characters if it is a text")
+    _check_written(name, purpose, replaces)
+    return Put(name, raw, purpose, replaces)
+
+
+def checked_generate(name: str, recipe: str, purpose: str, replaces: str | None, *, reveal: bool) -> Generate:
+    """The request to have a value made and stored.
+
+    Raises:
+        InvalidRequest: names the argument, what was found and what is expected.
+    """
+    _check_text(recipe, "recipe")
+    if not 1 <= len(recipe) <= MAX_RECIPE:
+        raise InvalidRequest(f"a recipe is a text such as hex:32; this one has {len(recipe)} characters")
+    _check_written(name, purpose, replaces)
+    return Generate(name, recipe, purpose, replaces, bool(reveal))
+
+
+def _check_written(name: str, purpose: str, replaces: str | None) -> None:
+    checked_resolve((name,), purpose, None)
+    if replaces is None:
+        return
+    _check_text(replaces, "version")
+    if not 1 <= len(replaces) <= MAX_VERSION:
+        raise InvalidRequest("`replaces` is the version that is there, as a text; leave it out to create the name")
 
 
 def checked_seconds(timeout: float) -> float:

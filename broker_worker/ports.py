@@ -6,7 +6,7 @@ the contract written here.
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import ProviderError
@@ -339,6 +339,57 @@ class RevocationLog(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class WriteNote:
+    """What the broker notes of one write of a value, for all its workers.
+
+    Args:
+        write_id: 32 hexadecimal digits: of an agent's write its request id.
+        state: `begun` before the vault is asked; then `written`, `failed` (nothing was written), or `unknown`.
+        name: the secret.
+        ref: its place.
+        at: when, ms since the epoch.
+        mark: of a write that began: stands for the value (`Opener.mark`), hexadecimal.
+        version: the version that was written, if the vault has versions.
+    """
+
+    write_id: str
+    state: Literal["begun", "written", "failed", "unknown"]
+    name: str
+    ref: str
+    at: int
+    mark: str = ""
+    version: str | None = None
+
+
+class WriteLog(Protocol):
+    """Which values were written, and which writes began; it outlives restarts, and a host's workers share it."""
+
+    def note(self, notes: Sequence[WriteNote]) -> None:
+        """Keep notes, durably.
+
+        Raises:
+            AuditError: if that could not be made durable.
+        """
+        ...
+
+    def marks(self, ref: str) -> frozenset[str]:
+        """The marks of writes to a place of which nobody knows yet what came of them."""
+        ...
+
+    def written(self, write_id: str) -> WriteNote | None:
+        """What a write of the last minutes wrote, if it did."""
+        ...
+
+    def poll(self) -> Sequence[WriteNote]:
+        """What was written, or may have been, since the last call, by this process or another."""
+        ...
+
+    def overdue(self, before: int) -> Sequence[WriteNote]:
+        """Writes that began before a time, ms since the epoch, and never ended: their workers died."""
+        ...
+
+
 @dataclass(slots=True)
 class Limit:
     """A limit that something counts against: the queue key that keeps its state, and the rate."""
@@ -443,6 +494,10 @@ class Cache(Protocol):
 
     def purge(self, now: int) -> None:
         """Drop what is over."""
+        ...
+
+    def forget(self, ref: str) -> None:
+        """Drop what is known of a reference."""
         ...
 
     def clear(self) -> None:

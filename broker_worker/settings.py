@@ -105,6 +105,16 @@ class Settings(BaseSettings):
         return self.state_dir / "used_approvals.jsonl"
 
     @property
+    def writes_file(self) -> Path:
+        """Which values were written."""
+        return self.state_dir / "writes.jsonl"
+
+    @property
+    def rotations_dir(self) -> Path:
+        """How far rotations are, a file each."""
+        return self.state_dir / "rotations"
+
+    @property
     def settled_approvals_file(self) -> Path:
         """Which approvals' outcomes were recorded."""
         return self.state_dir / "settled_approvals.jsonl"

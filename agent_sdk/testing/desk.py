@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Literal
 
 import nacl.bindings as sodium
+from msgspec import structs
 
 from agent_sdk.credential import RunCredential
 from agent_sdk.issuer import RunIssuer
@@ -20,8 +21,10 @@ from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import (
     NOTICE,
     REPLY,
+    Generate,
     ListNames,
     Notice,
+    Put,
     Release,
     Renew,
     Reply,
@@ -49,7 +52,7 @@ class RecordedRequest:
     """One request that reached the desk.
 
     Args:
-        operation: `resolve`, `list`, `renew` or `release`.
+        operation: `resolve`, `list`, `renew`, `release`, `put` or `generate`.
         names: the names asked for, or the one whose lease it is about.
         purpose: what the agent said that it is for.
         ttl: the shorter life that it asked for, in seconds.
@@ -93,6 +96,8 @@ class FakeDesk:
         self.ttl = ttl
         self.max_ttl = timedelta(hours=1)
         """How long a lease can be renewed at most."""
+        self.versions: dict[str, int] = {}
+        """The version of each name that was written or rotated here."""
         self.needs_approval = set(needs_approval)
         self.person = person
         self.grant: Literal["once", "run"] = "once"
@@ -179,6 +184,7 @@ class FakeDesk:
     def rotate(self, name: str, value: str | bytes) -> None:
         """Put a new value in place of one, and tell whoever holds the old one."""
         self.values[name] = value
+        self.versions[name] = self.versions.get(name, 0) + 1
         for lease in self._leases.end(name, "superseded", self.clock()):
             self.notify(Notice("secret_rotated", self.clock(), name), lease.run_key)
 
@@ -233,6 +239,9 @@ class FakeDesk:
             self.requests.append(RecordedRequest("resolve", body.names, body.purpose, body.ttl))
         elif isinstance(body, ListNames):
             self.requests.append(RecordedRequest("list"))
+        elif isinstance(body, Put | Generate):
+            operation = "put" if isinstance(body, Put) else "generate"
+            self.requests.append(RecordedRequest(operation, (body.name,), body.purpose))
         elif isinstance(body, Renew | Release):
             lease = self._leases.of_run(body.lease, run_key)
             operation = "renew" if isinstance(body, Renew) else "release"
@@ -247,15 +256,14 @@ class FakeDesk:
             return Reply(request.request_id, "ok", names=tuple(sorted(self.values)))
         if isinstance(body, Resolve):
             results = self._results(body, run_key)
-        elif isinstance(body, Renew | Release) and (lease := self._leases.of_run(body.lease, run_key)) is not None:
-            renews = isinstance(body, Renew)
-            results = (
-                self._leases.renew(lease, _milliseconds(self.ttl), self.clock())
-                if renews
-                else self._leases.release(lease),
-            )
-        else:
+        elif isinstance(body, Put | Generate):
+            results = (self._write(body, run_key),)
+        elif (lease := self._leases.of_run(body.lease, run_key)) is None:
             return Reply(request.request_id, "refused", Code.INVALID)
+        elif isinstance(body, Renew):
+            results = (self._leases.renew(lease, _milliseconds(self.ttl), self.clock()),)
+        else:
+            results = (self._leases.release(lease),)
         granted = sum(result.outcome == "granted" for result in results)
         if granted == len(results):
             return Reply(request.request_id, "ok", results=results)
@@ -271,6 +279,29 @@ class FakeDesk:
             )
             results.update({refusal.name: refusal for refusal in refusals})
         return tuple(results[name] or self._grant(name, body.ttl, run_key, now) for name in body.names)
+
+    def _write(self, body: Put | Generate, run_key: bytes) -> Result:
+        """Store a value, or a made-up one where the broker would make one."""
+        name, now = body.name, self.clock()
+        refused = None if name not in self.values and name not in self.refused else self._refusal(name)
+        if refused is None and name in self.needs_approval:
+            waits = _milliseconds(self.approval_ttl)
+            refused, *_ = (
+                *self._people.refusals(run_key, [name], body.purpose, now, waits, single_use=self.grant == "once"),
+                None,
+            )
+        if refused is not None:
+            return refused
+        there = str(self.versions.get(name, 1)) if name in self.values else None
+        if body.replaces != there:
+            return Result(name, "refused", Code.CONFLICT, version=there)
+        value = body.value if isinstance(body, Put) else f"made by {body.recipe}, {secrets.token_hex(8)}".encode()
+        self.versions[name] = 0 if there is None else int(there)
+        self.rotate(name, value)
+        version = str(self.versions[name])
+        if isinstance(body, Generate) and body.reveal:
+            return structs.replace(self._grant(name, None, run_key, now), version=version)
+        return Result(name, "granted", version=version)
 
     def _refusal(self, name: str) -> Result | None:
         if name in self.rate_limited:
@@ -294,6 +325,7 @@ class FakeDesk:
             expires_at=now + lifetime,
             lease=lease.token,
             source="provider",
+            version=str(self.versions[name]) if name in self.versions else None,
         )
 
 

@@ -48,6 +48,10 @@ EventType = Literal[
     "lease_ended",
     "notified",
     "job_refused",
+    "write_started",
+    "write_unsettled",
+    "value_written",
+    "rotation",
     "checkpoint",
 ]
 """What a line records. `access`: one name of one verified request. `request_refused`: a verified request that was
@@ -56,7 +60,9 @@ forgot or contradicted what this worker knows. `approval_requested`, `approval_d
 asked, one person decided, and what came of it (`outcome`, or `reason` when it expired or was voided).
 `decision_refused`: a decision that does not count, and why. `revoked`, `reinstated`: from now on this worker refuses
 `subject`, or no longer. `lease_ended`: before its time, and why. `notified`: a notification was delivered, or given up.
-`job_refused`: a job that the broker did not write."""
+`job_refused`: a job that the broker did not write. `write_started`: a value is about to be stored; the `access` with
+the same `request_id` says what came of it. `write_unsettled`: nothing said that, and the vault may hold it or not.
+`value_written`: what came of a write that an operator or a rotation made. `rotation`: a step of one, in `reason`."""
 
 
 class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):

@@ -22,6 +22,7 @@ class Code(StrEnum):
     APPROVAL_EXPIRED = "approval_expired"
     UNAVAILABLE = "unavailable"
     AUDIT_UNAVAILABLE = "audit_unavailable"
+    CONFLICT = "conflict"
     INVALID = "invalid"
     TOO_LARGE = "too_large"
 

@@ -18,6 +18,8 @@ MAX_TOKEN = 4096
 MAX_VALUE = 128 * 1024
 MAX_TIME = 2**53 - 1
 MAX_TTL_SECONDS = 30 * 24 * 3600
+MAX_RECIPE = 64
+MAX_VERSION = 128
 
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LeaseId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -29,7 +31,9 @@ Ttl = Annotated[int, Meta(ge=1, le=MAX_TTL_SECONDS)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET_NAME)]
 Purpose = Annotated[str, Meta(max_length=MAX_PURPOSE)]
 Value = Annotated[bytes, Meta(max_length=MAX_VALUE)]
-Version = Annotated[str, Meta(max_length=128)]
+Version = Annotated[str, Meta(max_length=MAX_VERSION)]
+Replaced = Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
+"""The version that a write is to replace."""
 Source = Literal["cache", "provider", "stale"]
 """Where a value came from."""
 RichFields = list[tuple[str, Any]]
@@ -48,11 +52,12 @@ class Resolve(_Op, frozen=True, tag="resolve"):
 
 
 class Put(_Op, frozen=True, tag="put"):
-    """Store a value under a name."""
+    """Store a value under a name: create it, or replace exactly the version `replaces`."""
 
     name: Name
     value: Value
     purpose: Purpose = ""
+    replaces: Replaced | None = None
 
     def __repr__(self) -> str:
         """The name and no more."""
@@ -64,11 +69,13 @@ class Put(_Op, frozen=True, tag="put"):
 
 
 class Generate(_Op, frozen=True, tag="generate"):
-    """Have the broker make a value after a named recipe and store it."""
+    """Have the broker make a value after a named recipe and store it; `reveal` asks for the value as well."""
 
     name: Name
-    recipe: Annotated[str, Meta(min_length=1, max_length=64)]
+    recipe: Annotated[str, Meta(min_length=1, max_length=MAX_RECIPE)]
     purpose: Purpose = ""
+    replaces: Replaced | None = None
+    reveal: bool = False
 
 
 class Renew(_Op, frozen=True, tag="renew"):
@@ -109,11 +116,13 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Result(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The outcome for one name. `value` is there if and only if a `resolve` was `granted`.
+    """The outcome for one name. `value` is there if a `resolve` was `granted`, or a `generate` that asked for it.
 
-    `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval` names the approval that
-    is waited for, or that was refused. `source` is `stale` for a cached value past its time that is served because its
-    vault fails and its entry allows that; `age_s` is how many seconds ago a value that was not fetched now was fetched.
+    `version` of a write is the one that was stored, and of a write refused with `conflict` the one that is there, if
+    this run may replace it. `retry_after` is in milliseconds, `expires_at` in milliseconds since the epoch. `approval`
+    names the approval that is waited for, or that was refused. `source` is `stale` for a cached value past its time
+    that is served because its vault fails and its entry allows that; `age_s` is how many seconds ago a value that was
+    not fetched now was fetched.
     """
 
     name: Name

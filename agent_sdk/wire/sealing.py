@@ -35,6 +35,7 @@ class Kind(IntEnum):
 
 
 _PERSON = {Kind.REQUEST: b"sb1 request", Kind.REPLY: b"sb1 reply", Kind.NOTICE: b"sb1 notice"}
+_PERSON_MARK = b"sb1 content"
 
 
 class Envelope(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -245,6 +246,14 @@ class Opener:
         if raw[self._sealed_at : -size] != _bin_header(size):
             return None
         return _unsealed(self._key, raw[-size:], self._aad, nonce)
+
+    def mark(self, content: bytes) -> bytes:
+        """What stands for content of this direction where the content itself must not be (docs/protocol.md, "Writes").
+
+        Keyed BLAKE2b-256 with the direction's key: only who could open the envelopes can test a guess, and nobody
+        once the intake key is destroyed.
+        """
+        return hashlib.blake2b(content, digest_size=KEY_BYTES, key=self._key, person=_PERSON_MARK).digest()
 
 
 def open_envelope(key: bytes, raw: bytes, envelope: Envelope, key_name: str) -> bytes:

@@ -41,6 +41,8 @@ from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.session import Nonces, start_session
+from broker_worker.pipeline.superseding import Superseding
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import CredentialedProvider, Provider
 from broker_worker.private_files import make_private_folder
 from broker_worker.providers.governor import Governor
@@ -52,8 +54,10 @@ from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
 from broker_worker.state.used_approvals import UsedApprovals
 from broker_worker.state.vault_states import VaultStates
+from broker_worker.state.write_file import WriteFile
 from broker_worker.worker import Worker
 from broker_worker.worker.fetches import Fetches
+from broker_worker.worker.writes import Writes
 
 if TYPE_CHECKING:
     from broker_worker.cache.sealed.write_behind import WriteBehind
@@ -78,6 +82,7 @@ class Process:
     jobs: "LateJobs"
     desk: Desk
     fetches: Fetches
+    writes: Writes
     worker: Worker
     providers: Mapping[str, Provider]
     critical: "CriticalReferences"
@@ -114,23 +119,28 @@ def compose(settings: Settings, name: str) -> Process:
     cache = MemoryCache(configuration.cache.max_entries, write_behind)
     url = broker_url(settings.queue_address, load_seed(settings.keys_dir / QUEUE))
     peers, jobs_key = PeerCache(), ensure_seed(settings.keys_dir / JOBS)
-    jobs = LateJobs(url, jobs_key, clock)
+    jobs, write_log = LateJobs(url, jobs_key, clock), WriteFile(settings.writes_file, clock.now)
     desk = Desk(
         configuration=configuration,
         opener=Opener(intakes_of(keys), TokenVerifier(configuration.anchors, SKEW_MS), peers, SKEW_MS),
         cache=cache,
         sink=sink,
-        affairs=_affairs(settings, name, keys, clock, sink, cache, peers, jobs),
+        affairs=_affairs(settings, name, keys, clock, sink, cache, peers, jobs, write_log),
         clock=clock,
         session=start_session(keys.identity_seed, name, clock.now(), secrets.token_bytes(32)),
         provider_of=provider_names(providers),
     )
     fetches = Fetches(providers, desk.keep)
+    desk.affairs.superseding.on_dropped = fetches.ask_again
+    writer = Writer(desk, sink, write_log, clock)
+    writes = Writes(providers, fetches.done)
     worker = Worker(
         name=name,
         url=url,
         desk=desk,
         fetches=fetches,
+        writer=writer,
+        writes=writes,
         hot_set=HotSet(configuration.policy.agents),
         identity_seed=keys.identity_seed,
         read_report=ReportReader(report_key(jobs_key), clock),
@@ -140,7 +150,7 @@ def compose(settings: Settings, name: str) -> Process:
     publisher = AuditPublisher(client, sink)
     if write_behind is not None:
         _restore(cache, write_behind, desk)
-    parts = (sink, publisher, client, jobs, desk, fetches, worker, providers, critical, write_behind)
+    parts = (sink, publisher, client, jobs, desk, fetches, writes, worker, providers, critical, write_behind)
     return Process(name, settings, clock, cache, *parts)
 
 
@@ -160,7 +170,8 @@ def _restore(cache: MemoryCache, write_behind: "WriteBehind", desk: Desk) -> Non
     registry = desk.configuration.registry
     records = write_behind.start({entry.ref for entry in registry.values()})
     for ref, value, until in restored(records, registry, desk.affairs.revocations):
-        cache.restore(ref, value, until)
+        if value.fetched_at > desk.affairs.leases.written_at(ref):  # else it was replaced since
+            cache.restore(ref, value, until)
 
 
 def _affairs(
@@ -172,6 +183,7 @@ def _affairs(
     cache: MemoryCache,
     peers: PeerCache,
     jobs: "LateJobs",
+    write_log: WriteFile,
 ) -> Affairs:
     """What people allow and revoke, on the broker's own files.
 
@@ -183,20 +195,22 @@ def _affairs(
     public = control_public(settings.keys_dir, orders)
     once = UsedApprovals(settings.used_approvals_file, clock.now)
     revocations = Revocations()
-    mint = LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48))
+    leases = Leases(LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48)), revocations)
+    identity_secret, nonces = keys.identity_seed + keys.identity_public, Nonces(secrets.token_bytes)
     return Affairs(
         worker=name,
-        keys=AffairsKeys(keys.identity_seed + keys.identity_public, public),
+        keys=AffairsKeys(identity_secret, public),
         approvals=Approvals(ApprovalBook(check_assertion), once, cache, name),
-        leases=Leases(mint, revocations),
+        leases=leases,
         revocations=revocations,
         revocation_log=RevocationFile(orders, public),
         settled=UsedApprovals(settings.settled_approvals_file, clock.now),
         sink=sink,
         cache=cache,
         peers=peers,
-        nonces=Nonces(secrets.token_bytes),
+        nonces=nonces,
         jobs=jobs,
+        superseding=Superseding(write_log, identity_secret, cache, leases, nonces),
     )
 
 

@@ -115,7 +115,8 @@ class Reloader:
             retired = process.providers
             process.providers = providers_of(configuration, process.settings, process.clock, process.critical)
             process.fetches.replace(process.providers)
-            process.desk.set_provider_names(provider_names(process.providers))
+            process.writes.replace(process.providers)
+            process.desk.settler.provider_of = provider_names(process.providers)
             self._retire(retired)
         process.critical.replace(configuration)
         process.cache.resize(configuration.cache.max_entries)

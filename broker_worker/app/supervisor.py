@@ -11,12 +11,13 @@ from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
 from broker_worker.app.reloading import watch
+from broker_worker.app.rotation_schedule import has_schedule
 from broker_worker.app.upstream import has_dynamic
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import JOBS, QUEUE, ensure_seed, load_broker_keys, load_seed
-from broker_worker.jobs.payloads import NOTIFICATIONS, UPSTREAM
+from broker_worker.jobs.payloads import NOTIFICATIONS, ROTATIONS, UPSTREAM
 from broker_worker.queue import acl
 from broker_worker.queue.acl import ensure_users
 from broker_worker.queue.embedded import EmbeddedServer
@@ -61,7 +62,7 @@ class Supervisor:
         self._seen = {"dashboard": ("dashboard",)} if dashboard else {}
         self._may_notify = notifications
         self._stopping = asyncio.Event()
-        self._notifies, self._revokes = asyncio.Event(), asyncio.Event()
+        self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._queue_key = b""
         self._server: EmbeddedServer | None = None
 
@@ -106,7 +107,11 @@ class Supervisor:
         """All parts. People's page goes first, then the workers, and last what follows up on their work."""
         command = (sys.executable, "-m", "broker_worker.cli", "--home", str(self._settings.home), *self._options)
         workers = [Part("worker", name, ("worker", "--name", name)) for name in self._names]
-        jobs = [self._jobs(NOTIFICATIONS, self._notifies), self._jobs(UPSTREAM, self._revokes)]
+        jobs = [
+            self._jobs(NOTIFICATIONS, self._notifies),
+            self._jobs(UPSTREAM, self._revokes),
+            self._jobs(ROTATIONS, self._rotates),
+        ]
         ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
         dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
         return House(command, ((dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0)))
@@ -124,12 +129,15 @@ class Supervisor:
         """
         notifies = self._may_notify and bool(configuration.notifications)
         revokes = has_dynamic(configuration, self._settings)
-        if notifies or revokes:
+        rotates = has_schedule(configuration)
+        if notifies or revokes or rotates:
             ensure_seed(self._settings.keys_dir / JOBS)
         if notifies:
             self._notifies.set()
         if revokes:
             self._revokes.set()
+        if rotates:
+            self._rotates.set()
 
     async def _follow_policy(self) -> None:
         """Give agents that the policy adds a user on the queue, and take away those of agents that are gone."""

@@ -125,6 +125,14 @@ class MemoryCache:
         while len(self._failures) > max_entries:
             self._failures.popitem(last=False)
 
+    def forget(self, ref: str) -> None:
+        """Drop what is known of a reference, and what is kept of it for the next start."""
+        self._failures.pop(ref, None)
+        if ref in self._kept:
+            self._drop(ref)
+        if self._keeper is not None:
+            self._keeper.drop(ref)
+
     def clear(self) -> None:
         """Drop everything."""
         for ref in list(self._kept):

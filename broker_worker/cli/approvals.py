@@ -89,6 +89,7 @@ def _as_json(item: Item) -> dict[str, Any]:
         "task": request.task,
         "secret_names": list(request.names),
         "action": request.action,
+        "writes": request.writes or None,
         "purpose": request.purpose,
         "grant": request.grant,
         "approvers": list(request.approvers),

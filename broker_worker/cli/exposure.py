@@ -94,7 +94,7 @@ def _show(secret: str, version: str | None, found: Sequence[LeaseRow], open_ones
 
 def _note_unknown(settings: Settings, secret: str) -> None:
     with suppress(BrokerError):
-        if secret not in load_configuration(settings.config_dir).registry:
+        if load_configuration(settings.config_dir).entry_of(secret) is None:
             click.echo("note: secrets.yaml has no secret of that name", err=True)
 
 

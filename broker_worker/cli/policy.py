@@ -18,7 +18,7 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.explanation import Explanation, explain
 from broker_worker.core.lint import Finding, lint
-from broker_worker.core.policy import ApprovalRule
+from broker_worker.core.policy import VERBS, ApprovalRule, Verb
 from broker_worker.core.references import scheme_of
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.expectations import DEFAULT_RUN, Expectation, read_expectations
@@ -131,23 +131,34 @@ def _name(check_name: Callable[[str], str]) -> Callable[[click.Context, click.Pa
 @click.option("--secret", required=True, callback=_name(check_secret_name), help="For which name.")
 @click.option("--run", default=DEFAULT_RUN, show_default=True, callback=_name(check_run_id), help="In which run.")
 @click.option("--purpose", default="", help="What the agent says that it is for.")
+@click.option("--action", "verb", type=click.Choice(VERBS), default="resolve", show_default=True, help="To do what.")
+@click.option("--overwrite", is_flag=True, help="To replace a version that is there.")
 @click.option("--file", "path", type=_FILE, help="A folder or file to use instead of the broker's own.")
 @_JSON
 @click.pass_obj
 def explain_command(
-    settings: Settings, agent: str, secret: str, run: str, purpose: str, path: Path | None, as_json: bool
+    settings: Settings,
+    agent: str,
+    secret: str,
+    run: str,
+    purpose: str,
+    verb: Verb,
+    overwrite: bool,
+    path: Path | None,
+    as_json: bool,
 ) -> None:
     """Say what would be decided, by which line, and which limits count."""
     configuration = load_configuration(path or settings.config_dir)
-    explanation = explain(configuration, agent, run, secret, purpose=purpose, now=_now())
+    explanation = explain(configuration, agent, run, secret, purpose=purpose, now=_now(), verb=verb, replaces=overwrite)
     if as_json:
-        _print_json({"agent": agent, "secret": secret, "run": run, **_explained(explanation)})
+        _print_json({"agent": agent, "secret": secret, "run": run, "action": verb, **_explained(explanation)})
         return
-    click.echo(f"{explanation.verdict}: {agent} asks for {secret} in {run}")
+    click.echo(f"{explanation.verdict}: {agent} {_ASKS[verb]} {secret} in {run}")
     for label, text in _details(explanation, configuration):
         click.echo(f"  {label:<8} {text}")
 
 
+_ASKS = {"resolve": "asks for", "write": "wants to write", "generate": "wants to have made"}
 _REASONS = {
     "granted": "an entry allows it and all its conditions hold",
     "no_grant": "no entry of the agent covers the name",
@@ -157,6 +168,8 @@ _REASONS = {
     "run_not_covered": "the entry is for other runs",
     "grant_ended": "the entry has ended (`not_after`)",
     "purpose_required": "the entry asks for a purpose",
+    "action_not_granted": "the entries for the name do not allow this action",
+    "overwrite_not_granted": "the entry lets names be created, and not be replaced (`overwrite: true`)",
 }
 
 
@@ -221,8 +234,9 @@ def _explained(explanation: Explanation) -> dict[str, Any]:
 def test_command(settings: Settings, file: Path, as_json: bool) -> None:
     """Test the policy against a table of expectations; exit code 1 if one does not hold.
 
-    FILE has a list `cases` of `{agent: A, secret: S, expect: allow|approval|deny}`, each with `run`, `purpose`, `at`,
-    `rule` and `reason` where wanted, and `policy: PATH` if another than the broker's own is meant.
+    FILE has a list `cases` of `{agent: A, secret: S, expect: allow|approval|deny}`, each with `action`, `overwrite`,
+    `run`, `purpose`, `at`, `rule` and `reason` where wanted, and `policy: PATH` if another than the broker's own is
+    meant.
     """
     table = read_expectations(file)
     configuration = load_configuration(table.policy or settings.config_dir)
@@ -242,12 +256,21 @@ def test_command(settings: Settings, file: Path, as_json: bool) -> None:
 def _failure(case: Expectation, configuration: Configuration, now: int) -> str | None:
     """What is not as the case expects; None if everything is."""
     at = now if case.at is None else case.at
-    found = explain(configuration, case.agent, case.run, case.secret, purpose=case.purpose, now=at)
+    found = explain(
+        configuration,
+        case.agent,
+        case.run,
+        case.secret,
+        purpose=case.purpose,
+        now=at,
+        verb=case.action,
+        replaces=case.overwrite,
+    )
     rule = "no line" if found.decision.origin is None else str(found.decision.origin)
     verdict = f"{found.verdict} ({found.reason}, {rule})"
     if case.at is not None:
         verdict += f" at {datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    subject = f"{case.agent} asks for {case.secret}"
+    subject = f"{case.agent} {_ASKS[case.action]} {case.secret}"
     if found.verdict != case.expect:
         return f"{subject}: expected {case.expect}, found {verdict}"
     if case.reason is not None and case.reason != found.reason:

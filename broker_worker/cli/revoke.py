@@ -51,7 +51,7 @@ def check_words(_ctx: click.Context, _param: click.Parameter, text: str | None) 
 _REASON = click.option(
     "--reason", required=True, callback=check_words, help="Why; it stands in the audit. Never a secret value."
 )
-_BY = click.option(
+BY = click.option(
     "--by",
     callback=check_words,
     default=_os_user,
@@ -74,7 +74,7 @@ def _command(kind: Kind, argument: str, summary: str, *, versions: bool = False)
         _give(settings, kind, given.pop("subject"), revoking=True, **given)
 
     command = click.pass_obj(order)
-    for option in (_JSON, _BY, _REASON, *([_VERSION] if versions else []), click.argument("subject", metavar=argument)):
+    for option in (_JSON, BY, _REASON, *([_VERSION] if versions else []), click.argument("subject", metavar=argument)):
         command = option(command)
     return click.command(kind, help=summary)(command)
 
@@ -91,7 +91,7 @@ revoke.add_command(_command("token", "JTI", "Refuse whatever is asked with one i
 @click.argument("subject")
 @_VERSION
 @_REASON
-@_BY
+@BY
 @_JSON
 @click.pass_obj
 def reinstate(settings: Settings, /, kind: Kind, subject: str, **given: Any) -> None:
@@ -164,7 +164,7 @@ def _doubts(settings: Settings, kind: Kind, subject: str) -> Iterator[str]:
     agent = subject.partition("/")[0]
     if kind in ("agent", "run") and agent not in configuration.policy.agents:
         yield f"the policy has no agent {printable(agent)}"
-    if kind == "secret" and subject not in configuration.registry:
+    if kind == "secret" and configuration.entry_of(subject) is None:
         yield "secrets.yaml has no secret of that name"
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.cli.root import USAGE
+from broker_worker.cli.value_input import read_value
 from broker_worker.files.keys import create_seed, load_seed
 from broker_worker.private_files import make_private_folder
 from broker_worker.providers.local_vault import PASSPHRASE_VARIABLE, LocalVault, VaultKeys, check_entry_name
@@ -84,17 +84,8 @@ def set_entry(chosen: _Vault, name: str, rest: tuple[str, ...], raw: bool) -> No
     check_entry_name(name)
     opened = chosen.opened()
     opened.describe()  # a wrong passphrase is found before a value is typed, and while no lock is held
-    version = opened.set(name, _read_value(raw=raw), time.time_ns() // 1_000_000)
+    version = opened.set(name, read_value(raw=raw), time.time_ns() // 1_000_000)
     click.echo(f"{name}: version {version}; its reference is local://{name}")
-
-
-def _read_value(*, raw: bool) -> bytes:
-    if sys.stdin.isatty():
-        return str(click.prompt("Value", hide_input=True, err=True)).encode("utf-8", "surrogateescape")
-    value = sys.stdin.buffer.read(MAX_VALUE + 3)
-    if not raw and value.endswith(b"\n"):
-        value = value[:-1].removesuffix(b"\r")
-    return value
 
 
 @vault.command("list")

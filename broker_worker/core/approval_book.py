@@ -33,6 +33,7 @@ class ApprovalKey(NamedTuple):
     approvers: tuple[str, ...]
     quorum: int
     grant: str
+    content: bytes | None = None
 
 
 def key_of(request: ApprovalRequest) -> ApprovalKey:
@@ -49,6 +50,7 @@ def key_of(request: ApprovalRequest) -> ApprovalKey:
         request.approvers,
         request.quorum,
         request.grant,
+        request.content,
     )
 
 

@@ -48,6 +48,8 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         request_id: of the request that asked first; makes every approval request unique.
         asked_today: how many approvals this agent asked for in the last 24 hours, as far as the worker knows.
         worker: who asks on the agent's behalf.
+        writes: of a write: `create` or `replace VERSION`, and the recipe of what is made.
+        content: of a write: what `content_mark` says of the value, so that what was approved is what is written.
     """
 
     agent_id: Text
@@ -67,6 +69,8 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     request_id: RequestId
     asked_today: Annotated[int, Meta(ge=0)] = 0
     worker: Text
+    writes: Text = ""
+    content: Digest | None = None
 
     def digest(self) -> bytes:
         """SHA-256 over all of it: what every decision is about."""

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent_sdk.wire.names import NamePattern
 from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.budget import Budget
 from broker_worker.core.commands import Command
 from broker_worker.core.notifications import NotificationTarget
+from broker_worker.core.places import versioned_part
 from broker_worker.core.policy import Origin, Policy
+from broker_worker.core.rotation import RotationRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class SecretEntry:
         origin: where the entry stands.
         max_stale_seconds: for how long after that a cached value may still be served while its vault fails.
         critical: whether fetching it may use the reserve of its vault's budget.
+        is_created: whether it is a place for a name that agents may create, by `create_in`.
+        rotation: how its next version is made and tried; None if it is not rotated here.
     """
 
     name: str
@@ -30,6 +35,44 @@ class SecretEntry:
     origin: Origin
     max_stale_seconds: int = 0
     critical: bool = False
+    is_created: bool = False
+    rotation: RotationRule | None = None
+
+
+NAME_FIELD = "{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreationRule:
+    """Where names that agents create are kept: an entry of `create_in`.
+
+    The whole name stands in the place of `{name}`, so two names never share a place, and a name, having no slash and
+    no empty part, leads nowhere else.
+
+    Args:
+        pattern: the names.
+        template: the reference, with `{name}` once.
+        ttl_seconds: how long a fetched value may be used; None for the cache's default.
+        origin: where the rule stands.
+    """
+
+    pattern: NamePattern
+    template: str
+    ttl_seconds: int | None
+    origin: Origin
+
+    def entry_of(self, name: str) -> SecretEntry:
+        """The entry of a name that the pattern covers."""
+        ref = self.template.replace(NAME_FIELD, name)
+        return SecretEntry(name, ref, self.ttl_seconds, self.origin, is_created=True)
+
+    def name_at(self, ref: str) -> str | None:
+        """The name whose item or secret a reference is in by this template, without regard to case; None if none."""
+        before, _, after = versioned_part(self.template).casefold().partition(NAME_FIELD)
+        ref = versioned_part(ref).casefold()
+        if len(ref) <= len(before) + len(after) or not (ref.startswith(before) and ref.endswith(after)):
+            return None
+        return ref[len(before) : len(ref) - len(after)]
 
 
 MASTER_KEYS = ("auto", "tpm", "dpapi", "keyring", "systemd", "passphrase")
@@ -142,6 +185,7 @@ class Configuration:
         approvers: the people who may decide; nobody if the files name nobody.
         dashboard: where people look.
         notifications: whom to tell that an approval waits.
+        create_in: where names are kept that the registry does not have, and that agents may create.
     """
 
     policy: Policy
@@ -155,6 +199,18 @@ class Configuration:
     approvers: Approvers = Approvers()  # noqa: RUF009  # a frozen value
     dashboard: Dashboard = Dashboard()
     notifications: tuple[NotificationTarget, ...] = ()
+    create_in: tuple[CreationRule, ...] = ()
+
+    def entry_of(self, name: str) -> SecretEntry | None:
+        """The registry's entry of a name, or else that of the place where the name would be created.
+
+        Args:
+            name: a canonical secret name.
+        """
+        entry = self.registry.get(name)
+        if entry is None and self.create_in:
+            return next((rule.entry_of(name) for rule in self.create_in if rule.pattern.matches(name)), None)
+        return entry
 
     def ttl_of(self, entry: SecretEntry) -> int:
         """Seconds that a value of `entry` may be used after it was fetched."""

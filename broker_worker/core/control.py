@@ -1,4 +1,4 @@
-"""What stands on `sb:control`: a kind and the bytes of a decision or of a signed revocation."""
+"""What stands on `sb:control`: a kind and the bytes of a decision, of a signed revocation, or of a signed write."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from broker_worker.core.approvals import MAX_BYTES, Decision, encode_decision
 class ControlMessage(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One entry. Nothing in it counts without the signature that its body holds."""
 
-    kind: Literal["decision", "revocation"]
+    kind: Literal["decision", "revocation", "write"]
     body: Annotated[bytes, Meta(max_length=MAX_BYTES)]
 
 
@@ -26,6 +26,11 @@ def decision_message(decision: Decision) -> bytes:
 def revocation_message(signed: bytes) -> bytes:
     """The entry that carries a signed revocation."""
     return _CONTROL.encode(ControlMessage("revocation", signed))
+
+
+def write_message(signed: bytes) -> bytes:
+    """The entry that carries a signed announcement of a write."""
+    return _CONTROL.encode(ControlMessage("write", signed))
 
 
 def decode_control(raw: bytes) -> ControlMessage:

@@ -6,7 +6,6 @@ stands in a role or beside the agent do not count.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -14,9 +13,9 @@ import msgspec
 
 from broker_worker.core.approvers import Approver, Ed25519Key, Key
 from broker_worker.core.budget import Budget
-from broker_worker.core.configuration import Configuration, ProviderSettings, SealedSettings, SecretEntry
+from broker_worker.core.configuration import Configuration, ProviderSettings, SealedSettings
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import AgentPolicy, Grant, Policy
+from broker_worker.core.policy import AgentPolicy, Grant
 
 _ENCODE = msgspec.json.Encoder(order="deterministic").encode
 
@@ -39,6 +38,7 @@ def _grant(grant: Grant) -> tuple[Any, ...]:
         grant.runs,
         grant.not_after,
         None if rule is None else (sorted(rule.approvers), rule.quorum, rule.ttl_ms, rule.grant),
+        (sorted(grant.actions), grant.overwrite),
     )
 
 
@@ -68,18 +68,20 @@ def _provider(provider: ProviderSettings) -> tuple[Any, ...]:
     return provider.type, options, _budget(provider.budget), *([commands] if provider.commands else [])
 
 
-def policy_digest(policy: Policy, registry: Mapping[str, SecretEntry]) -> str:
+def policy_digest(configuration: Configuration) -> str:
     """The digest that audit events carry: who may have what, within which limits, and what each name refers to.
 
     Returns:
         SHA-256, hexadecimal.
     """
+    policy = configuration.policy
     return _sha256(
         "secret-broker policy v1",
         {agent_id: _agent(agent) for agent_id, agent in policy.agents.items()},
         {name: _rate(rate) for name, rate in policy.secret_limits.items()},
         _rate(policy.secret_limit),
-        {name: entry.ref for name, entry in registry.items()},
+        {name: entry.ref for name, entry in configuration.registry.items()},
+        [(rule.pattern.text, rule.template) for rule in configuration.create_in],
     )
 
 
@@ -120,6 +122,8 @@ def configuration_digest(configuration: Configuration) -> str:
             name: (entry.ttl_seconds, entry.max_stale_seconds, entry.critical)
             for name, entry in configuration.registry.items()
         },
+        [rule.ttl_seconds for rule in configuration.create_in],
+        {name: repr(entry.rotation) for name, entry in configuration.registry.items() if entry.rotation is not None},
         (cache.default_ttl_seconds, cache.max_ttl_seconds, cache.max_entries, _sealed(cache.sealed)),
         sorted(anchors),
         sorted(_provider(provider) for provider in configuration.providers),

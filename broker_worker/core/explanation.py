@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import AgentPolicy, ApprovalRule, Decision, decide
+from broker_worker.core.policy import AgentPolicy, ApprovalRule, Decision, Verb, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,15 @@ class Explanation:
 
 
 def explain(
-    configuration: Configuration, agent_id: str, run_id: str, name: str, *, purpose: str, now: int
+    configuration: Configuration,
+    agent_id: str,
+    run_id: str,
+    name: str,
+    *,
+    purpose: str,
+    now: int,
+    verb: Verb = "resolve",
+    replaces: bool = False,
 ) -> Explanation:
     """Decide as the broker would for a verified run whose token has no scope of its own.
 
@@ -60,10 +68,12 @@ def explain(
         name: a canonical secret name.
         purpose: what the agent would say that it is for.
         now: the time, ms since the epoch.
+        verb: what it would do with the name.
+        replaces: whether it would replace a version that is there.
     """
     policy = configuration.policy
-    decision = decide(policy, agent_id, run_id, name, purpose=purpose, now=now)
-    entry = configuration.registry.get(name)
+    decision = decide(policy, agent_id, run_id, name, purpose=purpose, now=now, verb=verb, replaces=replaces)
+    entry = configuration.entry_of(name)
     is_known = entry is not None or configuration.policy_only
     allowed = decision.allowed and is_known
     return Explanation(

@@ -10,6 +10,7 @@ from agent_sdk.wire.names import NamePattern
 from broker_worker.core.approvers import WebAuthnKey
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.policy import AgentPolicy, ApprovalRule, Denial, Grant, Origin
+from broker_worker.core.references import READ_ONLY_SCHEMES, scheme_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,24 @@ def _place(origin: Origin | None) -> tuple[str, int]:
     return ("", 0) if origin is None else (origin.file, origin.line)
 
 
+def _meet(one: str, other: str) -> bool:
+    """Whether two name patterns cover a name in common."""
+    ours, theirs = one.split("."), other.split(".")
+    for place in range(max(len(ours), len(theirs))):
+        mine = ours[place] if place < len(ours) else ""
+        yours = theirs[place] if place < len(theirs) else ""
+        if "**" in (mine, yours):
+            return bool(mine and yours)
+        if not (mine and yours) or (mine != yours and "*" not in (mine, yours)):
+            return False
+    return True
+
+
+def _serves(first: Grant, grant: Grant) -> bool:
+    """Whether an entry without conditions allows everything that a later one does."""
+    return set(grant.actions) <= set(first.actions) and (first.overwrite or not grant.overwrite)
+
+
 class _Linter:
     def __init__(self, configuration: Configuration, now: int) -> None:
         self._configuration = configuration
@@ -81,6 +100,8 @@ class _Linter:
                 yield problem
             if self._whole and grant.approval is not None:
                 yield from self._approval(grant, grant.approval)
+            if self._whole and grant.actions != ("resolve",):
+                yield from self._written(grant)
         yield from self._unreachable(agent)
         if self._whole:
             yield from (found for denial in agent.denials for found in self._denial(denial))
@@ -98,6 +119,9 @@ class _Linter:
             return Finding("grant_shadowed", message, grant.origin, "a deny always wins: remove one of the two")
         if not self._whole:
             return None
+        if self._may_be_created(grant.pattern):
+            self._used.update(self._covered(grant.pattern))
+            return None
         if not self._covered(grant.pattern):
             return self._fits_nothing(grant)
         key = (name, denied)
@@ -108,6 +132,19 @@ class _Linter:
             message = f"everything that `{name}` covers is denied to agent `{agent.agent_id}`"
             return Finding("grant_shadowed", message, grant.origin, "a deny always wins: remove one of the two")
         return None
+
+    def _written(self, grant: Grant) -> Iterator[Finding]:
+        """Writing to what cannot be written."""
+        for name in self._covered(grant.pattern):
+            scheme = scheme_of(self._registry[name].ref)
+            if scheme in READ_ONLY_SCHEMES:
+                message = f"the entry allows to write `{name}`, whose place is {scheme}:// and cannot be written"
+                hint = "allow `resolve` alone, or give the name a place in another vault"
+                yield Finding("not_writable", message, grant.origin, hint)
+
+    def _may_be_created(self, pattern: NamePattern) -> bool:
+        """Whether a pattern covers a name that `create_in` has a place for."""
+        return any(_meet(pattern.text, rule.pattern.text) for rule in self._configuration.create_in)
 
     def _approval(self, grant: Grant, rule: ApprovalRule) -> Iterator[Finding]:
         """Approvals that nobody could ever give."""
@@ -132,7 +169,7 @@ class _Linter:
         return Finding("pattern_matches_nothing", message, entry.origin, hint)
 
     def _denial(self, denial: Denial) -> Iterator[Finding]:
-        if not self._covered(denial.pattern):
+        if not self._covered(denial.pattern) and not self._may_be_created(denial.pattern):
             yield self._fits_nothing(denial)
 
     def _covered(self, pattern: NamePattern) -> tuple[str, ...]:
@@ -146,14 +183,15 @@ class _Linter:
 
     def _unreachable(self, agent: AgentPolicy) -> Iterator[Finding]:
         """Entries of one list that come after an entry for the same names that has no conditions."""
-        first: dict[tuple[str | None, str], Grant] = {}
+        first: dict[tuple[str | None, str], list[Grant]] = {}
         for grant in agent.grants:
             key = (grant.role, grant.pattern.text)
-            if key in first:
-                message = f"the entry for `{grant.pattern.text}` is never reached: {first[key].origin} comes first"
+            before = next((each for each in first.get(key, ()) if _serves(each, grant)), None)
+            if before is not None:
+                message = f"the entry for `{grant.pattern.text}` is never reached: {before.origin} comes first"
                 yield Finding("grant_unreachable", message, grant.origin, "keep one of the two")
             elif grant.runs is None and grant.not_after is None and not grant.purpose_required:
-                first[key] = grant
+                first.setdefault(key, []).append(grant)
 
     def _roles(self) -> Iterator[Finding]:
         taken = {role for agent in self._policy.agents.values() for role in agent.roles}
@@ -174,7 +212,7 @@ class _Linter:
                     "ttl_cut", message, entry.origin, "raise `max_ttl_seconds` of the cache, or lower it here"
                 )
         for name in self._policy.secret_limits:
-            if name not in self._registry:
+            if self._configuration.entry_of(name) is None:
                 message = f"`limits` names the secret `{name}`, which the registry does not have"
                 yield Finding("unknown_secret", message, None, "correct the name, or add it to the registry")
 

@@ -6,10 +6,16 @@ time, and nothing else.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar, get_args
 
 from agent_sdk.wire.names import NamePattern
 from broker_worker.core.limits import Rate
+
+Verb = Literal["resolve", "write", "generate"]
+VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
+"""What an entry can allow to be done with a name: to have its value, to store one, to have one made and stored."""
+VERB_OF: Final[Mapping[str, Verb]] = {"resolve": "resolve", "renew": "resolve", "put": "write", "generate": "generate"}
+"""The verb that an operation on the wire needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class Grant:
         runs: patterns of run ids (`*` for any characters) that the entry is limited to; None for all.
         not_after: the entry's own end, ms since the epoch; None for no end.
         approval: who must allow it each time; None if nobody need.
+        actions: what may be done with the name; no action implies another.
+        overwrite: whether a write may replace a version that is there.
     """
 
     pattern: NamePattern
@@ -65,8 +73,10 @@ class Grant:
     runs: tuple[str, ...] | None = None
     not_after: int | None = None
     approval: ApprovalRule | None = None
+    actions: tuple[Verb, ...] = ("resolve",)
+    overwrite: bool = False
 
-    def unmet(self, run_id: str, purpose: str, now: int) -> str | None:
+    def unmet(self, run_id: str, purpose: str, now: int, *, replaces: bool = False) -> str | None:
         """The first condition that does not hold, as a reason slug; None if all do."""
         if self.runs is not None and not any(_run_matches(pattern, run_id) for pattern in self.runs):
             return "run_not_covered"
@@ -74,6 +84,8 @@ class Grant:
             return "grant_ended"
         if self.purpose_required and not purpose.strip():
             return "purpose_required"
+        if replaces and not self.overwrite:
+            return "overwrite_not_granted"
         return None
 
 
@@ -202,9 +214,10 @@ class Decision:
 
     Args:
         allowed: whether the name may be released.
-        reason: a stable slug: `granted`, `no_grant`, `unknown_agent`, `denied_explicitly`, `out_of_scope`, or the
-            condition of the first grant for the name that did not hold (`run_not_covered`, `grant_ended`,
-            `purpose_required`).
+        reason: a stable slug: `granted`, `no_grant`, `unknown_agent`, `denied_explicitly`, `out_of_scope`,
+            `action_not_granted` (the name's entries allow other actions), or the condition of the first grant for
+            the name and the action that did not hold (`run_not_covered`, `grant_ended`, `purpose_required`,
+            `overwrite_not_granted`).
         origin: the entry that decided, if one did.
         grant: the grant, if allowed.
     """
@@ -219,7 +232,16 @@ _UNKNOWN_AGENT = Decision(False, "unknown_agent")
 
 
 def decide(
-    policy: Policy, agent_id: str, run_id: str, name: str, *, purpose: str, now: int, in_scope: bool = True
+    policy: Policy,
+    agent_id: str,
+    run_id: str,
+    name: str,
+    *,
+    purpose: str,
+    now: int,
+    in_scope: bool = True,
+    verb: Verb = "resolve",
+    replaces: bool = False,
 ) -> Decision:
     """Decide one name of one verified request.
 
@@ -231,9 +253,12 @@ def decide(
         purpose: what the agent says that it is for.
         now: the time, ms since the epoch.
         in_scope: whether the token's own scope covers the name.
+        verb: what is to be done with the name.
+        replaces: whether a write is to replace a version that is there.
 
     Returns:
-        The decision; `allowed` only if a grant covers the name, its conditions hold and no denial covers it.
+        The decision; `allowed` only if a grant covers the name and the verb, its conditions hold and no denial covers
+        the name.
     """
     agent = policy.agents.get(agent_id)
     if agent is None:
@@ -244,9 +269,15 @@ def decide(
     if not in_scope:
         return Decision(False, "out_of_scope", agent.origin)
     refused: Decision | None = None
+    other: Grant | None = None
     for grant in agent.grants_for(name):
-        unmet = grant.unmet(run_id, purpose, now)
+        if verb not in grant.actions:
+            other = other or grant
+            continue
+        unmet = grant.unmet(run_id, purpose, now, replaces=replaces)
         if unmet is None:
             return Decision(True, "granted", grant.origin, grant)
         refused = refused or Decision(False, unmet, grant.origin)
+    if refused is None and other is not None:
+        return Decision(False, "action_not_granted", other.origin)
     return refused or Decision(False, "no_grant", agent.origin)

@@ -16,6 +16,13 @@ _KEY_LIKE = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}", 
 _MEMO = 1024
 
 
+def repeats(value: bytes, *texts: str) -> bool:
+    """Whether one of some texts contains a value."""
+    value_alone = LiveValues()
+    value_alone.add(value)
+    return any(value_alone.redact(text) == NOTE for text in texts)
+
+
 class LiveValues:
     """The values that are live at the moment, indexed by how they start.
 

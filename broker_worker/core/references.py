@@ -27,6 +27,9 @@ SCHEMES: Mapping[str, str] = {
 }
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
+READ_ONLY_SCHEMES = frozenset({"env", "exec"})
+"""Schemes whose places nobody can write to."""
+
 FORMS: Mapping[str, str] = {
     "op": "op://vault/item/field or op://vault/item/section/field",
     "connect": 'connect://vault/item/field or connect://vault/item/section/field, without ? " and \\',

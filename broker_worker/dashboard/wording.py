@@ -21,6 +21,10 @@ _EVENTS: Mapping[str, tuple[str, Tone]] = {
     "lease_ended": ("lease ended", "note"),
     "notified": ("notified", "plain"),
     "job_refused": ("job refused", "bad"),
+    "write_started": ("began to store", "plain"),
+    "write_unsettled": ("stored or not", "note"),
+    "value_written": ("stored by the operator", "plain"),
+    "rotation": ("rotation", "plain"),
 }
 _GIVEN: Mapping[str, str] = {
     "resolve": "released",
@@ -37,6 +41,7 @@ _REFUSED: Mapping[str, tuple[str, Tone]] = {
     "rate_limited": ("rate limited", "note"),
     "unavailable": ("vault unavailable", "note"),
     "revoked": ("refused: revoked", "bad"),
+    "conflict": ("other version there", "note"),
 }
 _SETTLED: Mapping[str, tuple[str, Tone]] = {
     "approved": ("approved", "good"),

@@ -14,21 +14,22 @@ from pathlib import Path
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
 from broker_worker.core.digest import configuration_digest, policy_digest
+from broker_worker.core.places import versioned_part
 from broker_worker.core.references import check_for, type_of
-from broker_worker.files import approvers, broker, policy
+from broker_worker.files import approvers, broker, policy, registry
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
 from broker_worker.files.issuers import read_issuers
 from broker_worker.files.notifications import read_notifications
 from broker_worker.files.policy import read_policy
-from broker_worker.files.registry import read_registry
+from broker_worker.files.registry import read_creation_rules, read_registry
 from broker_worker.files.sections import Section, Value
 from broker_worker.files.yaml_reader import read_yaml
 
 BROKER_FILE, POLICY_FILE, SECRETS_FILE, ISSUERS_FILE = "broker.yaml", "policy.yaml", "secrets.yaml", "issuers.yaml"
 APPROVERS_FILE = "approvers.yaml"
 
-_ALL_KEYS = (*broker.KEYS, "secrets", *policy.KEYS, "issuers")
+_ALL_KEYS = (*broker.KEYS, *registry.KEYS, *policy.KEYS, "issuers")
 
 
 def load_configuration(path: Path) -> Configuration:
@@ -59,14 +60,14 @@ def _load_file(path: Path) -> Configuration:
     if set(document) <= set(policy.KEYS):
         alone = Configuration(read_policy(document), {}, CacheSettings(), (), (), digest="", policy_only=True)
         return _with_digests(alone)
-    secrets = document.require("secrets", why="write `secrets:` with names and references")
-    return _with_digests(_read(document, document, secrets, document.get("issuers"), without_maximum=None))
+    document.require("secrets", why="write `secrets:` with names and references")
+    return _with_digests(_read(document, document, document, document.get("issuers"), without_maximum=None))
 
 
 def _load_folder(folder: Path) -> Configuration:
     document = _document(folder / BROKER_FILE, *_ALL_KEYS)
     rules = _owner(document, folder / POLICY_FILE, policy.KEYS, ("agents", "policies"))
-    secrets = _owner(document, folder / SECRETS_FILE, ("secrets",), ("secrets",)).require("secrets")
+    secrets = _owner(document, folder / SECRETS_FILE, registry.KEYS, ("secrets",))
     issuers = _owner(document, folder / ISSUERS_FILE, ("issuers",), ("issuers",)).require("issuers")
     without_maximum = None if rules is document else CacheSettings().max_ttl_seconds
     read = _read(document, rules, secrets, issuers, without_maximum=without_maximum)
@@ -90,13 +91,16 @@ def load_approvers(folder: Path, dashboard: Dashboard) -> Approvers:
 
 
 def _read(
-    document: Section, rules: Section, secrets: Value, issuers: Value | None, *, without_maximum: int | None
+    document: Section, rules: Section, names: Section, issuers: Value | None, *, without_maximum: int | None
 ) -> Configuration:
     """Read all parts, wherever each of them stands, and check them against each other."""
     in_force, providers = read_policy(rules), read_providers(document)
+    check = check_for(providers)
+    secrets = read_registry(names.require("secrets"), check)
     configuration = Configuration(
         policy=in_force,
-        registry=read_registry(secrets, check_for(providers)),
+        registry=secrets,
+        create_in=read_creation_rules(names.get("create_in"), secrets, check),
         cache=read_cache(document.get("cache"), without_maximum=without_maximum),
         anchors=() if issuers is None else read_issuers(issuers, in_force.agents),
         providers=providers,
@@ -122,19 +126,41 @@ def _owner(document: Section, own_file: Path, keys: Iterable[str], required: tup
 
 
 def _with_digests(configuration: Configuration) -> Configuration:
-    rules = replace(configuration.policy, digest=policy_digest(configuration.policy, configuration.registry))
+    rules = replace(configuration.policy, digest=policy_digest(configuration))
     configuration = replace(configuration, policy=rules)
     return replace(configuration, digest=configuration_digest(configuration))
 
 
 def _check_providers(configuration: Configuration, document: Section) -> None:
     served = {provider.type: provider.origin.line for provider in configuration.providers}
-    for entry in configuration.registry.values():
-        kind = type_of(entry.ref)
+    needed = [(entry.ref, f"secret `{entry.name}` ({entry.origin})") for entry in configuration.registry.values()]
+    needed += [(rule.template, f"`create_in` ({rule.origin})") for rule in configuration.create_in]
+    needed += [(ref, f"the draft of `{name}`") for ref, name in _checked_drafts(configuration, document)]
+    for ref, whose in needed:
+        kind = type_of(ref)
         if kind not in served:
             near = get_close_matches(kind, served, 1)
             raise document.error(
-                f"no provider of type `{kind}`, which secret `{entry.name}` ({entry.origin}) needs",
+                f"no provider of type `{kind}`, which {whose} needs",
                 f"did you mean it by `{near[0]}`?" if near else f"write `provider:` and `type: {kind}` below it",
                 served[near[0]] if near else 0,
             )
+
+
+def _checked_drafts(configuration: Configuration, document: Section) -> list[tuple[str, str]]:
+    """The places of drafts and whose they are; no name leads to one of them."""
+    registry = configuration.registry.values()
+    drafts = [(entry.rotation.draft, entry.name) for entry in registry if entry.rotation is not None]
+    taken = {versioned_part(entry.ref).casefold(): entry.name for entry in registry}
+    for draft, name in drafts:
+        entry = configuration.registry[name]
+        reached = [found for rule in configuration.create_in if (found := rule.name_at(draft)) is not None]
+        part = versioned_part(draft).casefold()  # to write a draft must change nobody else's version
+        other = taken.get(part) or next(iter(reached), None)
+        if other is not None:
+            raise document.error(
+                f"the draft of `{name}` ({entry.origin}) would be kept in the place of `{other}`",
+                "write `draft:` in its rotation, with a place of its own",
+            )
+        taken[part] = f"{name} (its draft)"
+    return drafts

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
-from broker_worker.core.policy import Origin
+from broker_worker.core.policy import VERBS, Origin, Verb
 from broker_worker.files.quantities import parse_moment
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import read_yaml
@@ -13,7 +13,7 @@ from broker_worker.files.yaml_reader import read_yaml
 DEFAULT_RUN = "run-0"
 """The run of a case that names none."""
 _VERDICTS: Final = ("allow", "approval", "deny")
-_KEYS = ("agent", "secret", "run", "purpose", "at", "expect", "rule", "reason")
+_KEYS = ("agent", "secret", "action", "overwrite", "run", "purpose", "at", "expect", "rule", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Expectation:
         purpose: what it would say that it is for.
         at: when, ms since the epoch; None for now.
         expect: `allow`, `approval` (allowed once people allow it) or `deny`.
+        action: what it would do with the name: `resolve`, `write` or `generate`.
+        overwrite: whether it would replace a version that is there.
         rule: the line that must decide, such as `policy.yaml:12`; None for any.
         reason: the reason that must be given, such as `no_grant`; None for any.
     """
@@ -41,6 +43,8 @@ class Expectation:
     expect: str
     rule: str | None
     reason: str | None
+    action: Verb = "resolve"
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,8 @@ def read_expectations(path: Path) -> ExpectationTable:
 def _read_case(section: Section) -> Expectation:
     run, purpose, at = section.get("run"), section.get("purpose"), section.get("at")
     rule, reason = section.get("rule"), section.get("reason")
+    action, overwrite = section.get("action"), section.get("overwrite")
+    word = "resolve" if action is None else action.choice(*VERBS)
     return Expectation(
         origin=section.origin,
         agent=section.require("agent").name(check_agent_id),
@@ -85,4 +91,6 @@ def _read_case(section: Section) -> Expectation:
         ),
         rule=None if rule is None else rule.text("a line such as policy.yaml:12"),
         reason=None if reason is None else reason.text("a reason such as no_grant"),
+        action=next(verb for verb in VERBS if verb == word),
+        overwrite=overwrite is not None and overwrite.boolean(),
     )

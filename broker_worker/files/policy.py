@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import MAX_RUN_ID, NamePattern, check_agent_id, check_secret_name, is_agent_id
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import AgentPolicy, Denial, Grant, Policy, Role
+from broker_worker.core.policy import VERBS, AgentPolicy, Denial, Grant, Policy, Role, Verb
 from broker_worker.files.approval_rule import read_approval_rule
 from broker_worker.files.quantities import parse_duration, parse_moment, parse_rate
 from broker_worker.files.sections import Section, Value, nearest
@@ -24,7 +24,18 @@ RUN_LIMIT = Rate(count=600, period=60_000, burst=100)
 SECRET_LIMIT = Rate(count=6000, period=60_000, burst=1000)
 """A secret, all agents together, where nothing else is written."""
 
-_GRANT_KEYS = ("secret", "pattern", "max_ttl", "rate", "purpose", "runs", "not_after", "approval")
+_GRANT_KEYS = (
+    "secret",
+    "pattern",
+    "actions",
+    "overwrite",
+    "max_ttl",
+    "rate",
+    "purpose",
+    "runs",
+    "not_after",
+    "approval",
+)
 _MAX_BURST = 1_000_000
 _RUN_PATTERN = re.compile(r"[a-z0-9._-]*\*?[a-z0-9._-]*", re.ASCII)
 
@@ -160,6 +171,7 @@ class _PolicyReader:
         section = item.section(*_GRANT_KEYS)
         max_ttl, purpose, not_after = section.get("max_ttl"), section.get("purpose"), section.get("not_after")
         approval = section.get("approval")
+        actions = _actions(section.get("actions"))
         return Grant(
             pattern=self._pattern_of(section),
             origin=item.origin,
@@ -170,6 +182,8 @@ class _PolicyReader:
             runs=_runs(section.get("runs")),
             not_after=None if not_after is None else not_after.parsed(parse_moment),
             approval=None if approval is None else read_approval_rule(approval),
+            actions=actions,
+            overwrite=_overwrite(section.get("overwrite"), actions),
         )
 
     def _pattern_of(self, section: Section) -> NamePattern:
@@ -214,6 +228,32 @@ def _runs(value: Value | None) -> tuple[str, ...] | None:
     if not patterns:
         raise value.error("the list is empty, so the entry would cover no run", "leave `runs` out to cover all of them")
     return tuple(patterns)
+
+
+def _actions(value: Value | None) -> tuple[Verb, ...]:
+    """What an entry allows; reading alone where nothing is written."""
+    if value is None:
+        return ("resolve",)
+    found: list[Verb] = []
+    for item in value.items(hint="write `actions: [resolve, write]`"):
+        word = item.choice(*VERBS)
+        verb = next(verb for verb in VERBS if verb == word)
+        if verb in found:
+            raise item.error(f"`{verb}` stands twice", "keep one of the two")
+        found.append(verb)
+    if not found:
+        raise value.error("the list is empty, so the entry would allow nothing", "leave it out to allow `resolve`")
+    return tuple(found)
+
+
+def _overwrite(value: Value | None, actions: tuple[Verb, ...]) -> bool:
+    if value is None or not value.boolean():
+        return False
+    if actions == ("resolve",):
+        raise value.error(
+            "`overwrite` stands in an entry that allows no writing", "add `actions: [write]`, or remove it"
+        )
+    return True
 
 
 def _rate(value: Value | None) -> Rate | None:

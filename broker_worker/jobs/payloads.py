@@ -14,6 +14,8 @@ NOTIFICATIONS: Final = "notifications"
 """The queue of the process that reaches people; it has no access to the vault."""
 UPSTREAM: Final = "upstream"
 """The queue of the process that tells vaults to take credentials back."""
+ROTATIONS: Final = "rotations"
+"""The queue of the process that rotates secrets when their time has come."""
 MAX_PAYLOAD: Final = 32 * 1024
 
 Text = Annotated[str, Meta(max_length=256)]
@@ -66,6 +68,12 @@ class UpstreamRevocation(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     upstream_lease: Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
+class DueRotation(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A secret whose next version is due by its schedule."""
+
+    name: Name
+
+
 class JobKind:
     """A kind of job.
 
@@ -111,4 +119,5 @@ _DAY = 24 * 3600
 NOTIFY_APPROVAL: Final = JobKind("notify_approval", NOTIFICATIONS, ApprovalNotice, _DAY)
 DELIVER: Final = JobKind("deliver", NOTIFICATIONS, Delivery, _DAY)
 REVOKE_UPSTREAM: Final = JobKind("revoke_upstream", UPSTREAM, UpstreamRevocation, None)
-KINDS: Final[Mapping[str, JobKind]] = {kind.name: kind for kind in (NOTIFY_APPROVAL, DELIVER, REVOKE_UPSTREAM)}
+ROTATE: Final = JobKind("rotate", ROTATIONS, DueRotation, _DAY)
+KINDS: Final[Mapping[str, JobKind]] = {kind.name: kind for kind in (NOTIFY_APPROVAL, DELIVER, REVOKE_UPSTREAM, ROTATE)}

@@ -14,7 +14,7 @@ from broker_worker.core.errors import QueueError
 from broker_worker.files.notifications import load_notifications
 from broker_worker.jobs.functions import JobFunction
 from broker_worker.jobs.notifying import Notifying
-from broker_worker.jobs.payloads import DELIVER, NOTIFICATIONS, Delivery
+from broker_worker.jobs.payloads import DELIVER, Delivery, JobKind
 from broker_worker.jobs.queue import connect_jobs
 from broker_worker.jobs.sealed_job import SealedQueue
 from broker_worker.jobs.sealing import JobSealer
@@ -55,10 +55,15 @@ class JobProcess:
             environ: where addresses and keys may stand.
         """
         targets = lambda: load_notifications(config)  # noqa: E731  # a line is enough
-        return Notifying(targets, self._hand_over, self.reporter.notified, environ).functions()
+        return Notifying(targets, self._deliver, self.reporter.notified, environ).functions()
 
     def work(
-        self, functions: Mapping[str, JobFunction], *, burst: bool = False, until_stdin_ends: bool = False
+        self,
+        functions: Mapping[str, JobFunction],
+        *,
+        burst: bool = False,
+        until_stdin_ends: bool = False,
+        each_turn: Callable[[], None] | None = None,
     ) -> None:
         """Do jobs until SIGTERM or SIGINT, finishing the one at hand.
 
@@ -66,6 +71,7 @@ class JobProcess:
             functions: what jobs may name.
             burst: end when nothing is due.
             until_stdin_ends: end as well when standard input does: when a supervisor that holds it dies.
+            each_turn: called about once a second, between jobs.
 
         Raises:
             QueueError: if the queue went away.
@@ -74,7 +80,7 @@ class JobProcess:
         if until_stdin_ends:
             threading.Thread(target=_end_with_stdin, name="supervisor-watch", daemon=True).start()
         try:
-            worker = SealedWorker(self._queue, functions, self._sealer, self.reporter, self._now)
+            worker = SealedWorker(self._queue, functions, self._sealer, self.reporter, self._now, each_turn)
             _log.info("jobs_ready", queue=self._queue.name, functions=sorted(functions))
             worker.work(burst=burst)
         except RedisError as error:
@@ -83,10 +89,15 @@ class JobProcess:
             self._connection.close()
         _log.info("jobs_stopped", queue=self._queue.name)
 
-    def _hand_over(self, delivery: Delivery, job_id: str) -> None:
-        payload = DELIVER.encode({"target": delivery.target, "notice": delivery.notice})
-        sealed = self._sealer.seal(DELIVER.name, payload, queue=NOTIFICATIONS, job_id=job_id, now=self._now())
-        self._queue.add(sealed, job_id, DELIVER.keep_seconds)
+    def hand_over(self, kind: JobKind, payload: Mapping[str, object], job_id: str) -> None:
+        """Hand a job over to this very queue; one that stands there already under its id stays as it is."""
+        sealed = self._sealer.seal(
+            kind.name, kind.encode(payload), queue=self._queue.name, job_id=job_id, now=self._now()
+        )
+        self._queue.add(sealed, job_id, kind.keep_seconds)
+
+    def _deliver(self, delivery: Delivery, job_id: str) -> None:
+        self.hand_over(DELIVER, {"target": delivery.target, "notice": delivery.notice}, job_id)
 
 
 def _no_queue(error: RedisError) -> QueueError:

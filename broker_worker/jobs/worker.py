@@ -71,6 +71,7 @@ class SealedWorker(SimpleWorker):
         sealer: opens jobs.
         reporter: told of jobs that are refused.
         now: the time, ms since the epoch.
+        each_turn: called about once a second, between jobs.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class SealedWorker(SimpleWorker):
         sealer: JobSealer,
         reporter: Reporter,
         now: Callable[[], int],
+        each_turn: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(
             [queue],
@@ -99,6 +101,7 @@ class SealedWorker(SimpleWorker):
         self._done: OrderedDict[str, None] = OrderedDict()
         self._refused: Counter[str] = Counter()
         self._report_at = 0
+        self._each_turn = each_turn
 
     @property
     def dequeue_timeout(self) -> int:
@@ -114,6 +117,8 @@ class SealedWorker(SimpleWorker):
         """Bring back what is due, and report what was refused since the last time."""
         self._queue.bring_back(self._now() / 1000)
         clean_worker_registry(self._queue)
+        if self._each_turn is not None:
+            self._each_turn()
         if self._now() >= self._report_at:
             self._report_refused()
             self._report_at = self._now() + _REPORT_MS

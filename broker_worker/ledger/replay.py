@@ -7,7 +7,7 @@ from typing import Final, Literal
 from agent_sdk.wire.audit import AuditEvent, parse_time
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.policy import Grant, decide
+from broker_worker.core.policy import VERB_OF, Grant, decide
 
 Change = Literal["refused", "allowed", "asks"]
 
@@ -82,7 +82,7 @@ def replay(events: Iterable[AuditEvent], candidate: Configuration) -> Replay:
     """Decide everything that was recorded once more, as it was asked then.
 
     Limits and vaults are not replayed: a name that was refused for a rate counts as one that the policy allowed. A
-    token's own scope is only known where it was the reason for a refusal.
+    token's own scope, and that a version was to be replaced, is only known where it was the reason for a refusal.
 
     Args:
         events: recorded events; those that are no decisions about a name are passed over.
@@ -131,8 +131,18 @@ def _decide_again(event: AuditEvent, candidate: Configuration) -> tuple[int, Cha
     agent, run, name = event.agent_id or "", event.run_id or "", event.secret_name or ""
     at = parse_time(event.timestamp)
     in_scope = event.reason != "out_of_scope"
-    decision = decide(candidate.policy, agent, run, name, purpose=event.purpose or "", now=at, in_scope=in_scope)
-    is_known = candidate.policy_only or name in candidate.registry
+    decision = decide(
+        candidate.policy,
+        agent,
+        run,
+        name,
+        purpose=event.purpose or "",
+        now=at,
+        in_scope=in_scope,
+        verb=VERB_OF[event.action or "resolve"],
+        replaces=event.reason == "overwrite_not_granted",
+    )
+    is_known = candidate.policy_only or candidate.entry_of(name) is not None
     allowed = decision.allowed and is_known
     reason = "unknown_secret" if decision.allowed and not is_known else decision.reason
     rule = "" if decision.origin is None else str(decision.origin)

@@ -24,8 +24,8 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.control import decision_message, decode_control
 from broker_worker.core.errors import ApprovalError, QueueError
 from broker_worker.files.keys import load_public_identity, load_seed
+from broker_worker.people.announcing import CONTROL_LENGTH
 from broker_worker.people.assertion import check_assertion
-from broker_worker.people.revoking import CONTROL_LENGTH
 from broker_worker.queue.acl import CONSOLE
 from broker_worker.queue.login import process_url
 from broker_worker.queue.streams import is_far_ahead

@@ -8,28 +8,19 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import nacl.bindings as sodium
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from agent_sdk.wire import keynames
 from broker_worker.core.control import revocation_message
 from broker_worker.core.errors import BrokerError, QueueError, SetupError
 from broker_worker.core.revocations import Kind, Revocation, Revocations, check_subject, sign_revocation
-from broker_worker.files.keys import control_public, ensure_control_seed, load_seed
-from broker_worker.queue.acl import CONSOLE
-from broker_worker.queue.login import process_url
+from broker_worker.files.keys import control_public, ensure_control_seed
+from broker_worker.people.announcing import announce
 from broker_worker.settings import Settings
 from broker_worker.state.revocation_file import RevocationFile
 
-CONTROL_LENGTH = 10_000
-"""How many entries `sb:control` keeps, about: workers read them at once, and orders stand in the file as well."""
 MAX_TEXT = 256
-_QUEUE_SECONDS = 5.0
 
 Order = Literal["revoke", "reinstate"]
 Subject = tuple[str, str | None]
@@ -141,7 +132,7 @@ async def _give(
     if not subjects:
         return []
     revocations, signed = await asyncio.to_thread(_write, settings, order, kind, subjects, reason, by)
-    problem = await _announce(settings, signed)
+    problem = await announce(settings, [revocation_message(each) for each in signed])
     if problem:
         raise NotAnnouncedError(revocations, problem)
     return revocations
@@ -174,25 +165,3 @@ def _write(
     signed = [sign_revocation(revocation, secret) for revocation in revocations]
     RevocationFile(settings.revocations_file, public).append_all(signed)
     return revocations, signed
-
-
-async def _announce(settings: Settings, orders: Sequence[bytes]) -> str:
-    """Put orders onto the queue; what prevented it, if anything did."""
-    try:
-        url = process_url(settings.queue_address, settings.keys_dir, CONSOLE, load_seed)
-        client = Redis.from_url(url, protocol=2, socket_timeout=_QUEUE_SECONDS, retry=Retry(NoBackoff(), 0))
-    except (SetupError, ValueError) as error:
-        return str(error)
-    try:
-        async with asyncio.timeout(_QUEUE_SECONDS), client.pipeline(transaction=False) as pipeline:
-            for signed in orders:
-                fields: Any = {keynames.MESSAGE_FIELD: revocation_message(signed)}
-                pipeline.xadd(keynames.CONTROL, fields, maxlen=CONTROL_LENGTH, approximate=True)
-            await pipeline.execute()
-    except TimeoutError:
-        return f"no answer within {_QUEUE_SECONDS:.0f} s"
-    except (RedisError, OSError) as error:
-        return str(error)
-    finally:
-        await client.aclose()
-    return ""

@@ -34,7 +34,7 @@ def describe(item: Item, now: int) -> tuple[tuple[str, str], ...]:
         ("run", request.run_id),
         ("task", request.task or "the run's token names none"),
         ("why", request.purpose or "the agent gives no reason"),
-        ("to do", _ACTIONS[request.action]),
+        ("to do", _ACTIONS[request.action] + (f": {request.writes}" if request.writes else "")),
         ("good for", grant_text(request.grant)),
         ("today", _asked(request)),
         ("rule", f"{request.rule}, policy {request.policy[:16]}"),

@@ -25,6 +25,7 @@ from broker_worker.pipeline.letters import Letter, seal_notice
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.reach import ended_by, runs_reached, sharing_with
 from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import AuditSink, Cache, JobQueue, OnceLog, RevocationLog
 
@@ -67,6 +68,7 @@ class Affairs:
         peers: the runs that this worker has heard of.
         nonces: for sealing notices.
         jobs: takes what may be late.
+        superseding: hears of writes.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class Affairs:
         peers: PeerCache,
         nonces: Nonces,
         jobs: JobQueue,
+        superseding: Superseding,
     ) -> None:
         self.approvals = approvals
+        self.superseding = superseding
         self.leases = leases
         self.revocations = revocations
         self.unpublished: dict[bytes, ApprovalRequest] = {}
@@ -196,6 +200,8 @@ class Affairs:
         """
         try:
             message = decode_control(raw)
+            if message.kind == "write":
+                return self.superseding.take(message.body, configuration, session, now)
             if message.kind == "revocation":
                 revocation = open_revocation(message.body, self._keys.control_public)
                 self._unkept[message.body] = None
@@ -371,7 +377,7 @@ class Affairs:
             return
         self._cache.forget_lent(over.keys())
         for upstream, holding in over.items():
-            entry = configuration.registry.get(holding.lease.name)
+            entry = configuration.entry_of(holding.lease.name)
             if entry is not None:
                 scheme = entry.ref.partition("://")[0]
                 self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": upstream})

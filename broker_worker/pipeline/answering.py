@@ -11,7 +11,10 @@ from broker_worker.pipeline.batch import Ask, Case
 def _result(case: Case) -> Result:
     if case.code is not None:
         approval = None if case.approval is None else case.approval.request.digest()[:8]
-        return Result(case.name, "refused", code=case.code, retry_after=case.retry_after, approval=approval)
+        there = case.version if case.code is Code.CONFLICT else None  # what the writer may replace instead
+        return Result(
+            case.name, "refused", code=case.code, version=there, retry_after=case.retry_after, approval=approval
+        )
     return Result(
         case.name,
         "granted",

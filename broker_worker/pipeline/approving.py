@@ -1,11 +1,14 @@
 """Where people stand in the way: names that need an approval go on only with one, and people are asked for the rest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Literal
+
+import msgspec
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Resolve
+from agent_sdk.wire.messages import Generate, Put, Resolve
 from broker_worker.core.approval_book import ApprovalBook, ApprovalKey, Matter
 from broker_worker.core.approvals import ApprovalRequest
 from broker_worker.core.approvers import Approvers
@@ -14,6 +17,13 @@ from broker_worker.core.errors import AuditError
 from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.ports import Admission, AdmissionAsk, Cache, OnceLog
 
+APPROVED_ACTIONS: Mapping[str, Literal["resolve", "put", "generate"]] = {
+    "resolve": "resolve",
+    "put": "put",
+    "generate": "generate",
+}
+"""What people can be asked to allow."""
+_MARKED = msgspec.msgpack.Encoder()
 EXPIRED_TOLD_MS = 30_000
 """For how long an agent that asks again is told that nobody decided in time; afterwards people are asked anew."""
 _USED_KEPT_MS = 24 * 3600 * 1000
@@ -64,7 +74,7 @@ class Approvals:
             now: the time, ms since the epoch.
         """
         for ask in asks:
-            if ask.guarded and ask.action == "resolve":
+            if ask.guarded and ask.action in APPROVED_ACTIONS:
                 self._note_approved(ask, configuration, now)
 
     def _note_approved(self, ask: Ask, configuration: Configuration, now: int) -> None:
@@ -82,7 +92,8 @@ class Approvals:
         """Names of one request under one policy entry or the same words: they are approved together or not at all."""
         approvers, policy = configuration.approvers, configuration.policy.digest
         key = _key(ask, cases, policy)
-        if self._cache.redact(key.purpose) != key.purpose:  # people would not see what they sign, others would
+        texts = (key.purpose, _writes(ask))
+        if any(self._cache.redact(text) != text for text in texts):  # people would not see what they sign, others would
             for case in cases:
                 case.refuse(Code.DENIED, "purpose_holds_a_value")
             return None
@@ -118,7 +129,7 @@ class Approvals:
             run_id=key.run_id,
             run_key=key.run_key,
             names=key.names,
-            action="resolve",
+            action=APPROVED_ACTIONS[key.action],
             purpose=key.purpose,
             task=ask.identity.task,
             policy=key.policy,
@@ -131,6 +142,8 @@ class Approvals:
             request_id=ask.request.request_id,
             asked_today=self.book.asked_today(key.agent_id, now),
             worker=self._worker,
+            writes=_writes(ask),
+            content=key.content,
         )
         matter = self.book.add(request)
         for case in cases:
@@ -248,14 +261,39 @@ def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:
         identity.run_id,
         identity.run_public_key,
         tuple(case.name for case in cases),
-        "resolve",
-        body.purpose if isinstance(body, Resolve) else "",
+        ask.action,
+        body.purpose if isinstance(body, Resolve | Put | Generate) else "",
         policy,
         str(cases[0].decision.origin),
         tuple(sorted(rule.approvers)),
         rule.quorum,
         rule.grant,
+        _content(ask),
     )
+
+
+def _writes(ask: Ask) -> str:
+    """What a write would do, in words that people sign; nothing in it comes from the value."""
+    body = ask.request.body
+    if not isinstance(body, Put | Generate):
+        return ""
+    what = "create" if body.replaces is None else f"replace {body.replaces}"
+    return what if isinstance(body, Put) else f"{what} {body.recipe}"
+
+
+def _content(ask: Ask) -> bytes | None:
+    """What stands for all that a write would store, so that what was approved is what is written."""
+    body = ask.request.body
+    if isinstance(body, Put):
+        return content_mark(ask, "put", body.name, body.replaces or "", body.value)
+    if isinstance(body, Generate):
+        return content_mark(ask, "generate", body.name, body.replaces or "", body.recipe, body.reveal)
+    return None
+
+
+def content_mark(ask: Ask, *parts: str | bytes | bool) -> bytes:
+    """A mark of some parts of a request, with the key that only its run and the broker have (`Opener.mark`)."""
+    return ask.peer.requests.mark(_MARKED.encode(parts))
 
 
 def _spends(case: Case) -> bool:

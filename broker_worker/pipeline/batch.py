@@ -63,6 +63,7 @@ class Ask:
 
     Args:
         guarded: whether people may have to approve one of its names.
+        writes: whether it stores a value, which the vault must be asked for.
         draft: the sealed reply that was prepared for it.
     """
 
@@ -78,6 +79,7 @@ class Ask:
     retry_after: int | None = None
     names: tuple[str, ...] = ()
     guarded: bool = False
+    writes: bool = False
     draft: bytes | None = field(default=None, repr=False)
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:

@@ -5,7 +5,9 @@ from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Generate, ListNames, Put, Release, Renew, Resolve
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import Policy, decide
+from broker_worker.core.policy import VERB_OF, Decision, Policy, Verb, decide
+from broker_worker.core.recipes import parse_recipe
+from broker_worker.core.redaction import repeats
 from broker_worker.pipeline.batch import Action, Ask, Case
 from broker_worker.ports import AdmissionAsk, Limit
 
@@ -17,6 +19,8 @@ ACTIONS: dict[type, Action] = {
     Release: "release",
     ListNames: "list",
 }
+VALUE_SHOWN = "value_in_the_open"
+"""Why a write is refused whose name or purpose contains the value: both are recorded."""
 MARKS_MS = 15_000
 """Requests whose deadlines lie in the same 15 s have their replay marks in one hash, which ends as a whole."""
 MARKS_KEPT_MS = 60_000
@@ -42,8 +46,43 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
             _refuse_beyond_burst(ask, configuration)
     elif isinstance(body, ListNames):
         ask.names = _names_for(ask, configuration, now)
+    elif isinstance(body, Put | Generate):
+        _open_write(ask, body, configuration, now)
     else:
         ask.refuse(Code.DENIED, "action_not_granted")
+
+
+def _open_write(ask: Ask, body: Put | Generate, configuration: Configuration, now: int) -> None:
+    """Decide a write; what it asks beside the name is looked at only once the name is allowed."""
+    if isinstance(body, Put) and repeats(body.value, body.name, body.purpose, body.replaces or ""):
+        ask.refuse(Code.INVALID, VALUE_SHOWN)
+        return
+    replaces = body.replaces is not None
+    case = _case(ask, configuration, body.name, body.purpose, now, VERB_OF[ask.action], replaces=replaces)
+    ask.cases, ask.writes, ask.guarded = [case], True, case.rule is not None
+    if case.code is not None:
+        return
+    if isinstance(body, Put):
+        if not body.value:
+            case.refuse(Code.INVALID, "empty_value")
+        return
+    try:
+        parse_recipe(body.recipe)
+    except ValueError:
+        case.refuse(Code.INVALID, "unknown_recipe")
+        return
+    if body.reveal and not may_read(reading_of(ask, body.name, body.purpose, configuration, now)):
+        case.refuse(Code.DENIED, "reading_not_granted")
+
+
+def reading_of(ask: Ask, name: str, purpose: str, configuration: Configuration, now: int) -> Decision:
+    """What the policy says of reading a name that this run has a value made for."""
+    return _decided(ask, configuration, name, purpose, now)
+
+
+def may_read(reading: Decision) -> bool:
+    """Whether a value may be shown with the answer that it was made: reading it needs nobody's approval."""
+    return reading.allowed and reading.grant is not None and reading.grant.approval is None
 
 
 def _refuse_beyond_burst(ask: Ask, configuration: Configuration) -> None:
@@ -54,10 +93,19 @@ def _refuse_beyond_burst(ask: Ask, configuration: Configuration) -> None:
             ask.refuse(Code.TOO_LARGE, "more_names_than_burst")
 
 
-def _case(ask: Ask, configuration: Configuration, name: str, purpose: str, now: int) -> Case:
+def _decided(
+    ask: Ask,
+    configuration: Configuration,
+    name: str,
+    purpose: str,
+    now: int,
+    verb: Verb = "resolve",
+    *,
+    replaces: bool = False,
+) -> Decision:
     identity = ask.identity
     in_scope = identity.scope is None or identity.in_scope(name)
-    decision = decide(
+    return decide(
         configuration.policy,
         identity.agent_id,
         identity.run_id,
@@ -65,9 +113,24 @@ def _case(ask: Ask, configuration: Configuration, name: str, purpose: str, now: 
         purpose=purpose,
         now=now,
         in_scope=in_scope,
+        verb=verb,
+        replaces=replaces,
     )
+
+
+def _case(
+    ask: Ask,
+    configuration: Configuration,
+    name: str,
+    purpose: str,
+    now: int,
+    verb: Verb = "resolve",
+    *,
+    replaces: bool = False,
+) -> Case:
+    decision = _decided(ask, configuration, name, purpose, now, verb, replaces=replaces)
     grant = decision.grant
-    case = Case(name, decision, configuration.registry.get(name), None if grant is None else grant.approval)
+    case = Case(name, decision, configuration.entry_of(name), None if grant is None else grant.approval)
     if not decision.allowed:
         case.refuse(Code.DENIED, decision.reason)
     elif case.entry is None:

@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
@@ -12,16 +11,15 @@ from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.core.approvals import ApprovalRequest
 from broker_worker.core.backstop import Backstop
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import ProviderError
 from broker_worker.pipeline import records
 from broker_worker.pipeline.affairs import Affairs
-from broker_worker.pipeline.approving import is_approved
+from broker_worker.pipeline.approving import APPROVED_ACTIONS, is_approved
 from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.pipeline.deciding import ACTIONS, Limits, open_cases
 from broker_worker.pipeline.opening import Opener
 from broker_worker.pipeline.releasing import REPLAY, Release, Releaser
 from broker_worker.pipeline.session import Nonces, Session
-from broker_worker.pipeline.settling import Settler, Waiting
+from broker_worker.pipeline.settling import Served, Settler, Waiting
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import (
     Admission,
@@ -31,24 +29,11 @@ from broker_worker.ports import (
     Cache,
     Clock,
     Entry,
-    Fetched,
     Verdict,
 )
 
 COLD_PER_TURN = 1
 """How many runs are proved a turn: each costs a quarter of a millisecond or more, and everybody else waits for it."""
-NOT_FOUND_MS = 10_000
-"""How long a failure that is about the name is remembered, ms."""
-UNAVAILABLE_MS = 1_000
-"""How long a failure that may pass is remembered at most, ms: its provider knows by itself when to ask again."""
-
-
-@dataclass(slots=True)
-class Served:
-    """What became of a batch: sealed replies to send, and asks that wait for the vault."""
-
-    answers: list[Answer] = field(default_factory=list)
-    waiting: list[Waiting] = field(default_factory=list)
 
 
 class Desk:
@@ -81,6 +66,8 @@ class Desk:
     ) -> None:
         self.configuration = configuration
         self.opener = opener
+        self.settler = Settler(cache, affairs, clock, provider_of)
+        self.keep = self.settler.keep
         self.session = session
         self.affairs = affairs
         self._limits = Limits(configuration.policy)
@@ -89,13 +76,8 @@ class Desk:
         self._clock = clock
         self._tally = Tally()
         self._releaser = Releaser(sink, cache, clock, self._tally, Nonces(entropy))
-        self._settler = Settler(cache, affairs, provider_of)
         self._backstop = Backstop()
         self._is_calm = True
-
-    def set_provider_names(self, provider_of: Callable[[str], str]) -> None:
-        """Tell the audit other names of the providers that serve references."""
-        self._settler.provider_of = provider_of
 
     async def serve(
         self,
@@ -142,7 +124,9 @@ class Desk:
             raise
         # people are asked what was recorded, and nothing else
         (self.affairs.ask if release.is_recorded else self.affairs.approvals.withdraw)(asked)
-        return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting)
+        writes = [each.ask for each in waiting if each.ask.writes]
+        waiting = [each for each in waiting if not each.ask.writes] if writes else waiting
+        return Served([Answer(entry) for entry, _ in opened.junk] + answers, waiting, writes)
 
     def _decide(self, ask: Ask, now: int) -> None:
         """Decide every name of a request: by what was revoked first, then by the policy."""
@@ -243,7 +227,7 @@ class Desk:
         """Let names that need an approval go on if they have one; returns what people must be asked, and records."""
         asked: list[ApprovalRequest] = []
         for ask in asks:
-            if ask.guarded and ask.code is None and ask.action == "resolve":
+            if ask.guarded and ask.code is None and ask.action in APPROVED_ACTIONS:
                 asked += self.affairs.approvals.apply(ask, self.configuration, now)
         return asked, noted + [records.approval_requested(request, now) for request in asked]
 
@@ -255,8 +239,11 @@ class Desk:
         """Asks that must wait for a vault, and the others with what the cache has for them."""
         waiting, settled = list[Waiting](), list[Ask]()
         for ask in asks:
+            if ask.writes and ask.code is None and ask.draft is None and ask.cases[0].code is None:
+                waiting.append(Waiting(ask, {}))
+                continue
             missing, known = (
-                self._settler.fill(ask, self.configuration, now) if ask.code is None and ask.draft is None else ({}, {})
+                self.settler.fill(ask, self.configuration, now) if ask.code is None and ask.draft is None else ({}, {})
             )
             if missing:
                 waiting.append(Waiting(ask, missing, known))
@@ -283,33 +270,40 @@ class Desk:
         Raises:
             QueueError: if that failed; nothing was released, the entries stay pending.
         """
+        asks = [each.ask for each in waiting]
+        await self.ask_again(
+            asks, admission, lambda now: self.settler.settle_all_fetched(waiting, self.configuration, now)
+        )
+        return self.release(asks)
+
+    async def ask_again(
+        self, asks: Sequence[Ask], admission: Admission, settle: Callable[[int], object] = lambda now: None
+    ) -> None:
+        """Decide again what waited, settle it, and use its single-use approvals, until nothing changed meanwhile.
+
+        Args:
+            asks: what waited.
+            admission: marks single-use approvals on the queue.
+            settle: called with the time when everything is decided.
+
+        Raises:
+            QueueError: if that failed.
+        """
         now = self._clock.now()
-        for each in waiting:
-            ask = each.ask
+        for ask in asks:
             self._decide_again(ask, now, are_approved=True)
             if ask.request.deadline <= now or ask.identity.expires_at <= now:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
-            for case in ask.cases:
-                if case.code is None:
-                    self._settler.settle_fetched(each, case, self.configuration, now)
-        asks = [each.ask for each in waiting]
+        settle(now)
         rules = self._rules()
         await self.affairs.approvals.use_all(asks, admission, now)
         if not self._hold(asks, rules):
-            return await self.resume(waiting, admission)
+            await self.ask_again(asks, admission, settle)
+
+    def release(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Record settled asks and answer them."""
         _, release = self._prepare([], asks, [])
         return self._releaser.carry_out(release, [], self.session)
-
-    def keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
-        """Put what a vault gave into the cache: a value for `ttl_ms`, a failure briefly."""
-        now = self._clock.now()
-        if isinstance(result, Fetched):
-            self._cache.put(ref, result, ttl_ms, now)
-        else:
-            brief = (
-                NOT_FOUND_MS if result.is_about_the_name else min(result.retry_after or UNAVAILABLE_MS, UNAVAILABLE_MS)
-            )
-            self._cache.put_failure(ref, result, brief, now)
 
     def reconfigure(self, configuration: Configuration, verifier: TokenVerifier, *, forget_values: bool) -> None:
         """Swap the operator's files whole: policy, registry and issuers hold from the next step on.

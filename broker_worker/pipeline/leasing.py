@@ -5,7 +5,7 @@ from collections import OrderedDict
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Release, Renew
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.leases import MAX_LEASE_MS, Holding, LeaseBook, LeaseMint
+from broker_worker.core.leases import MAX_LEASE_MS, Holding, Lease, LeaseBook, LeaseMint
 from broker_worker.core.policy import Decision, decide
 from broker_worker.core.revocations import Revocations
 from broker_worker.pipeline.batch import Ask, Case
@@ -13,6 +13,8 @@ from broker_worker.ports import CachedValue
 
 _ENDED = 32_768
 """How many leases that ended before their time are remembered, so that they are not renewed."""
+_SUPERSEDED = 32_768
+"""Of how many places the last write is remembered."""
 _NOBODY_ASKED = Decision(True, "given_back")
 
 
@@ -29,6 +31,7 @@ class Leases:
         self._mint = mint
         self._revocations = revocations
         self._ended: OrderedDict[str, tuple[Code, str]] = OrderedDict()
+        self._superseded: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
 
     def open(
         self, ask: Ask, case: Case, known: CachedValue, expires_at: int, now: int, *, renewable: bool = True
@@ -109,9 +112,7 @@ class Leases:
             holding = Holding(
                 identity.agent_id, identity.run_id, identity.token_id, identity.run_public_key, lease, lease.ends_at
             )
-        case = Case(
-            lease.name, _NOBODY_ASKED, configuration.registry.get(lease.name), is_counted=False, holding=holding
-        )
+        case = Case(lease.name, _NOBODY_ASKED, configuration.entry_of(lease.name), is_counted=False, holding=holding)
         case.version = lease.version
         ask.cases = [case]
         if isinstance(body, Renew):
@@ -132,10 +133,34 @@ class Leases:
             case.refuse(Code.DENIED, case.decision.reason if case.entry else "unknown_secret")
         elif self._is_revoked(holding):
             case.refuse(Code.REVOKED, "lease_revoked")
+        elif self.is_superseded(case.entry.ref, lease):
+            case.refuse(Code.EXPIRED, "superseded")
         elif lease.lease_id in self._ended:
             case.refuse(*self._ended[lease.lease_id])
         elif now >= min(holding.expires_at, lease.ends_at):
             case.refuse(Code.EXPIRED, "lease_over")
+
+    def supersede(self, ref: str, version: str | None, at: int) -> None:
+        """Note that a place has another value: leases of what it had before are renewed no more.
+
+        Args:
+            ref: the place.
+            version: the new version; None if nobody knows it.
+            at: when, ms since the epoch.
+        """
+        self._superseded[ref] = (at, version)
+        self._superseded.move_to_end(ref)
+        if len(self._superseded) > _SUPERSEDED:
+            self._superseded.popitem(last=False)
+
+    def written_at(self, ref: str) -> int:
+        """When a place was last written, ms since the epoch; -1 if nobody knows of that."""
+        return self._superseded.get(ref, (-1, None))[0]
+
+    def is_superseded(self, ref: str, lease: Lease) -> bool:
+        """Whether a lease is of an older version than the one that was last written."""
+        at, version = self._superseded.get(ref, (-1, None))
+        return lease.issued_at <= at and (version is None or version != lease.version)
 
     def _is_revoked(self, holding: Holding) -> bool:
         lease, revocations = holding.lease, self._revocations

@@ -10,6 +10,7 @@ from broker_worker.core.approvals import ApprovalRequest, Decision
 from broker_worker.core.leases import Holding
 from broker_worker.core.revocations import Revocation
 from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.ports import WriteNote
 
 
 def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy: str) -> AuditRecord:
@@ -229,4 +230,36 @@ def lease_ended(holding: Holding, revocation: Revocation, now: int) -> AuditReco
         lease_id=lease.lease_id,
         reason="revoked",
         subject=revocation.label,
+    )
+
+
+def write_started(ask: Ask, case: Case, now: int, policy: str) -> AuditRecord:
+    """A value is about to be stored: the vault is asked only after this is on disk."""
+    identity, origin, approval = ask.identity, case.decision.origin, case.approval
+    return AuditRecord(
+        v=1,
+        event="write_started",
+        timestamp=format_time(now),
+        agent_id=identity.agent_id,
+        run_id=identity.run_id,
+        secret_name=case.name,
+        action=ask.action,
+        rule=None if origin is None else str(origin),
+        policy=policy,
+        provider=case.provider,
+        approval_id=None if approval is None else approval.request.approval_id,
+        approver=None if approval is None else approval.names_of("approve") or None,
+        request_id=ask.request.request_id.hex(),
+        entry_id=ask.entry.entry_id.decode("ascii", "replace"),
+        run_key=ask.peer.fingerprint,
+        token_id=identity.token_id,
+        issuer=identity.issuer,
+        task=identity.task,
+    )
+
+
+def write_unsettled(note: WriteNote, now: int) -> AuditRecord:
+    """A write began and nothing said what came of it."""
+    return AuditRecord(
+        v=1, event="write_unsettled", timestamp=format_time(now), secret_name=note.name, request_id=note.write_id
     )

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import Resolve
+from agent_sdk.wire.messages import Generate, Put, Resolve
 from broker_worker.core.errors import AuditError
+from broker_worker.core.redaction import NOTE
 from broker_worker.pipeline import records
 from broker_worker.pipeline.answering import encode_refusal, encode_reply
 from broker_worker.pipeline.batch import Ask
+from broker_worker.pipeline.deciding import VALUE_SHOWN
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import Answer, AuditSink, Cache, Clock, Entry
@@ -81,15 +83,19 @@ class Releaser:
                 noted += self._once(("", agent_id, reason), records.unauthenticated(agent_id, reason, now), now)
                 continue
             body = ask.request.body
-            if isinstance(body, Resolve) and body.purpose:
-                ask.purpose = self._cache.redact(body.purpose)
+            if isinstance(body, Resolve | Put | Generate) and body.purpose:
+                ask.purpose = NOTE if reason == VALUE_SHOWN else self._cache.redact(body.purpose)
             if ask.code is not None:
                 record = records.whole_request(ask, now, now_us, policy)
                 noted += self._once((agent_id, ask.identity.run_id, reason), record, now)
             elif not ask.cases:
                 noted.append(records.whole_request(ask, now, now_us, policy))
             for case in ask.cases if ask.code is None else ():
-                name = case.name if case.entry else self._cache.redact(case.name)
+                entry = (
+                    case.entry
+                )  # of names that nobody wrote into the registry only those that were granted are known
+                is_known = entry is not None and (case.code is None or not entry.is_created)
+                name = case.name if is_known else self._cache.redact(case.name)
                 noted.append(records.access(ask, case, name, now, now_us, policy))
         return noted
 

@@ -1,15 +1,21 @@
 """Values meet the cases that may have them: from the cache, or as a vault gave them, each under a lease."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.policy import Decision
 from broker_worker.pipeline.affairs import Affairs
 from broker_worker.pipeline.batch import Ask, Case
-from broker_worker.ports import Cache, CachedValue, Fetched
+from broker_worker.ports import Answer, Cache, CachedValue, Clock, Fetched
+
+NOT_FOUND_MS = 10_000
+"""How long a failure that is about the name is remembered, ms."""
+UNAVAILABLE_MS = 1_000
+"""How long a failure that may pass is remembered at most, ms: its provider knows by itself when to ask again."""
 
 
 @dataclass(slots=True)
@@ -29,20 +35,42 @@ class Waiting:
     found: dict[str, Fetched | ProviderError] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Served:
+    """What became of a batch: sealed replies to send, asks that wait for the vault, and asks that write to it."""
+
+    answers: list[Answer] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+    writes: list[Ask] = field(default_factory=list)
+
+
 class Settler:
     """Gives values and ends to cases, or says why there is none.
 
     Args:
         cache: values between two uses.
         affairs: what was revoked, and what runs hold.
+        clock: the time.
         provider_of: the name of the provider that serves a reference, for the audit.
     """
 
-    def __init__(self, cache: Cache, affairs: Affairs, provider_of: Callable[[str], str]) -> None:
+    def __init__(self, cache: Cache, affairs: Affairs, clock: Clock, provider_of: Callable[[str], str]) -> None:
         self.provider_of = provider_of
+        self._clock = clock
         self._cache = cache
         self._leases = affairs.leases
         self._revocations = affairs.revocations
+
+    def keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
+        """Put what a vault gave into the cache: a value for `ttl_ms`, a failure briefly."""
+        now = self._clock.now()
+        if isinstance(result, Fetched):
+            self._cache.put(ref, result, ttl_ms, now)
+        else:
+            brief = (
+                NOT_FOUND_MS if result.is_about_the_name else min(result.retry_after or UNAVAILABLE_MS, UNAVAILABLE_MS)
+            )
+            self._cache.put_failure(ref, result, brief, now)
 
     def fill(
         self, ask: Ask, configuration: Configuration, now: int
@@ -78,6 +106,13 @@ class Settler:
         current = known if isinstance(known, CachedValue) else None
         self._leases.settle(ask, configuration, current, now)
 
+    def settle_all_fetched(self, waiting: Sequence[Waiting], configuration: Configuration, now: int) -> None:
+        """Give cases that nothing has refused what the vault gave for them, or say why there is nothing."""
+        for each in waiting:
+            for case in each.ask.cases:
+                if case.code is None:
+                    self.settle_fetched(each, case, configuration, now)
+
     def settle_fetched(self, waiting: Waiting, case: Case, configuration: Configuration, now: int) -> None:
         """Give a case what the vault gave for it, or say why there is nothing."""
         assert case.entry is not None
@@ -93,6 +128,21 @@ class Settler:
             known = self._cache.get(ref, ttl_ms, now) or waiting.known.get(ref, gone)
             self._settle(waiting.ask, case, known, configuration, ttl_ms, now)
 
+    def reveal(
+        self,
+        ask: Ask,
+        case: Case,
+        fetched: Fetched,
+        reading: Decision,
+        configuration: Configuration,
+        ttl_ms: int,
+        now: int,
+    ) -> None:
+        """Give a case the value that was made for it, as if it had been read."""
+        writing, case.decision = case.decision, reading
+        self._settle(ask, case, CachedValue(fetched, now), configuration, ttl_ms, now)
+        case.decision = writing
+
     def _settle(
         self,
         ask: Ask,
@@ -106,6 +156,9 @@ class Settler:
         entry = case.entry
         assert entry is not None
         case.provider = self.provider_of(entry.ref)
+        if isinstance(known, ProviderError) and entry.is_created and known.kind is FailureKind.NOT_FOUND:
+            case.refuse(Code.DENIED, "unknown_secret")  # nobody created it, as if the registry did not have it
+            return
         if isinstance(known, ProviderError):
             stale = self._stale(entry, known, configuration, now)
             if stale is None:

@@ -10,9 +10,11 @@ from redis.exceptions import ResponseError
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.audit import AuditRecord
+from broker_worker.core.control import write_message
 from broker_worker.core.errors import AuditError
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.letters import Letter
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Clock
 from broker_worker.queue.streams import CHANNEL_MS, REPLIES_KEPT
 from broker_worker.queue.upkeep import clear_unusable
@@ -41,6 +43,7 @@ class ControlTail:
         client: a client of the queue that returns bytes, for blocking reads too.
         consumer: this process's name in the consumer group of reports.
         desk: the gate; it takes what is read.
+        writer: hears of writes.
         read_report: the audit record of an authentic report of the job process; None if it is not.
         clock: the time.
         stopping: set when the worker stops.
@@ -51,6 +54,7 @@ class ControlTail:
         client: Any,  # redis-py's types leave open what a reply is
         consumer: str,
         desk: Desk,
+        writer: Writer,
         read_report: Callable[[bytes], AuditRecord | None],
         clock: Clock,
         stopping: asyncio.Event,
@@ -58,6 +62,7 @@ class ControlTail:
         self._client = client
         self._consumer = consumer
         self._desk = desk
+        self._writer = writer
         self._read_report = read_report
         self._clock = clock
         self._stopping = stopping
@@ -103,6 +108,7 @@ class ControlTail:
             desk = self._desk
             try:
                 self._letters += desk.affairs.poll(desk.configuration, desk.session, self._clock.now())
+                self._letters += self._writer.poll()
             except AuditError as error:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
             if self._letters:
@@ -147,6 +153,11 @@ class ControlTail:
             fields: Any = {keynames.MESSAGE_FIELD: affairs.signed(request)}
             await self._client.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
             affairs.published(request, self._desk.configuration)
+        written = affairs.superseding.unpublished
+        for write_id, signed in list(written.items()):
+            fields = {keynames.MESSAGE_FIELD: write_message(signed)}
+            await self._client.xadd(keynames.CONTROL, fields, maxlen=STREAM_LENGTH, approximate=True)
+            written.pop(write_id, None)
 
     async def _send_letters(self) -> None:
         while self._letters:

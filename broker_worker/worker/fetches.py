@@ -1,6 +1,7 @@
 """Fetching what the cache does not have, never in anybody else's way."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from broker_worker.core.errors import FailureKind, ProviderError
@@ -28,6 +29,8 @@ class Fetches:
         self._keep = keep
         self._waiting: dict[int, Waiting] = {}
         self._wanted: dict[str, int] = {}
+        self._in_flight: Counter[str] = Counter()
+        self._outdated: set[str] = set()
         self._work = asyncio.Event()
         self._ready: list[Waiting] = []
         self.done = asyncio.Event()
@@ -58,6 +61,11 @@ class Fetches:
         if self._wanted:
             self._work.set()
 
+    def ask_again(self, ref: str) -> None:
+        """What is being fetched from a place may be old: ask again for it when it comes."""
+        if ref in self._in_flight:
+            self._outdated.add(ref)
+
     def entries(self) -> list[Entry]:
         """The entries whose requests wait or can go on."""
         return [each.ask.entry for each in (*self._waiting.values(), *self._ready)]
@@ -81,6 +89,7 @@ class Fetches:
                 await self._work.wait()
                 self._work.clear()
                 wanted, self._wanted = self._wanted, {}
+                self._in_flight.update(wanted.keys())
                 by_provider: dict[Provider | None, list[str]] = {}
                 for ref in wanted:
                     by_provider.setdefault(self._provider_of(ref), []).append(ref)
@@ -95,7 +104,14 @@ class Fetches:
                 found = await provider.get_many(list(wanted))
         except ProviderError as error:
             failure = error
-        replaced = {ref: ttl_ms for ref, ttl_ms in wanted.items() if self._provider_of(ref) is not provider}
+        finally:
+            self._in_flight -= Counter(wanted.keys())  # what nobody fetches any more is gone from it
+        replaced = {
+            ref: ttl_ms
+            for ref, ttl_ms in wanted.items()
+            if self._provider_of(ref) is not provider or ref in self._outdated
+        }
+        self._outdated.difference_update(wanted)
         self._want(replaced)
         self._deliver({ref: found.get(ref, failure) for ref in wanted.keys() - replaced.keys()}, wanted)
 

@@ -9,11 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from broker_worker.pipeline import Desk
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Answer, Clock, Entry
 from broker_worker.queue.admission import QueueAdmission
 from broker_worker.queue.connection import Command, QueueConnection
 from broker_worker.queue.streams import ReplyWriter, check_replies
 from broker_worker.worker.fetches import Fetches
+from broker_worker.worker.writes import Writes
 
 
 class InHand:
@@ -60,16 +62,24 @@ class Lane:
         connection: an open connection that only this lane uses.
         desk: the gate.
         fetches: takes the requests that wait for a vault.
+        writes: takes the requests that write to one.
         in_hand: the worker's unfinished entries.
         clock: the time.
     """
 
     def __init__(
-        self, connection: QueueConnection, desk: Desk, fetches: Fetches, in_hand: InHand, clock: Clock
+        self,
+        connection: QueueConnection,
+        desk: Desk,
+        fetches: Fetches,
+        writes: Writes,
+        in_hand: InHand,
+        clock: Clock,
     ) -> None:
         self.connection = connection
         self._desk = desk
         self._fetches = fetches
+        self._writes = writes
         self._in_hand = in_hand
         self._clock = clock
         self.admission = QueueAdmission(connection)
@@ -95,10 +105,49 @@ class Lane:
         try:
             served = await self._desk.serve(entries, self.admission, before_release)
             self._fetches.add(served.waiting)
+            self._writes.add(served.writes)
             await self.answer(served.answers, then)
         except BaseException:
-            self._in_hand.keep_only([*self._desk.opener.cold_entries(), *self._fetches.entries()])
+            waiting = [*self._fetches.entries(), *self._writes.entries()]
+            self._in_hand.keep_only([*self._desk.opener.cold_entries(), *waiting])
             raise
+
+    async def answer_fetched(self) -> None:
+        """Settle and send what the vaults gave.
+
+        Raises:
+            QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
+        """
+        ready = self._fetches.take_ready()
+        if ready:
+            try:
+                answers = await self._desk.resume(ready, self.admission)
+            except BaseException:
+                self._in_hand.put_down([each.ask.entry for each in ready])
+                raise
+            await self.answer(answers)
+
+    async def carry_writes(self, writer: Writer) -> None:
+        """Begin the writes whose values are there, and send what came of those that have an outcome.
+
+        Raises:
+            QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
+        """
+        made = self._writes.take_made()
+        if made:
+            try:
+                begun, answers = await writer.begin(made, self.admission)
+            except BaseException:
+                self._writes.drop(made)
+                self._in_hand.put_down([each.ask.entry for each in made])
+                raise
+            self._writes.start(begun)
+            self._writes.drop([each for each in made if each not in begun])
+            await self.answer(answers)
+        finished = self._writes.take_finished()
+        if finished:
+            self._writes.drop(finished)
+            await self.answer(writer.finish(finished))
 
     async def answer(self, answers: Sequence[Answer], then: Callable[[], Command] | None = None) -> None:
         """Send answers and acknowledge their entries.

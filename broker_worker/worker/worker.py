@@ -20,6 +20,7 @@ from broker_worker.core.errors import AuditError, QueueError
 from broker_worker.core.hot_set import NOBODY, HotSet
 from broker_worker.pipeline import Desk, records
 from broker_worker.pipeline.session import start_session
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Clock, Entry
 from broker_worker.queue.claims import claim, hold
 from broker_worker.queue.connection import Command, QueueConnection
@@ -38,6 +39,7 @@ from broker_worker.worker.control_tail import ControlTail
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
 from broker_worker.worker.readers import Reader, Readers
+from broker_worker.worker.writes import Writes
 
 MAIN_LANES = 2
 """One reads and computes while the other's answers are written."""
@@ -74,6 +76,8 @@ class Worker:
         url: the queue, with the broker's login.
         desk: the gate.
         fetches: asks the vaults.
+        writer: begins and ends writes.
+        writes: has the vaults store values.
         hot_set: the agents, and which of them are watched.
         identity_seed: certifies session keys.
         read_report: the audit record of an authentic report of the job process; None if it is not.
@@ -87,6 +91,8 @@ class Worker:
         url: str,
         desk: Desk,
         fetches: Fetches,
+        writer: Writer,
+        writes: Writes,
         hot_set: HotSet,
         identity_seed: bytes,
         read_report: Callable[[bytes], AuditRecord | None],
@@ -97,6 +103,8 @@ class Worker:
         self._url = url
         self._desk = desk
         self._fetches = fetches
+        self._writer = writer
+        self._writes = writes
         self._hot_set = hot_set
         self._identity_seed = identity_seed
         self._clock = clock
@@ -108,7 +116,7 @@ class Worker:
         self._poll_us = POLL_US if processors() > 1 else 0
         self._ended_streams: set[str] = set()
         self._taken_names: set[str] = set()
-        self._tail = ControlTail(self._control, self.consumer, desk, read_report, clock, self._stopping)
+        self._tail = ControlTail(self._control, self.consumer, desk, writer, read_report, clock, self._stopping)
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -117,6 +125,7 @@ class Worker:
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(self._fetches.run()),
+                    group.create_task(self._writes.run()),
                     group.create_task(self._repeat(self._listen)),
                     group.create_task(self._repeat(self._side_lane)),
                     group.create_task(self._repeat(self._tick)),
@@ -180,7 +189,7 @@ class Worker:
         guard = asyncio.create_task(connection.guard(STUCK_SECONDS))
         try:
             await connection.open()
-            yield Lane(connection, self._desk, self._fetches, self._in_hand, self._clock)
+            yield Lane(connection, self._desk, self._fetches, self._writes, self._in_hand, self._clock)
         finally:
             guard.cancel()
             await connection.close()
@@ -290,21 +299,12 @@ class Worker:
             while True:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._fetches.done.wait(), SLICE_SECONDS)
-                await self._answer_fetched(lane)
+                await lane.answer_fetched()
+                await lane.carry_writes(self._writer)
                 if self._clock.monotonic_us() >= sweep_at:
                     sweep_at = self._clock.monotonic_us() + int(SLICE_SECONDS * 1e6)
                     part = (part + 1) % SLICES
                     await self._sweep(lane, sorted(self._hot_set.agents)[part::SLICES])
-
-    async def _answer_fetched(self, lane: Lane) -> None:
-        ready = self._fetches.take_ready()
-        if ready:
-            try:
-                answers = await self._desk.resume(ready, lane.admission)
-            except BaseException:
-                self._in_hand.put_down([each.ask.entry for each in ready])
-                raise
-            await lane.answer(answers)
 
     async def _sweep(self, lane: Lane, agents: Sequence[str]) -> None:
         """Look after a part of the agents; within a second all of them had their turn."""

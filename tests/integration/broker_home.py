@@ -133,7 +133,8 @@ class Home:
         vaults: dict[str, Provider] = {"local": vault or FakeVault(), **(others or {})}
         process.providers = {scheme: hardened(each) for scheme, each in vaults.items()}
         process.fetches.replace(process.providers)
-        process.desk.set_provider_names(provider_names(process.providers))
+        process.writes.replace(process.providers)
+        process.desk.settler.provider_of = provider_names(process.providers)
         worker = asyncio.create_task(process.worker.run())
         changed = asyncio.Event()
         beside = [asyncio.create_task(Reloader(process).run(changed))] if reloading else []

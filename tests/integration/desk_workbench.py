@@ -29,12 +29,17 @@ from broker_worker.files.configuration import load_configuration
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.affairs import Affairs, AffairsKeys
 from broker_worker.pipeline.approving import Approvals
-from broker_worker.pipeline.desk import Served
+from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.session import Nonces, start_session
+from broker_worker.pipeline.settling import Served
+from broker_worker.pipeline.superseding import Superseding
+from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import AdmissionAsk, Answer, Entry, Fetched, Health, Limit, Verdict
+from broker_worker.state.write_file import WriteFile
+from broker_worker.worker.writes import Writes
 
 LONG = 10.0
 """How long a test waits for what must happen, in seconds; only a failing test waits that long."""
@@ -242,6 +247,9 @@ class FakeVault:
         self.gate: asyncio.Event | None = None
         self.answer: Any = None
         self.is_closed = False
+        self.writes: list[tuple[str, bytes, str | None]] = []
+        self.versions: dict[str, int] = {}
+        self.write_failure: BaseException | None = None
 
     async def get_many(self, refs: Sequence[str]) -> Any:
         self.calls.append(tuple(refs))
@@ -253,10 +261,22 @@ class FakeVault:
 
     def _get(self, ref: str) -> Any:
         value = self.values.get(ref, ProviderError(FailureKind.NOT_FOUND, "there is no such entry"))
-        return Fetched(value, "7") if isinstance(value, bytes) else value
+        return Fetched(value, self._version(ref)) if isinstance(value, bytes) else value
+
+    def _version(self, ref: str) -> str:
+        return str(self.versions.get(ref, 7)) if ref in self.values else ""
 
     async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
-        raise ProviderError(FailureKind.READ_ONLY, "not here")
+        self.writes.append((ref, value, expected))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.write_failure is not None:
+            raise self.write_failure
+        if expected not in (None, self._version(ref)):
+            raise ProviderError(FailureKind.CONFLICT, "the place holds something else")
+        self.versions[ref] = int(self._version(ref) or 0) + 1
+        self.values[ref] = value
+        return str(self.versions[ref])
 
     async def health(self) -> Health:
         return Health(True, "well")
@@ -334,19 +354,23 @@ class DeskBench:
         configuration = load_configuration(write_files(folder, **files))
         self.once, self.settled, self.orders, self.jobs = OnceNotebook(), OnceNotebook(), OrderNotebook(), JobNotebook()
         peers, revocations = PeerCache(), Revocations()
+        leases, nonces = Leases(LeaseMint(lease_key(IDENTITY)), revocations), Nonces(secrets.token_bytes)
+        self.write_log = WriteFile(folder.parent / f"{folder.name}-state" / "writes.jsonl", self.clock.now)
+        identity = IDENTITY + run_public_key(IDENTITY)
         self.affairs = Affairs(
             worker="worker-1",
-            keys=AffairsKeys(IDENTITY + run_public_key(IDENTITY), run_public_key(CONTROL_SEED)),
+            keys=AffairsKeys(identity, run_public_key(CONTROL_SEED)),
             approvals=Approvals(ApprovalBook(lambda *_: False), self.once, self.cache, "worker-1"),
-            leases=Leases(LeaseMint(lease_key(IDENTITY)), revocations),
+            leases=leases,
             revocations=revocations,
             revocation_log=self.orders,
             settled=self.settled,
             sink=self.sink,
             cache=self.cache,
             peers=peers,
-            nonces=Nonces(secrets.token_bytes),
+            nonces=nonces,
             jobs=self.jobs,
+            superseding=Superseding(self.write_log, identity, self.cache, leases, nonces),
         )
         verifier = TokenVerifier(configuration.anchors, 30_000)
         self.desk = Desk(
@@ -359,6 +383,7 @@ class DeskBench:
             session=start_session(IDENTITY, "worker-1", NOW, bytes([5]) * 32),
             provider_of=lambda ref: ref.partition("://")[0],
         )
+        self.writer = Writer(self.desk, self.sink, self.write_log, self.clock)
         self._entries = 0
 
     def load(self, **files: Any) -> Configuration:
@@ -397,6 +422,7 @@ class DeskBench:
             more = await self.desk.serve([], self.admission)
             served.answers += more.answers
             served.waiting += more.waiting
+            served.writes += more.writes
         return served
 
     async def finish(self, served: Served) -> list[Answer]:
@@ -406,7 +432,23 @@ class DeskBench:
             for ref, ttl_ms in waiting.refs.items():
                 self.desk.keep(ref, found[ref], ttl_ms)
             waiting.found.update(found)
-        return served.answers + await self.desk.resume(served.waiting, self.admission)
+        answers = served.answers + await self.desk.resume(served.waiting, self.admission)
+        return answers + await self.write(served.writes) if served.writes else answers
+
+    async def write(self, asks: Sequence[Ask]) -> list[Answer]:
+        """Carry writes through to their answers, as a worker does."""
+        writes = Writes({"local": self.vault}, asyncio.Event())
+        running = asyncio.ensure_future(writes.run())
+        try:
+            writes.add(asks)
+            made = await until(writes.take_made)
+            begun, answers = await self.writer.begin(made, self.admission)
+            writes.start(begun)
+            if begun:
+                answers += self.writer.finish(await until(writes.take_finished))
+            return answers
+        finally:
+            running.cancel()
 
     async def ask(self, run: Run, *names: str, **arguments: Any) -> Reply:
         """One request, from its sealing to its answer."""

@@ -16,7 +16,7 @@ from broker_worker.cli import main
 from broker_worker.core.control import decode_control
 from broker_worker.core.revocations import open_revocation
 from broker_worker.files.keys import CONTROL, QUEUE, load_seed
-from broker_worker.people import revoking
+from broker_worker.people import announcing
 from broker_worker.people.revoking import NotAnnouncedError, orders_of, reinstate, revoke, revoke_all
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
@@ -85,7 +85,7 @@ async def test_queue_that_is_away_leaves_the_order_in_force(home: Home, tmp_path
 
 async def test_queue_that_does_not_answer_is_given_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that hangs holds nobody up for ever."""
-    monkeypatch.setattr(revoking, "_QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr(announcing, "_QUEUE_SECONDS", 0.05)
     with Redis.from_url(home.settings.redis_url or "") as client:
         client.client_pause(300)
         try:

@@ -66,10 +66,10 @@ async def test_a_condition_that_holds_grants(tmp_path: Path) -> None:
     ],
     ids=lambda body: type(body).__name__,
 )
-async def test_what_no_policy_entry_can_grant_is_denied(bench: DeskBench, body: Operation) -> None:
-    """An operation that this broker does not offer is refused with a record."""
+async def test_reading_does_not_imply_writing(bench: DeskBench, body: Operation) -> None:
+    """An entry for reading lets nobody write."""
     assert await code_of(bench, bench.run(), body=body) == Code.DENIED
-    assert [(r.event, r.reason) for r in bench.sink.records] == [("request_refused", "action_not_granted")]
+    assert [(r.event, r.reason) for r in bench.sink.records] == [("access", "action_not_granted")]
 
 
 # --- limits ------------------------------------------------------------------------------------------------------

@@ -196,12 +196,15 @@ def test_what_the_examples_show_in_comments_is_valid_too(tmp_path: Path, name: s
 
 
 def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
-    """The YAML of docs/policy.md, in its order: policy, entry, registry, broker, issuers, expectations."""
+    """The YAML of docs/policy.md, in its order: policy, entry, registry, its rule, broker, issuers, expectations."""
     text = (EXAMPLES.parent / "docs" / "policy.md").read_text()
-    rules, entry, secrets, broker, issuers, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    rules, entry, secrets, creation, broker, issuers, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     agents = rules.replace("agents:\n", "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry))
-    path = folder(tmp_path, policy_yaml=agents, secrets_yaml=secrets, broker_yaml=broker, issuers_yaml=issuers)
+    path = folder(
+        tmp_path, policy_yaml=agents, secrets_yaml=secrets + creation, broker_yaml=broker, issuers_yaml=issuers
+    )
     assert len(load_configuration(path).policy.agents["deployer"].grants) == 1
+    assert load_configuration(path).entry_of("agents.claude.key") is not None
     (tmp_path / "cases.yaml").write_text(cases)
     assert len(read_expectations(tmp_path / "cases.yaml").cases) == 3
 

@@ -228,7 +228,7 @@ WRONG = [
         "agents:\n  codex:\n    allow:\n      - {secret: a, human: required}\n",
         4,
         "entry of `allow`: unknown key `human`",
-        "known here: secret, pattern, max_ttl, rate, purpose, runs, not_after, approval",
+        "known here: secret, pattern, actions, overwrite, max_ttl, rate, purpose, runs, not_after, approval",
     ),
     (
         "agents:\n  codex:\n    allow:\n      - {pattern: a*}\n",

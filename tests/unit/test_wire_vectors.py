@@ -18,12 +18,12 @@ from agent_sdk.wire.tokens import RunIdentity, TokenVerifier, TrustAnchor
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 COUNTS = {
-    "audit.json": 86,
+    "audit.json": 90,
     "certificates.json": 25,
     "envelopes.json": 51,
     "keynames.json": 18,
     "keys.json": 34,
-    "messages.json": 154,
+    "messages.json": 159,
     "names.json": 49,
     "padding.json": 12,
     "patterns.json": 22,

@@ -90,6 +90,10 @@ _PEOPLE: dict[str, dict[str, object]] = {
     },
     "notified": {"outcome": "granted", "reason": "webhook", "approval_id": "2021222324252627"},
     "job_refused": {"reason": "not_sealed", "count": 3},
+    "write_started": {**_ASKED, "action": "put", "request_id": "0123456789abcdef0123456789abcdef"},
+    "value_written": {"secret_name": "db.root", "outcome": "granted", "action": "put", "approver": "maria"},
+    "rotation": {"secret_name": "db.root", "outcome": "refused", "reason": "probe_failed", "approver": "schedule"},
+    "write_unsettled": {"secret_name": "db.root", "request_id": "0123456789abcdef0123456789abcdef"},
 }
 
 

@@ -41,7 +41,11 @@ _REQUESTS_OK = {
     "resolve 64 names": _resolve(names=[f"secret.n{i}" for i in range(64)]),
     "put": _request({"op": "put", "name": "github.token", "value": b"made-up value", "purpose": "rotation"}),
     "put the largest value": _request({"op": "put", "name": "github.token", "value": bytes(131_072)}),
-    "generate": _request({"op": "generate", "name": "db.password", "recipe": "password-32"}),
+    "put in the place of a version": _request({"op": "put", "name": "a", "value": b"v", "replaces": "7"}),
+    "generate": _request({"op": "generate", "name": "db.password", "recipe": "password:32"}),
+    "generate in the place of a version and see it": _request(
+        {"op": "generate", "name": "a", "recipe": "hex:32", "replaces": "7", "reveal": True}
+    ),
     "renew": _request({"op": "renew", "lease": _LEASE}),
     "renew with the shortest lease": _request({"op": "renew", "lease": _LEASE[:17]}),
     "renew with the longest lease": _request({"op": "renew", "lease": _LEASE_ID + bytes(496)}),
@@ -92,6 +96,14 @@ def _field_faults() -> dict[str, tuple[str, dict[str, Any]]]:
             _request({"op": "put", "name": "a", "value": bytes(131_073)}),
         ),
         "put a value as text": (_MALFORMED, _request({"op": "put", "name": "a", "value": "v"})),
+        "put in the place of no version": (
+            _MALFORMED,
+            _request({"op": "put", "name": "a", "value": b"v", "replaces": ""}),
+        ),
+        "generate and not see it, spelled out": (
+            _NOT_CANONICAL,
+            _request({"op": "generate", "name": "a", "recipe": "hex:32", "reveal": False}),
+        ),
         "generate without a recipe": (_MALFORMED, _request({"op": "generate", "name": "a"})),
         "purpose of 257 characters": (_MALFORMED, _resolve(purpose="p" * 257)),
         "ttl of zero": (_MALFORMED, _resolve(ttl=0)),
@@ -164,6 +176,7 @@ _CODES = [
     "approval_expired",
     "unavailable",
     "audit_unavailable",
+    "conflict",
     "invalid",
     "too_large",
 ]

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import sys
 import time
 from typing import Any
@@ -28,7 +29,11 @@ async def serve() -> None:
         held: dict[str, Secret] = {}
         while line := await asyncio.to_thread(sys.stdin.readline):
             order = json.loads(line)
-            if "watch" in order:
+            if "store" in order:
+                await store(broker, **order["store"])
+            elif "rotated" in order:
+                await see_rotated(held[order["rotated"]], order["seconds"])
+            elif "watch" in order:
                 await watch(held[order["watch"]], order["seconds"])
             else:
                 await carry_out(broker, order, held)
@@ -71,6 +76,28 @@ async def ask(
             "proof": prove(secret, bytes.fromhex(order["challenge"])),
         }
     tell(event="answer", name=name, purpose=purpose, started=started, ended=time.monotonic(), **outcome)
+
+
+async def store(broker: AsyncSecretBroker, name: str, purpose: str, prefix: str) -> None:
+    """Make up a value, as a service would that the agent has just set up, and store it under a name."""
+    started = time.monotonic()
+    try:
+        stored = await broker.put(name, prefix + secrets.token_urlsafe(24), purpose=purpose)
+    except NotGranted as refusal:
+        outcome = {"outcome": refusal.code, "words": str(refusal)}
+    else:
+        outcome = {"outcome": "granted", "shown": repr(stored)}
+    tell(event="answer", name=name, purpose=purpose, started=started, ended=time.monotonic(), **outcome)
+
+
+async def see_rotated(secret: Secret, seconds: float) -> None:
+    """Wait until the broker says that there is a newer value, or the time is over; tell which."""
+    end = time.monotonic() + seconds
+    while not secret.rotated and time.monotonic() < end:  # noqa: ASYNC110  # `on_notice` would be for all names
+        await asyncio.sleep(LOOK_SECONDS)
+    usable = bool(secret.reveal_bytes())
+    words = "rotated, and usable" if secret.rotated and usable else "not rotated"
+    tell(event="over", name=secret.name, error="", words=words, at=time.time())
 
 
 async def watch(secret: Secret, seconds: float) -> None:

@@ -196,6 +196,33 @@ class Agent:
             raise self._trouble("spoke out of turn")
         return event
 
+    async def store(self, name: str, purpose: str, prefix: str) -> Answer:
+        """Have it make up a value that begins so, and store it under a name.
+
+        Raises:
+            SetupError: if it ended, or does not say what came of it.
+        """
+        self._order(store={"name": name, "purpose": purpose, "prefix": prefix})
+        event = await self._next(_ORDER_SECONDS)
+        done = await self._next(_ORDER_SECONDS)
+        if not isinstance(event, Answer) or not isinstance(done, Done):
+            raise self._trouble("spoke out of turn")
+        self.answers.append(event)
+        return event
+
+    async def see_rotated(self, name: str, seconds: float) -> Over:
+        """Have it wait, for so many seconds at most, until it is told that what it holds under a name has a successor.
+
+        Raises:
+            SetupError: if it ended, or does not say what came of it.
+        """
+        self._order(rotated=name, seconds=seconds)
+        event = await self._next(seconds + _ORDER_SECONDS)
+        done = await self._next(_ORDER_SECONDS)
+        if not isinstance(event, Over) or not isinstance(done, Done):
+            raise self._trouble("spoke out of turn")
+        return event
+
     def has_right_value(self, answer: Answer) -> bool:
         """Whether the agent holds the value that lies in the vault under that name."""
         value = self._values.get(answer.name, b"")

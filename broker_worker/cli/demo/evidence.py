@@ -1,4 +1,4 @@
-"""Acts 8 and 9: the audit, verified and tampered with, and what lay on the queue."""
+"""Acts 9 and 10: the audit, verified and tampered with, and what lay on the queue."""
 
 import base64
 import itertools
@@ -41,9 +41,9 @@ _KINDS = (
 
 
 def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None:
-    """Act 8: what was recorded, that it is whole, and that a change is found."""
+    """Act 9: what was recorded, that it is whole, and that a change is found."""
     folder = house.settings.audit_dir
-    stage.act(8, "The audit", f"The newest {_NEWEST} lines, as `secret-broker audit tail` shows them.")
+    stage.act(9, "The audit", f"The newest {_NEWEST} lines, as `secret-broker audit tail` shows them.")
     for event in Follower(folder).last(_NEWEST):
         stage.text(event_line(event))
     stage.say()
@@ -56,7 +56,7 @@ def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None
     report = _verify(house, folder)
     stage.check(
         report.ok,
-        f"verified: {report.lines} lines of {report.workers} workers, each chained to the one before, "
+        f"verified: {report.lines} lines of {report.workers} writers, each chained to the one before, "
         f"{report.checkpoints} signed checkpoints, the same on the queue's stream",
         "; ".join(finding_line(finding) for finding in report.problems[:3]),
     )
@@ -64,9 +64,9 @@ def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None
 
 
 def on_the_queue(stage: Stage, house: House, agents: Mapping[str, Agent], pages: Mapping[str, str]) -> None:
-    """Act 9: no value was ever on the queue, in the audit, in a log, on a page, or in an agent's output."""
+    """Act 10: no value was ever on the queue, in the audit, in a log, on a page, or in an agent's output."""
     stage.act(
-        9,
+        10,
         "What was on the queue",
         "Its append-only log has every byte that was ever written to it. It and every key are searched for each "
         "value: as it is, in base64, in hexadecimal.",

@@ -53,6 +53,18 @@ GUARDED_LINES = f"""\
         approval: {{approvers: [ops], grant: once, ttl: 10m}}
 """
 """What the operator writes below codex while everything runs: a name that people must allow, each use anew."""
+CREATED = "made.webhook_key"
+"""What codex provisions and stores while everything runs."""
+ROTATED = "anthropic.api_key"
+"""What the operator rotates while claude holds it."""
+CREATED_LINES = f"""\
+      - {{secret: {CREATED}, actions: [write]}}
+"""
+"""What the operator writes below codex for that."""
+PLACE_LINES = """
+create_in:
+  - {pattern: made.*, ref: "local://agents.{name}"}
+"""
 CANARY = "DEMOCANARYDEMO"
 """Stands in every value of the demo and nowhere else, so that one that escapes is found."""
 _PREFIXES = {
@@ -89,7 +101,7 @@ class House:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, redis_url=None)
-        self.values: Mapping[str, bytes] = {
+        self.values: dict[str, bytes] = {
             name: f"{prefix}{CANARY}{secrets.token_urlsafe(24)}".encode() for name, prefix in _PREFIXES.items()
         }
         self.log = home / "up.log"
@@ -108,16 +120,34 @@ class House:
         create_installation(self.settings, "local", now)
         write_private(self.settings.config_dir / "policy.yaml", POLICY.encode())
         self._append("broker.yaml", f"\ndashboard:\n  port: {_free_port()}\n")
-        key_file = self.settings.keys_dir / VAULT
-        vault = LocalVault(self.settings.vault_file, VaultKeys(lambda: load_seed(key_file), lambda: None))
         for name, value in self.values.items():
-            vault.set(name, value, now)
+            self._vault().set(name, value, now)
 
     def guard(self) -> None:
         """Give the guarded secret a name, and let codex have it when people allow it."""
         self._append("secrets.yaml", f'  {GUARDED}: "local://{GUARDED}"\n')
         agent, own, others = POLICY.partition("      - github.read_token\n      - openai.api_key\n")
         write_private(self.settings.config_dir / "policy.yaml", (agent + own + GUARDED_LINES + others).encode())
+
+    def let_write(self) -> None:
+        """Let codex create a name that claude may read, and say how claude's own key is rotated."""
+        secrets_file, policy_file = (self.settings.config_dir / name for name in ("secrets.yaml", "policy.yaml"))
+        before, entry, after = secrets_file.read_text().partition(f'  {ROTATED}: "local://{ROTATED}"\n')
+        probe = json.dumps([sys.executable, "-c", "import sys; sys.exit(len(sys.stdin.read()) != 40)"])
+        rotation = f"{{recipe: 'alnum:40', probe: {{command: {probe}}}}}"
+        entry = f'  {ROTATED}: {{ref: "local://{ROTATED}", rotation: {rotation}}}\n'
+        write_private(secrets_file, (before + entry + after + PLACE_LINES).encode())
+        policy = policy_file.read_text().replace(f"      - {ROTATED}\n", f"      - {ROTATED}\n      - {CREATED}\n", 1)
+        agent, own, others = policy.partition("      - github.read_token\n      - openai.api_key\n")
+        write_private(policy_file, (agent + own + CREATED_LINES + others).encode())
+
+    def learn(self, name: str, place: str) -> None:
+        """Look into the vault for what a name stands for by now."""
+        self.values[name] = self._vault().read([place])[place].value
+
+    def _vault(self) -> LocalVault:
+        key_file = self.settings.keys_dir / VAULT
+        return LocalVault(self.settings.vault_file, VaultKeys(lambda: load_seed(key_file), lambda: None))
 
     def _append(self, file: str, lines: str) -> None:
         path = self.settings.config_dir / file

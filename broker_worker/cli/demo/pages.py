@@ -1,4 +1,4 @@
-"""Act 7: the dashboard, as the browser of a person who has its link gets it; and what is left running at the end."""
+"""Act 8: the dashboard, as the browser of a person who has its link gets it; and what is left running at the end."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _PAGE_SECONDS = 15.0
 
 
 async def dashboard_pages(stage: Stage, house: House, agents: Mapping[str, Agent]) -> Mapping[str, str]:
-    """Act 7: log in with a link and look at every page.
+    """Act 8: log in with a link and look at every page.
 
     Returns:
         The pages by path; nothing if the dashboard is not installed.
@@ -37,7 +37,7 @@ async def dashboard_pages(stage: Stage, house: House, agents: Mapping[str, Agent
     Raises:
         SetupError: if the dashboard does not answer.
     """
-    stage.act(7, "The dashboard", "The same in a browser of this host, with a link that logs in once.")
+    stage.act(8, "The dashboard", "The same in a browser of this host, with a link that logs in once.")
     link = await dashboard_link(house)
     if not link:
         stage.note("It is not installed here: pip install 'secret-broker[all]' has it.")

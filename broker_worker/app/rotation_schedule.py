@@ -1,0 +1,108 @@
+"""The process that rotates secrets when their time has come: by rq, a job each."""
+
+import asyncio
+import gc
+import hashlib
+from collections.abc import Iterator
+
+import structlog
+
+from broker_worker.app.clock import SystemClock
+from broker_worker.app.hardening import harden
+from broker_worker.app.rotating import RotationFailedError, rotate
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.errors import BrokerError
+from broker_worker.core.rotation import due_at
+from broker_worker.files.configuration import load_configuration
+from broker_worker.jobs.payloads import ROTATE, ROTATIONS
+from broker_worker.jobs.rotating import Rotating
+from broker_worker.jobs.serving import JobProcess
+from broker_worker.settings import Settings
+from broker_worker.state.rotation_file import RotationFile
+
+LOOK_EVERY_MS = 30_000
+"""How often the schedule is looked at, ms."""
+BY = "schedule"
+"""Who orders a rotation that nobody ordered, for the audit."""
+_log = structlog.get_logger(__name__)
+
+
+def has_schedule(configuration: Configuration) -> bool:
+    """Whether a secret is to be rotated by the schedule."""
+    return any(entry.rotation and entry.rotation.every_seconds for entry in configuration.registry.values())
+
+
+class Schedule:
+    """Says which secrets are due.
+
+    Args:
+        settings: the installation.
+        clock: the time.
+    """
+
+    def __init__(self, settings: Settings, clock: SystemClock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._first_seen: dict[str, int] = {}
+        self._look_at = 0
+
+    def due(self) -> Iterator[tuple[str, int]]:
+        """The names that are due, and since when (ms since the epoch); nothing if it was looked a moment ago."""
+        now = self._clock.now()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY_MS
+        try:
+            entries = load_configuration(self._settings.config_dir).registry
+        except BrokerError:
+            return  # the workers say so
+        for name, entry in entries.items():
+            if entry.rotation is None:
+                continue
+            try:
+                state = RotationFile(self._settings.rotations_dir, name).load()
+            except BrokerError as error:
+                _log.error("rotation_file", error=str(error), hint=error.hint)
+                continue
+            at = due_at(entry.rotation, state, self._first_seen.setdefault(name, now))
+            if at is not None and at <= now:
+                yield name, at
+
+
+def serve_rotations(settings: Settings, url: str, jobs_key: bytes, *, until_stdin_ends: bool = False) -> None:
+    """Rotate what is due until SIGTERM or SIGINT.
+
+    Args:
+        settings: where everything lives.
+        url: the queue, with the user `jobs`.
+        jobs_key: the 32 bytes of keys/jobs.key.
+        until_stdin_ends: end as well when standard input does.
+
+    Raises:
+        BrokerError: if the queue is away.
+    """
+    harden()
+    clock = SystemClock()
+    schedule = Schedule(settings, clock)
+    process = JobProcess(url, jobs_key, ROTATIONS, clock.now)
+    loop = asyncio.new_event_loop()
+
+    def go_on(name: str) -> float | None:
+        try:
+            progress = loop.run_until_complete(rotate(settings, name, BY))
+        except RotationFailedError as error:
+            _log.error("rotation_failed", secret_name=name, fault=error.fault)
+            return None
+        until = progress.wait_until
+        return None if until is None else max(1.0, (until - clock.now()) / 1000)
+
+    def hand_over() -> None:
+        for name, at in schedule.due():
+            job_id = hashlib.sha256(f"rotate {name} {at}".encode()).hexdigest()[:32]  # found due again: the same job
+            process.hand_over(ROTATE, {"name": name}, job_id)
+
+    try:
+        process.work(Rotating(go_on).functions(), until_stdin_ends=until_stdin_ends, each_turn=hand_over)
+    finally:
+        loop.close()
+        gc.collect()  # what a provider's library left open ends with the loop, not at exit

@@ -1,0 +1,118 @@
+"""What follows from a write, on every worker: older copies are dropped, older leases end early, holders are told."""
+
+from collections.abc import Callable, Sequence
+
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import Notice
+from broker_worker.core.announcements import Announcement, open_announcement, sign_announcement
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.leases import Holding
+from broker_worker.pipeline.leasing import Leases
+from broker_worker.pipeline.letters import Letter, seal_notice
+from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.ports import Cache, WriteLog, WriteNote
+
+ANNOUNCED_FOR_MS = 24 * 3600 * 1000
+"""How old an announcement may be, ms: whoever owns the queue can show it again for ever."""
+
+
+class Superseding:
+    """Hears of writes and does what follows from them, once each.
+
+    Args:
+        log: the broker's own file of writes.
+        identity_secret: signs announcements for other hosts, and tells theirs from others'.
+        cache: values between two uses.
+        leases: what runs hold.
+        nonces: for sealing notices.
+    """
+
+    def __init__(self, log: WriteLog, identity_secret: bytes, cache: Cache, leases: Leases, nonces: Nonces) -> None:
+        self.unpublished: dict[str, bytes] = {}
+        """Announcements that must be put onto the queue, by the write's id."""
+        self.on_dropped: Callable[[str], object] = lambda ref: None
+        """Called with each place whose copies were dropped: what is being fetched from it may be old as well."""
+        self._log = log
+        self._secret = identity_secret
+        self._cache = cache
+        self._leases = leases
+        self._nonces = nonces
+        self._known: set[tuple[str, int]] = set()
+        for note in log.poll():
+            self._known.add((note.write_id, note.at))
+            leases.supersede(note.ref, note.version, note.at)
+
+    def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        """Hear what the workers of this host wrote.
+
+        Returns:
+            Notices to send.
+        """
+        letters: list[Letter] = []
+        for note in self._log.poll():
+            letters += self.note(note, configuration, session, now)
+        return letters
+
+    def take(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        """Hear what a worker of another host wrote.
+
+        Args:
+            raw: the body of a `write` message of the control stream.
+            configuration: the files in force.
+            session: the worker's session key.
+            now: the time, ms since the epoch.
+
+        Raises:
+            WireError: if the broker did not sign it.
+        """
+        told = open_announcement(raw, self._secret[32:])
+        entry = configuration.entry_of(told.name)
+        if entry is None or told.at < now - ANNOUNCED_FOR_MS:
+            return []
+        note = WriteNote(told.write_id, "written", told.name, entry.ref, told.at, version=told.version)
+        return self.note(note, configuration, session, now)
+
+    def announce(self, note: WriteNote) -> None:
+        """Have the workers of other hosts told of a write of this worker's."""
+        told = Announcement(note.write_id, note.name, note.at, note.version)
+        self.unpublished[note.write_id] = sign_announcement(told, self._secret)
+
+    def note(self, note: WriteNote, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+        """Do what follows from a write; nothing if it was heard of before.
+
+        Returns:
+            Notices to the runs that hold an older version.
+        """
+        mark = note.write_id, note.at  # a write that was claimed again after a crash may have two ends
+        if mark in self._known:
+            return []
+        self._known = {known for known in self._known if known[1] >= now - ANNOUNCED_FOR_MS} | {mark}
+        self._cache.forget(note.ref)
+        self.on_dropped(note.ref)
+        self._leases.supersede(note.ref, note.version, note.at)
+        letters: list[Letter] = []
+        for holding in self._holders(note.ref, configuration):
+            if self._leases.is_superseded(note.ref, holding.lease):
+                letters += self._letter(holding, note.at, session)
+                if holding.lease.version is None:  # the next use must not go on under it
+                    self._leases.book.end(holding)
+        return letters
+
+    def _holders(self, ref: str, configuration: Configuration) -> Sequence[Holding]:
+        places: dict[str, bool] = {}
+        found: list[Holding] = []
+        for holding in self._leases.book:
+            name = holding.lease.name
+            if name not in places:
+                entry = configuration.entry_of(name)
+                places[name] = entry is not None and entry.ref == ref
+            if places[name]:
+                found.append(holding)
+        return found
+
+    def _letter(self, holding: Holding, at: int, session: Session) -> list[Letter]:
+        notice = Notice("secret_rotated", at, name=holding.lease.name)
+        try:
+            return [seal_notice(notice, holding.agent_id, holding.run_key, session, self._nonces)]
+        except WireError:  # no key of anybody's
+            return []
