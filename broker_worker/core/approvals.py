@@ -130,6 +130,11 @@ class Decision(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         """What the proof must be a signature over."""
         return decision_challenge(self.request, self.verdict, self.approver, self.decided_at, self.reason)
 
+    @property
+    def mark(self) -> str:
+        """What it is remembered by, once it is recorded: of the form of an approval's id."""
+        return self.challenge()[:8].hex()
+
 
 class _Signed(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     request: Annotated[bytes, Meta(max_length=MAX_BYTES)]

@@ -226,9 +226,9 @@ class Affairs:
                 self._record([record], ("decision", decision.approval_id, fault), now)
             return []
         if request is not None and not _is_long_over(request, now):
-            self._untold[_mark(decision)] = (request, decision, now)
+            self._untold[decision.mark] = (request, decision, now)
             if request.worker == self._worker:
-                self._tell([_mark(decision)], now)
+                self._tell([decision.mark], now)
         return self._settle(decision.request, configuration, session, now)
 
     def settle(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
@@ -256,7 +256,7 @@ class Affairs:
             self._forget(digest)
             return []
         since = self._seen_settled.setdefault(digest, now)
-        marks = [_mark(decision) for decision in matter.decisions.values()]
+        marks = [decision.mark for decision in matter.decisions.values()]
         is_due = request.worker == self._worker or now - since >= TAKE_OVER_MS
         if not is_due or not self._tell(marks, now, records.approval_settled(matter, state, now)):
             self._look_at = 0
@@ -392,11 +392,6 @@ class Affairs:
             self._tally.not_recorded(noted)
             return False
         return True
-
-
-def _mark(decision: Decision) -> str:
-    """What a decision is remembered by, once it is recorded: of the form of an approval's id."""
-    return decision.challenge()[:8].hex()
 
 
 def _is_long_over(request: ApprovalRequest, now: int) -> bool:
