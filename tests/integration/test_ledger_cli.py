@@ -1,6 +1,7 @@
 """`secret-broker ledger|runs|leases|exposure`, `audit export` and `policy replay`: what an operator sees."""
 
 import asyncio
+import gc
 import json
 import re
 import subprocess
@@ -154,6 +155,7 @@ def test_nothing_found_is_said(ledger: Path) -> None:
 def test_a_damaged_ledger_is_an_error_that_says_how_to_make_it_again(ledger: Path) -> None:
     """The file is no database any more: moved away, it is made again from the audit."""
     path = ledger / "ledger" / "ledger.sqlite3"
+    gc.collect()  # a connection that ends later would write what it has over the damage
     for beside in path.parent.glob("ledger.sqlite3-*"):
         beside.unlink()
     path.write_bytes(b"\x00no database" * 1000)
