@@ -82,6 +82,7 @@ class Rotation:
         self._rule: RotationRule = entry.rotation
         self._revoke_old = revoke_old
         self._try = try_value
+        self._tried: bytes | None = None
 
     async def run(self) -> Progress:
         """Go on from wherever it is, to its end or until old leases must be waited for.
@@ -128,6 +129,7 @@ class Rotation:
         fault = await self._try(self._rule.probe, value)
         if fault:
             await self._give_up(state, f"probe_{fault}")
+        self._tried = value
         return self._noted(structs.replace(state, step="probed"))
 
     async def _promote(self, state: RotationState) -> RotationState:
@@ -140,6 +142,8 @@ class Rotation:
         else:
             if version != state.replaces:
                 await self._give_up(state, "place_differs")
+            if self._tried is None or not compare_digest(value, self._tried):  # only what was tried is put in force
+                return self._noted(structs.replace(state, step="drafted"))
             try:
                 version = await self._vault.write(state.name, value, replaces=state.replaces, action="generate")
             except ProviderError as error:
@@ -159,6 +163,8 @@ class Rotation:
 
     async def _retire(self, state: RotationState) -> RotationState:
         if self._rule.old_leases == "revoke":
+            if (await self._current()).version == state.replaces:  # somebody put the old version back in force
+                await self._give_up(state, "put_back")
             await self._revoke_old(state.replaces)
         await self._vault.put(self._rule.draft, _BLANK, None)
         ended = structs.replace(state, step="retired", ended_at=self._vault.clock.now())

@@ -27,8 +27,12 @@ SCHEMES: Mapping[str, str] = {
 }
 """The scheme of a reference, and the provider type of `broker.yaml` that serves it."""
 
-READ_ONLY_SCHEMES = frozenset({"env", "exec"})
+READ_ONLY_SCHEMES = frozenset({"env"})
 """Schemes whose places nobody can write to."""
+
+UNVERSIONED_SCHEMES = READ_ONLY_SCHEMES | {"exec"}
+"""Schemes whose places take no names that agents create and no rotation, because they tell no versions. What the
+registry names there can be written where there is a command for it."""
 
 FORMS: Mapping[str, str] = {
     "op": "op://vault/item/field or op://vault/item/section/field",

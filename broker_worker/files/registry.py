@@ -6,7 +6,7 @@ from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import NamePattern, check_secret_name, is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, CreationRule, SecretEntry
 from broker_worker.core.places import versioned_part
-from broker_worker.core.references import READ_ONLY_SCHEMES, check_reference, scheme_of
+from broker_worker.core.references import UNVERSIONED_SCHEMES, check_reference, scheme_of
 from broker_worker.files.quantities import LONGEST_SECONDS, parse_duration
 from broker_worker.files.rotation_rule import read_rotation_rule
 from broker_worker.files.sections import Section, Value
@@ -116,8 +116,8 @@ def _read_rule(section: Section, item: Value, check: Callable[[str], str]) -> Cr
         check(template.replace(NAME_FIELD, "a"))  # providers refuse a name that is too long for its place
     except ValueError as error:
         raise ref.error(str(error), _PASTED) from None
-    if scheme_of(template) in READ_ONLY_SCHEMES:
-        raise ref.error(f"{scheme_of(template)}:// cannot be written", "name a place in another vault")
+    if scheme_of(template) in UNVERSIONED_SCHEMES:
+        raise ref.error(f"{scheme_of(template)}:// takes no names that agents create", "name a place in another vault")
     if NAME_FIELD not in versioned_part(template):
         raise ref.error("the name would choose a part of one secret", f"let {NAME_FIELD} name a secret of its own")
     if "?" in template:

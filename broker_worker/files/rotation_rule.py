@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from broker_worker.core.recipes import parse_recipe
-from broker_worker.core.references import READ_ONLY_SCHEMES, scheme_of
+from broker_worker.core.references import UNVERSIONED_SCHEMES, scheme_of
 from broker_worker.core.rotation import CommandProbe, HttpProbe, RotationRule
 from broker_worker.files.quantities import parse_duration
 from broker_worker.files.sections import Section, Value
@@ -33,8 +33,8 @@ def read_rotation_rule(value: Value, ref: str, check: Callable[[str], str]) -> R
     section = value.section(
         "recipe", "probe", "draft", "every", "old_leases", hint="write `rotation: {recipe: RECIPE, probe: PROBE}`"
     )
-    if scheme_of(ref) in READ_ONLY_SCHEMES:
-        raise value.error(f"{scheme_of(ref)}:// cannot be written, so nothing there can be rotated", "remove it")
+    if scheme_of(ref) in UNVERSIONED_SCHEMES:
+        raise value.error(f"{scheme_of(ref)}:// tells no versions, so nothing there can be rotated", "remove it")
     every, old_leases = section.get("every"), section.get("old_leases")
     recipe = section.require("recipe", why="such as `recipe: password:24`")
     recipe.parsed(parse_recipe)
@@ -64,7 +64,7 @@ def _draft(section: Section, ref: str, check: Callable[[str], str]) -> str:
         check(text)
     except ValueError as error:
         raise value.error(str(error)) from None
-    if scheme_of(text) in READ_ONLY_SCHEMES or text == ref:
+    if scheme_of(text) in UNVERSIONED_SCHEMES or text == ref:
         raise value.error("a draft cannot be kept there", "name a place of its own that can be written")
     return text
 

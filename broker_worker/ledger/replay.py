@@ -14,7 +14,7 @@ Change = Literal["refused", "allowed", "asks"]
 _POLICY_SAID_NO: Final = frozenset(
     {
         *("no_grant", "unknown_agent", "denied_explicitly", "out_of_scope", "run_not_covered", "grant_ended"),
-        *("purpose_required", "unknown_secret"),
+        *("purpose_required", "unknown_secret", "action_not_granted", "overwrite_not_granted"),
     }
 )
 _SERVED = frozenset({"resolve", "put", "generate"})

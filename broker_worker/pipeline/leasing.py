@@ -6,6 +6,7 @@ from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Release, Renew
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import MAX_LEASE_MS, Holding, Lease, LeaseBook, LeaseMint
+from broker_worker.core.places import versioned_part
 from broker_worker.core.policy import Decision, decide
 from broker_worker.core.revocations import Revocations
 from broker_worker.pipeline.batch import Ask, Case
@@ -15,6 +16,8 @@ _ENDED = 32_768
 """How many leases that ended before their time are remembered, so that they are not renewed."""
 _SUPERSEDED = 32_768
 """Of how many places the last write is remembered."""
+_HEARD_MS = 5_000
+"""How long a worker may go on serving an older value until it hears of a write, ms."""
 _NOBODY_ASKED = Decision(True, "given_back")
 
 
@@ -32,6 +35,7 @@ class Leases:
         self._revocations = revocations
         self._ended: OrderedDict[str, tuple[Code, str]] = OrderedDict()
         self._superseded: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
+        self._written: dict[str, int] = {}
 
     def open(
         self, ask: Ask, case: Case, known: CachedValue, expires_at: int, now: int, *, renewable: bool = True
@@ -148,19 +152,23 @@ class Leases:
             version: the new version; None if nobody knows it.
             at: when, ms since the epoch.
         """
+        if at < self.written_at(ref):  # told late, or once more: what was written since holds
+            return
         self._superseded[ref] = (at, version)
         self._superseded.move_to_end(ref)
+        part = versioned_part(ref)
+        self._written[part] = max(at, self._written.get(part, -1))
         if len(self._superseded) > _SUPERSEDED:
             self._superseded.popitem(last=False)
 
     def written_at(self, ref: str) -> int:
-        """When a place was last written, ms since the epoch; -1 if nobody knows of that."""
-        return self._superseded.get(ref, (-1, None))[0]
+        """When a place, or another part of its item or secret, was last written, ms; -1 if nobody knows of that."""
+        return self._written.get(versioned_part(ref), -1)
 
     def is_superseded(self, ref: str, lease: Lease) -> bool:
         """Whether a lease is of an older version than the one that was last written."""
         at, version = self._superseded.get(ref, (-1, None))
-        return lease.issued_at <= at and (version is None or version != lease.version)
+        return at >= 0 and lease.issued_at <= at + _HEARD_MS and (version is None or version != lease.version)
 
     def _is_revoked(self, holding: Holding) -> bool:
         lease, revocations = holding.lease, self._revocations

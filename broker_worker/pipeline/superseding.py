@@ -7,10 +7,18 @@ from agent_sdk.wire.messages import Notice
 from broker_worker.core.announcements import Announcement, open_announcement, sign_announcement
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import Holding
+from broker_worker.core.places import versioned_part
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.letters import Letter, seal_notice
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.ports import Cache, WriteLog, WriteNote
+
+
+def _beside(ref: str, configuration: Configuration) -> set[str]:
+    """Other references into the same item or secret: the whole of it, or it by another stage."""
+    part = versioned_part(ref)
+    return {entry.ref for entry in configuration.registry.values() if versioned_part(entry.ref) == part}
+
 
 ANNOUNCED_FOR_MS = 24 * 3600 * 1000
 """How old an announcement may be, ms: whoever owns the queue can show it again for ever."""
@@ -87,8 +95,9 @@ class Superseding:
         if mark in self._known:
             return []
         self._known = {known for known in self._known if known[1] >= now - ANNOUNCED_FOR_MS} | {mark}
-        self._cache.forget(note.ref)
-        self.on_dropped(note.ref)
+        for ref in {note.ref} | _beside(note.ref, configuration):
+            self._cache.forget(ref)
+            self.on_dropped(ref)
         self._leases.supersede(note.ref, note.version, note.at)
         letters: list[Letter] = []
         for holding in self._holders(note.ref, configuration):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from hmac import compare_digest
 from typing import Literal
 
 from agent_sdk.wire.errors import Code
@@ -70,11 +71,18 @@ class Writing:
     def mark(self, value: bytes) -> str:
         """What stands for a value at this place, written by this run."""
         assert self.entry is not None
-        return content_mark(self.ask, "stored", self.entry.ref, value).hex()
+        body = self.ask.request.body
+        how = body.recipe if isinstance(body, Generate) else ""
+        return content_mark(self.ask, "stored", self.entry.ref, how, value).hex()
 
     def is_own(self, value: bytes) -> bool:
-        """Whether a value that the place holds is one that this run tried to write there before a worker died."""
-        return self.mark(value) in self.earlier
+        """Whether a value that the place holds is one that this run tried to write there before a worker died.
+
+        Of the values that a run put, only this request's counts; of generated ones, any of the same recipe.
+        """
+        body = self.ask.request.body
+        is_meant = isinstance(body, Generate) or compare_digest(value, self.value)
+        return is_meant and self.mark(value) in self.earlier
 
     def is_live(self) -> bool:
         """Whether nothing has refused it so far."""
@@ -122,9 +130,10 @@ class Writer:
     def _is_repeated(self, each: Writing) -> bool:
         """Whether this very request was carried out before, and only its answer was lost."""
         done = self._log.written(each.ask.request.request_id.hex())
-        if done is not None:
-            each.case.version = done.version
-        return done is not None
+        if done is None or done.name != each.case.name:  # an agent chooses its ids: one may stand for two requests
+            return False
+        each.case.version = done.version
+        return True
 
     def _record_begin(self, live: Sequence[Writing]) -> None:
         now, policy = self._clock.now(), self._desk.configuration.policy.digest
@@ -194,11 +203,19 @@ class Writer:
         if not (isinstance(body, Generate) and body.reveal and isinstance(each.outcome, Stored)):
             return
         reading = reading_of(each.ask, body.name, body.purpose, configuration, now)
-        if may_read(reading) and each.entry is not None:
+        if may_read(reading) and each.entry is not None and not self._is_revoked(each, each.outcome.version):
             made = Fetched(each.value, each.outcome.version)
             self._desk.settler.reveal(
                 each.ask, each.case, made, reading, configuration, configuration.ttl_of(each.entry) * 1000, now
             )
+
+    def _is_revoked(self, each: Writing, version: str | None) -> bool:
+        """Whether an order came while the vault was asked."""
+        identity, revocations = each.ask.identity, self._desk.affairs.revocations
+        return not revocations.is_empty and (
+            revocations.of_run(identity.agent_id, identity.run_id, identity.token_id) is not None
+            or revocations.of_secret(each.case.name, version) is not None
+        )
 
     def poll(self) -> list[Letter]:
         """Hear what others wrote, and settle what a dead worker left; call it a few times a second.

@@ -16,6 +16,9 @@ from broker_worker.providers.governor import Governor, NotAskedError
 CALLS_AT_ONCE: Final = 4
 """Calls of one vault under way at once, in one process."""
 
+_OF_A_WRITE: Final = frozenset({FailureKind.CONFLICT, FailureKind.READ_ONLY, FailureKind.TOO_LARGE})
+"""What a vault that serves says of a write. Agents can cause it at will, and the audit has it."""
+
 T = TypeVar("T")
 _log = structlog.get_logger()
 
@@ -65,9 +68,7 @@ class VaultCalls:
                 await self._governor.failed(error)
             raise
         await self._governor.served()
-        if self._failing is not None:
-            self._failing = None
-            _log.info("vault_serves_again", provider=self._vault)
+        self._tell_served()
         return result
 
     async def check_refusal(self) -> None:
@@ -113,7 +114,15 @@ class VaultCalls:
                 self._is_over_budget = True
                 _log.warning("vault_budget_used_up", provider=self._vault, error=str(error), hint=error.hint)
             return
+        if error.kind in _OF_A_WRITE:
+            self._tell_served()
+            return
         before, self._failing = self._failing, error.kind
         was_refused = refuses_us(error.kind) and not isinstance(error, NotAskedError)
         if error.kind is not before or was_refused:
             _log.error("vault_failed", provider=self._vault, kind=error.kind.value, error=str(error), hint=error.hint)
+
+    def _tell_served(self) -> None:
+        if self._failing is not None:
+            self._failing = None
+            _log.info("vault_serves_again", provider=self._vault)

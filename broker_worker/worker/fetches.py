@@ -1,7 +1,6 @@
 """Fetching what the cache does not have, never in anybody else's way."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from broker_worker.core.errors import FailureKind, ProviderError
@@ -29,8 +28,8 @@ class Fetches:
         self._keep = keep
         self._waiting: dict[int, Waiting] = {}
         self._wanted: dict[str, int] = {}
-        self._in_flight: Counter[str] = Counter()
-        self._outdated: set[str] = set()
+        self._in_flight: list[tuple[Mapping[str, int], set[str]]] = []
+        """What is asked for, and what of it may be old."""
         self._work = asyncio.Event()
         self._ready: list[Waiting] = []
         self.done = asyncio.Event()
@@ -63,8 +62,9 @@ class Fetches:
 
     def ask_again(self, ref: str) -> None:
         """What is being fetched from a place may be old: ask again for it when it comes."""
-        if ref in self._in_flight:
-            self._outdated.add(ref)
+        for wanted, outdated in self._in_flight:
+            if ref in wanted:
+                outdated.add(ref)
 
     def entries(self) -> list[Entry]:
         """The entries whose requests wait or can go on."""
@@ -89,14 +89,17 @@ class Fetches:
                 await self._work.wait()
                 self._work.clear()
                 wanted, self._wanted = self._wanted, {}
-                self._in_flight.update(wanted.keys())
                 by_provider: dict[Provider | None, list[str]] = {}
                 for ref in wanted:
                     by_provider.setdefault(self._provider_of(ref), []).append(ref)
                 for provider, refs in by_provider.items():
-                    group.create_task(self._fetch(provider, {ref: wanted[ref] for ref in refs}))
+                    asked = {ref: wanted[ref] for ref in refs}
+                    # a provider asks once however many ask it: who joins an old call gets what may be old
+                    outdated = {ref for ref in refs if any(ref in old for _, old in self._in_flight)}
+                    self._in_flight.append((asked, outdated))
+                    group.create_task(self._fetch(provider, asked, outdated))
 
-    async def _fetch(self, provider: Provider | None, wanted: Mapping[str, int]) -> None:
+    async def _fetch(self, provider: Provider | None, wanted: Mapping[str, int], outdated: set[str]) -> None:
         found: Mapping[str, Fetched | ProviderError] = {}
         failure = ProviderError(FailureKind.BAD_REFERENCE, "no provider is configured for this scheme")
         try:
@@ -105,13 +108,10 @@ class Fetches:
         except ProviderError as error:
             failure = error
         finally:
-            self._in_flight -= Counter(wanted.keys())  # what nobody fetches any more is gone from it
+            self._in_flight = [flight for flight in self._in_flight if flight[1] is not outdated]
         replaced = {
-            ref: ttl_ms
-            for ref, ttl_ms in wanted.items()
-            if self._provider_of(ref) is not provider or ref in self._outdated
+            ref: ttl_ms for ref, ttl_ms in wanted.items() if self._provider_of(ref) is not provider or ref in outdated
         }
-        self._outdated.difference_update(wanted)
         self._want(replaced)
         self._deliver({ref: found.get(ref, failure) for ref in wanted.keys() - replaced.keys()}, wanted)
 

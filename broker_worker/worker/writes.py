@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -16,7 +17,9 @@ from broker_worker.ports import Entry, Fetched, Provider
 from broker_worker.providers.resilient import DEADLINE_SECONDS, MAX_VERSION
 
 MAX_WRITES = 256
-"""How many writes may be under way at once; more are refused as unavailable."""
+"""How many writes to one vault may be under way at once; more are refused as unavailable."""
+MAKERS = 2
+"""How many values are made at once: an RSA key takes seconds, and reads of vaults must not wait for its thread."""
 _BUSY_RETRY_MS = 2_000
 
 _Step = Callable[[Writing], Coroutine[None, None, None]]
@@ -42,6 +45,7 @@ class Writes:
         self._steps: list[tuple[_Step, Writing]] = []
         self._work = asyncio.Event()
         self._under_way: dict[int, Writing] = {}
+        self._makers = ThreadPoolExecutor(MAKERS, "making")
         self._made: list[Writing] = []
         self._finished: list[Writing] = []
 
@@ -53,7 +57,7 @@ class Writes:
         """Take admitted writes; they come back through `take_made` when their values are there."""
         for ask in asks:
             writing, body = Writing(ask), ask.request.body
-            if len(self._under_way) >= MAX_WRITES:
+            if sum(_scheme(other) == _scheme(writing) for other in self._under_way.values()) >= MAX_WRITES:
                 writing.case.refuse(Code.UNAVAILABLE, "too_many_writes", _BUSY_RETRY_MS)
                 self._hand_back(self._made, writing)
             elif isinstance(body, Put):
@@ -104,7 +108,8 @@ class Writes:
     async def _make(self, writing: Writing) -> None:
         body = writing.ask.request.body
         assert isinstance(body, Generate)
-        writing.value = await asyncio.to_thread(generate, parse_recipe(body.recipe))
+        making = asyncio.get_running_loop().run_in_executor(self._makers, generate, parse_recipe(body.recipe))
+        writing.value = await making
         self._hand_back(self._made, writing)
 
     async def _store(self, writing: Writing) -> None:
@@ -146,6 +151,11 @@ class Writes:
     def _hand_back(self, to: list[Writing], writing: Writing) -> None:
         to.append(writing)
         self._done.set()
+
+
+def _scheme(writing: Writing) -> str:
+    entry = writing.case.entry
+    return "" if entry is None else entry.ref.partition("://")[0]
 
 
 def _usable(version: object) -> str | None:

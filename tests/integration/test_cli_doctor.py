@@ -213,6 +213,26 @@ def test_what_a_credential_reaches_beyond_the_registry_is_a_warning(
     assert "canary" not in repr(check)
 
 
+def test_what_agents_created_and_drafts_are_needed(settings: Settings) -> None:
+    """Nobody is told to remove them."""
+    (settings.config_dir / "broker.yaml").write_text("provider: {type: local}\n")
+    (settings.config_dir / "secrets.yaml").write_text(
+        "secrets:\n"
+        "  db.password:\n"
+        "    ref: local://db.password\n"
+        "    rotation: {recipe: 'hex:32', probe: {command: [/bin/true]}}\n"
+        "create_in:\n"
+        "  - {pattern: agents.claude.*, ref: 'local://made.{name}'}\n"
+    )
+    vault_set = ["--home", str(settings.home), "vault", "set"]
+    CliRunner().invoke(main, [*vault_set[:3], "create"], catch_exceptions=False)
+    for name in ("db.password", "db.password.draft", "made.agents.claude.key"):
+        CliRunner().invoke(main, [*vault_set, name], input="v", catch_exceptions=False)
+    assert found(settings, "provider local scope").status is Status.OK
+    CliRunner().invoke(main, [*vault_set, "made.agents.codex.key"], input="v", catch_exceptions=False)
+    assert "1 entries that no secret needs: made.agents.codex.key" in found(settings, "provider local scope").detail
+
+
 def test_a_rationed_vault_is_not_asked_for_values(settings: Settings) -> None:
     """Each of them would cost a read."""
     (settings.config_dir / "broker.yaml").write_text("provider: {type: env, budget: {reads_per_day: 9}}\n")

@@ -1,17 +1,16 @@
 """Writes at the desk: who may, what is recorded before and after, what people approve, and what a crash leaves."""
 
 import asyncio
-import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import NOW, DeskBench, Run, until
-from people_desk import ALICE, asked, decide, notice
+from desk_workbench import NOW, DeskBench, until
+from people_desk import asked, decide, notice
+from writing_workbench import ask, bench_in
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Generate, Operation, Put, Renew, Result
-from agent_sdk.wire.sealing import run_public_key
+from agent_sdk.wire.messages import Generate, Operation, Put, Renew
 from broker_worker.core.control import write_message
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Entry, Fetched
@@ -19,48 +18,12 @@ from broker_worker.state.write_file import WriteFile
 from broker_worker.worker.writes import Writes
 
 CANARY = b"canary-1f7e8a"
-POLICY = """
-    agents:
-      claude:
-        allow:
-          - {secret: openai.api_key, actions: [resolve, write], overwrite: true}
-          - {pattern: made.*, actions: [write, generate]}
-          - {secret: made.mine, actions: [resolve]}
-          - {secret: made.replaceable, actions: [write], overwrite: true, approval: {approvers: [ops]}}
-          - {secret: made.guarded, actions: [write], approval: {approvers: [ops], grant: once}}
-      codex:
-        allow: [openai.api_key, made.key]
-"""
-SECRETS = """
-    secrets:
-      openai.api_key: "local://openai"
-    create_in:
-      - {pattern: made.*, ref: "local://agents.{name}"}
-"""
-
-
-def bench_in(folder: Path, policy: str = POLICY) -> DeskBench:
-    """A desk at which claude may write."""
-    folder.mkdir(exist_ok=True)
-    public = base64.urlsafe_b64encode(run_public_key(ALICE)).decode().rstrip("=")
-    (folder / "approvers.yaml").write_text(
-        f"approvers:\n  - {{name: alice, groups: [ops], keys: [{{kind: ed25519, public_key: {public}}}]}}\n"
-    )
-    return DeskBench(folder, policy=policy, registry=SECRETS)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> DeskBench:
     """The same for most tests."""
     return bench_in(tmp_path)
-
-
-async def ask(bench: DeskBench, run: Run, body: Operation, entry: Entry | None = None) -> Result:
-    """What a write is answered."""
-    entry = bench.entry(run, None, body=body) if entry is None else entry
-    (answer,) = await bench.finish(await bench.serve(entry))
-    reply = run.open(answer.envelope)
-    return reply.results[0] if reply.results else Result("none", "refused", code=reply.code)
 
 
 def trail(bench: DeskBench) -> list[tuple[str, str | None, str | None, str | None]]:

@@ -52,6 +52,13 @@ def test_what_both_policies_say_is_no_difference(candidate: Configuration) -> No
     assert changes(event(), refused("denied_explicitly", secret_name="aws.root"), candidate=candidate) == []
 
 
+@pytest.mark.parametrize("reason", ["action_not_granted", "overwrite_not_granted"])
+def test_a_write_that_both_policies_refuse_is_no_difference(reason: str, candidate: Configuration) -> None:
+    """What only may be read was not allowed to be written before, and is not newly refused."""
+    asked = refused(reason, secret_name="openai.api_key", action="put")
+    assert changes(asked, candidate=candidate) == []
+
+
 def test_what_was_given_and_would_be_refused_is_listed(candidate: Configuration) -> None:
     """With the reason and the rule of the candidate, counted by agent and secret."""
     taken = [event(secret_name="aws.root", at=n, run_id=f"run-{n}") for n in range(3)]

@@ -329,6 +329,20 @@ async def test_nothing_of_a_defect_is_repeated() -> None:
     assert [line["event"] for line in lines] == ["provider_defect", "vault_failed"]
 
 
+@pytest.mark.parametrize("kind", [FailureKind.CONFLICT, FailureKind.READ_ONLY, FailureKind.TOO_LARGE])
+async def test_what_is_about_a_write_is_no_failure_of_the_vault(kind: FailureKind) -> None:
+    """An agent that writes what is there already fills no log."""
+
+    async def refuse() -> str | None:
+        raise ProviderError(kind, "there is one already")
+
+    vault = Vault()
+    vault.putting = refuse
+    with capture_logs() as lines:
+        error = await failure_of(hardened(vault).put(REFS[0], b"v"))
+    assert (error.kind, lines) == (kind, [])
+
+
 async def test_a_vault_that_begins_to_fail_is_logged_once_and_a_refusal_each_time() -> None:
     """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
     vault, states = Vault(), StateNotebook()

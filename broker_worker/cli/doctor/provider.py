@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
@@ -17,6 +17,38 @@ from broker_worker.settings import Settings
 
 _PROVIDER_SECONDS = 20.0
 _NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What secrets need of one vault.
+
+    Args:
+        entries: the registry's references, and whose they are.
+        configuration: says what else is needed: drafts of rotations, and places of names that agents create.
+        schemes: what the vault's references begin with.
+    """
+
+    entries: dict[str, str]
+    configuration: Configuration
+    schemes: Sequence[str]
+
+    def places(self) -> tuple[str, ...]:
+        """The registry's references, those of drafts, and one for each rule of `create_in`."""
+        rotations = [entry.rotation for entry in self.configuration.registry.values() if entry.rotation is not None]
+        others = [rule.draft for rule in rotations] + [
+            rule.entry_of("name").ref for rule in self.configuration.create_in
+        ]
+        return (*self.entries, *(ref for ref in others if scheme_of(ref) in self.schemes))
+
+    def is_of_a_created_name(self, place: str) -> bool:
+        """Whether a place is where a name is kept that agents may create."""
+        names = (
+            (rule, rule.name_at(f"{scheme}://{place}"))
+            for scheme in self.schemes
+            for rule in self.configuration.create_in
+        )
+        return any(name is not None and rule.pattern.matches(name) for rule, name in names)
 
 
 async def check_providers(settings: Settings, configuration: Configuration) -> list[Check]:
@@ -36,17 +68,17 @@ async def check_providers(settings: Settings, configuration: Configuration) -> l
             schemes.setdefault(provider, []).append(scheme)
         for provider, served in schemes.items():
             entries = {e.ref: e.name for e in configuration.registry.values() if scheme_of(e.ref) in served}
-            found += await _examined(name, provider, entries, is_metered=section.budget is not None)
+            found += await _examined(
+                name, provider, _Needs(entries, configuration, served), is_metered=section.budget is not None
+            )
     return found
 
 
-async def _examined(
-    name: str, provider: ResilientProvider, entries: dict[str, str], *, is_metered: bool
-) -> list[Check]:
+async def _examined(name: str, provider: ResilientProvider, needs: _Needs, *, is_metered: bool) -> list[Check]:
     try:
         async with asyncio.timeout(_PROVIDER_SECONDS):
             try:
-                return await _check_provider(name, provider, entries, is_metered=is_metered)
+                return await _check_provider(name, provider, needs, is_metered=is_metered)
             finally:
                 await provider.close()
     except TimeoutError:
@@ -55,9 +87,8 @@ async def _examined(
         return [failed(name, f"its check ended with {type(error).__name__}", "this is a defect of the provider")]
 
 
-async def _check_provider(
-    name: str, provider: ResilientProvider, entries: dict[str, str], *, is_metered: bool
-) -> list[Check]:
+async def _check_provider(name: str, provider: ResilientProvider, needs: _Needs, *, is_metered: bool) -> list[Check]:
+    entries = needs.entries
     health = await provider.health()
     if not health.ok:
         return [failed(name, health.detail, health.hint)]
@@ -65,7 +96,7 @@ async def _check_provider(
         served = ok(name, f"{health.detail}; its {len(entries)} references were not asked for: each would cost a read")
     else:
         served = await _check_values(name, health.detail, provider, entries)
-    return [served, *await _check_scope(f"{name} scope", provider, tuple(entries))]
+    return [served, *await _check_scope(f"{name} scope", provider, needs)]
 
 
 async def _check_values(name: str, detail: str, provider: ResilientProvider, entries: dict[str, str]) -> Check:
@@ -91,14 +122,15 @@ def _asked(refs: Sequence[str]) -> Sequence[str]:
     return tuple(chosen.values())
 
 
-async def _check_scope(name: str, provider: ResilientProvider, refs: Sequence[str]) -> list[Check]:
-    """What its credential reaches beyond the registry; nothing is said where the vault does not tell."""
+async def _check_scope(name: str, provider: ResilientProvider, needs: _Needs) -> list[Check]:
+    """What its credential reaches beyond what secrets need; nothing is said where the vault does not tell."""
     try:
-        scope = await provider.visible(refs)
+        scope = await provider.visible(needs.places())
     except ProviderError as error:
         return [warn(name, f"what it reaches could not be asked: {error}", error.hint)]
     if scope is None:
         return []
+    scope = replace(scope, beyond=tuple(place for place in scope.beyond if not needs.is_of_a_created_name(place)))
     if not scope.beyond and not scope.can_write:
         return [ok(name, f"it reaches no {scope.noun} that no secret needs")]
     return [warn(name, _reach(scope), scope.hint)]
