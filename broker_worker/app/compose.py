@@ -170,7 +170,10 @@ def _restore(cache: MemoryCache, write_behind: "WriteBehind", desk: Desk) -> Non
     registry = desk.configuration.registry
     records = write_behind.start({entry.ref for entry in registry.values()})
     for ref, value, until in restored(records, registry, desk.affairs.revocations):
-        if value.fetched_at > desk.affairs.leases.written_at(ref):  # else it was replaced since
+        affairs = desk.affairs
+        if ref in affairs.superseding.uncertain:  # a write of it began, and a worker died
+            continue
+        if value.fetched_at > affairs.leases.written_at(ref):  # else it was replaced since
             cache.restore(ref, value, until)
 
 

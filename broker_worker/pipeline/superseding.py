@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import Notice
+from agent_sdk.wire.messages import MAX_TIME, Notice
 from broker_worker.core.announcements import Announcement, open_announcement, sign_announcement
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import Holding
@@ -49,6 +49,8 @@ class Superseding:
         for note in log.poll():
             self._known.add((note.write_id, note.at))
             leases.supersede(note.ref, note.version, note.at)
+        self.uncertain = frozenset(note.ref for note in log.overdue(MAX_TIME))
+        """Places whose writes had no end when this worker started: copies from before then may be old."""
 
     def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
         """Hear what the workers of this host wrote.

@@ -59,6 +59,7 @@ class WriteFile:
         self._newest: dict[str, WriteNote] = {}
         self._written: dict[str, WriteNote] = {}
         self._news: list[WriteNote] = []
+        self._heard: set[tuple[str, str, int]] = set()  # a file that was pruned is read again
         self._lines = 0
         self._trouble = ""
 
@@ -131,8 +132,12 @@ class WriteFile:
         if note.state == "written" and note.at >= self._now() - REPEATED_MS:
             self._written[note.write_id] = note
         newest = self._newest.get(note.ref)
-        if note.state != "failed" and (newest is None or (newest.at, newest.write_id) < (note.at, note.write_id)):
+        if note.state == "failed":
+            return
+        if newest is None or (newest.at, newest.write_id) < (note.at, note.write_id):
             self._newest[note.ref] = note
+        if (note.write_id, note.state, note.at) not in self._heard:  # whatever its time: clocks are set back
+            self._heard.add((note.write_id, note.state, note.at))
             self._news.append(note)
 
     def _prune(self) -> None:
@@ -146,6 +151,7 @@ class WriteFile:
         kept += [_with_state(note, "unknown") for note in self._begun.values() if note.state == "unknown"]
         self._written = {key: note for key, note in self._written.items() if note.at >= now - REPEATED_MS}
         kept += {**self._written, **{note.write_id: note for note in self._newest.values()}}.values()
+        self._heard = {(note.write_id, note.state, note.at) for note in kept}
         self._file.replace([_ENCODE(_line_of(note)) for note in kept])
         self._lines = len(kept)
 
