@@ -14,8 +14,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILE := $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock'
-# Many tests wait for processes and servers of their own, so three keep two cores busy.
-TEST_PROCESSES ?= 3
+# Many tests wait for processes and servers of their own, so four keep two cores busy.
+TEST_PROCESSES ?= 4
 CACHES := .bench .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
 
 .PHONY: help venv demo test check format bench lock wheel clean
