@@ -152,7 +152,7 @@ class Leases:
             version: the new version; None if nobody knows it.
             at: when, ms since the epoch.
         """
-        if at < self.written_at(ref):  # told late, or once more: what was written since holds
+        if at < self._superseded.get(ref, (-1, None))[0]:  # told late, or once more: what was written since holds
             return
         self._superseded[ref] = (at, version)
         self._superseded.move_to_end(ref)
