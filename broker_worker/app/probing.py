@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import signal
+import sys
 
 import httpx
 
@@ -38,7 +40,13 @@ async def _run(how: CommandProbe, value: bytes) -> str:
     nothing = asyncio.subprocess.DEVNULL
     try:
         process = await asyncio.create_subprocess_exec(
-            *how.arguments, stdin=asyncio.subprocess.PIPE, stdout=nothing, stderr=nothing, env=environ, cwd="/"
+            *how.arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=nothing,
+            stderr=nothing,
+            env=environ,
+            cwd="/",
+            start_new_session=True,
         )
     except OSError:
         return "cannot_run"
@@ -48,9 +56,18 @@ async def _run(how: CommandProbe, value: bytes) -> str:
         code = await process.wait()
     finally:
         if process.returncode is None:
-            process.kill()
+            _end(process)
             await asyncio.shield(process.wait())
     return "" if code == 0 else f"exit_{code}"
+
+
+def _end(process: asyncio.subprocess.Process) -> None:
+    """End a command and all that it started: they may hold the value."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _ask(how: HttpProbe, value: bytes) -> str:
@@ -68,5 +85,5 @@ async def _ask(how: HttpProbe, value: bytes) -> str:
             return "" if answer.status_code == how.status else f"status_{answer.status_code}"
     except httpx.TimeoutException:
         return "timeout"
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return "unreachable"

@@ -157,7 +157,9 @@ class Leases:
         self._superseded[ref] = (at, version)
         self._superseded.move_to_end(ref)
         part = versioned_part(ref)
-        self._written[part] = max(at, self._written.get(part, -1))
+        self._written[part] = max(at, self._written.pop(part, -1))
+        if len(self._written) > _SUPERSEDED:
+            del self._written[next(iter(self._written))]
         if len(self._superseded) > _SUPERSEDED:
             self._superseded.popitem(last=False)
 

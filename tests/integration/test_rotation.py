@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from desk_workbench import until
 
 from agent_sdk.wire.audit import AuditEvent, decode_line
 from broker_worker.app import operator_vault, rotating
@@ -311,6 +312,31 @@ async def test_a_command_says_by_its_end_whether_a_value_works(code: str, variab
 async def test_a_command_that_is_not_there_is_a_fault() -> None:
     """Like any other."""
     assert await probe(CommandProbe(("/nowhere/check",)), b"value") == "cannot_run"
+
+
+async def test_nothing_that_a_command_started_is_left_when_its_time_is_over(tmp_path: Path) -> None:
+    """A program that it left behind may hold the value."""
+    noted = tmp_path / "pid"
+    code = (
+        "import subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        f"open({str(noted)!r}, 'w').write(str(child.pid)); time.sleep(60)"
+    )
+    assert await probe(CommandProbe((sys.executable, "-c", code), None, 2), b"value") == "timeout"
+    child = int(noted.read_text())
+    await until(lambda: not _is_running(child))
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process lives; one that ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_an_address_that_is_none_is_unreachable() -> None:
+    """The old version stays in force, and the job ends."""
+    assert await probe(HttpProbe("http://127.0.0.1:99999999/"), b"value") == "unreachable"
 
 
 @pytest.fixture
