@@ -106,6 +106,7 @@ def _address(value: Value) -> str:
     try:
         parts = urlsplit(text)
         host, has_login = parts.hostname or "", bool(parts.username or parts.password)
+        _ = parts.port  # raises if there can be no such port
     except ValueError:
         raise value.expected("an address such as https://api.example.com/me") from None
     if not host or has_login or not (parts.scheme == "https" or (parts.scheme == "http" and host in _HERE)):

@@ -334,11 +334,6 @@ def _is_running(pid: int) -> bool:
         return False
 
 
-async def test_an_address_that_is_none_is_unreachable() -> None:
-    """The old version stays in force, and the job ends."""
-    assert await probe(HttpProbe("http://127.0.0.1:99999999/"), b"value") == "unreachable"
-
-
 @pytest.fixture
 def address() -> Iterator[str]:
     """A service on this host that knows one key, and sends others elsewhere."""

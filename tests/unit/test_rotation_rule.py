@@ -59,6 +59,7 @@ PROBE = "probe: {command: [/bin/true]}"
         ("{recipe: uuid4, probe: {command: [/bin/true], status: 200}}", "this probe is a command"),
         ("{recipe: uuid4, probe: {url: 'https://a.example/', env: A}}", "this probe is a URL"),
         ("{recipe: uuid4, probe: {url: 'http://api.example.com/'}}", "would not be safe there"),
+        ("{recipe: uuid4, probe: {url: 'https://api.example.com:99999/'}}", "expected an address such as https"),
         ("{recipe: uuid4, probe: {url: 'https://me:pw@api.example.com/'}}", "would not be safe there"),
         ("{recipe: uuid4, probe: {url: 'ftp://api.example.com/'}}", "would not be safe there"),
         ("{recipe: uuid4, probe: {command: [/bin/true], timeout: 2m}}", "expected a duration of 1s to 60s"),
