@@ -206,7 +206,7 @@ def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
     assert len(load_configuration(path).policy.agents["deployer"].grants) == 1
     assert load_configuration(path).entry_of("agents.claude.key") is not None
     (tmp_path / "cases.yaml").write_text(cases)
-    assert len(read_expectations(tmp_path / "cases.yaml").cases) == 3
+    assert len(read_expectations(tmp_path / "cases.yaml").cases) == 4
 
 
 def indented(text: str) -> str:
