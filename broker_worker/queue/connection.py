@@ -109,7 +109,7 @@ class QueueConnection(asyncio.Protocol):
         """
         if poll_us and not self._replies:
             until = time.monotonic_ns() + poll_us * 1000
-            # an event would let the processor sleep
+            # ASYNC110: an event would let the processor sleep
             while not self._replies and self._broken is None and time.monotonic_ns() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         (reply,) = await self.receive_many(1)
