@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from agent_sdk.outcome import Resolution, Stored
     from agent_sdk.secret import Secret
     from agent_sdk.wire.errors import Code, SecretBrokerError
-    from agent_sdk.wire.messages import Notice
+    from agent_sdk.wire.messages import Call, Notice, Subject
 
 __all__ = [
     "ApprovalDenied",
@@ -52,6 +52,7 @@ __all__ = [
     "ApprovalPending",
     "AsyncSecretBroker",
     "BrokerNotTrusted",
+    "Call",
     "ClientClosed",
     "Code",
     "Conflict",
@@ -76,12 +77,14 @@ __all__ = [
     "SecretBrokerError",
     "SeveralRefused",
     "Stored",
+    "Subject",
     "Unauthenticated",
     "Unavailable",
 ]
 
 _HOMES = {
     "AsyncSecretBroker": "client",
+    "Call": "wire.messages",
     "Code": "wire.errors",
     "Notice": "wire.messages",
     "Resolution": "outcome",
@@ -91,6 +94,7 @@ _HOMES = {
     "SecretBroker": "blocking",
     "SecretBrokerError": "wire.errors",
     "Stored": "outcome",
+    "Subject": "wire.messages",
 }
 """Where a name lives, unless it is one of the exceptions."""
 

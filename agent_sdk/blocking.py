@@ -13,7 +13,7 @@ from agent_sdk.credential import RunCredential
 from agent_sdk.errors import ClientClosed
 from agent_sdk.outcome import Resolution, Stored
 from agent_sdk.secret import Secret
-from agent_sdk.wire.messages import Notice
+from agent_sdk.wire.messages import Notice, Way
 
 T = TypeVar("T")
 
@@ -89,11 +89,13 @@ class SecretBroker:
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
         wait_for_approval: bool = True,
+        deliver: Way = "value",
     ) -> Secret:
         """Ask for one secret; see `AsyncSecretBroker.get`."""
+        wait = wait_for_approval
         return self._run(
             lambda client: client.get(
-                name, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait_for_approval
+                name, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait, deliver=deliver
             )
         )
 
@@ -107,6 +109,7 @@ class SecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[False] = False,
+        deliver: Way = "value",
     ) -> Mapping[str, Secret]: ...
 
     @overload
@@ -119,6 +122,7 @@ class SecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[True],
+        deliver: Way = "value",
     ) -> Resolution: ...
 
     def get_many(
@@ -130,17 +134,26 @@ class SecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: bool = False,
+        deliver: Way = "value",
     ) -> Mapping[str, Secret] | Resolution:
         """Ask for 1 to 64 secrets in one request; see `AsyncSecretBroker.get_many`."""
         wait = wait_for_approval
         if partial:
             return self._run(
                 lambda client: client.get_many(
-                    names, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait, partial=True
+                    names,
+                    purpose=purpose,
+                    ttl=ttl,
+                    timeout=timeout,
+                    wait_for_approval=wait,
+                    partial=True,
+                    deliver=deliver,
                 )
             )
         return self._run(
-            lambda client: client.get_many(names, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait)
+            lambda client: client.get_many(
+                names, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait, deliver=deliver
+            )
         )
 
     def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:

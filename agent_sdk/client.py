@@ -4,7 +4,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -21,7 +21,22 @@ from agent_sdk.request import checked_generate, checked_names, checked_put, chec
 from agent_sdk.secret import Secret, loan_of, wall_clock
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Generate, ListNames, Notice, Operation, Put, Release, Renew, Resolve, lease_id
+from agent_sdk.wire.messages import (
+    MAX_CALLS,
+    Call,
+    Generate,
+    ListNames,
+    Notice,
+    Operation,
+    Put,
+    Release,
+    Renew,
+    Report,
+    Resolve,
+    Subject,
+    Way,
+    lease_id,
+)
 from agent_sdk.writing import write
 
 TIMEOUT_SECONDS = 15.0
@@ -95,6 +110,8 @@ class AsyncSecretBroker:
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
         wait_for_approval: bool = True,
+        deliver: Way = "value",
+        on_behalf_of: Subject | None = None,
     ) -> Secret:
         """Ask for one secret.
 
@@ -105,11 +122,14 @@ class AsyncSecretBroker:
             timeout: seconds that this may take, people who have to approve included: give them minutes.
             wait_for_approval: whether to wait when people have to approve first; if not, `ApprovalPending` is raised
                 at once, and asking for the same later serves what they decided.
+            deliver: how the value will reach the work; the policy can narrow it, and the audit names it.
+            on_behalf_of: the run that this is asked for, if not this one: only who the policy lets act for its agent
+                gets an answer.
 
         Raises:
             NotGranted: one of its subclasses says why there is no value.
         """
-        body = checked_resolve((name,), purpose, ttl)
+        body = checked_resolve((name,), purpose, ttl, deliver, on_behalf_of)
         answer = await self._resolve(body, self._seconds(timeout), wait_for_approval, partial=False)
         answer.raise_if_refused()
         return answer.secrets[name]
@@ -124,6 +144,8 @@ class AsyncSecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[False] = False,
+        deliver: Way = "value",
+        on_behalf_of: Subject | None = None,
     ) -> Mapping[str, Secret]: ...
 
     @overload
@@ -136,6 +158,8 @@ class AsyncSecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[True],
+        deliver: Way = "value",
+        on_behalf_of: Subject | None = None,
     ) -> Resolution: ...
 
     async def get_many(
@@ -147,6 +171,8 @@ class AsyncSecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: bool = False,
+        deliver: Way = "value",
+        on_behalf_of: Subject | None = None,
     ) -> Mapping[str, Secret] | Resolution:
         """Ask for 1 to 64 secrets in one request.
 
@@ -160,6 +186,8 @@ class AsyncSecretBroker:
                 is refused for another reason.
             partial: whether to return what was granted together with what was refused, rather than to raise when
                 any name is refused.
+            deliver: as for `get`.
+            on_behalf_of: as for `get`.
 
         Returns:
             The secrets by name; with `partial` a `Resolution`.
@@ -168,7 +196,7 @@ class AsyncSecretBroker:
             NotGranted: if a name was refused (with `partial`: only if there was no answer); its `refusals` name each
                 refused one with its code. It holds no values.
         """
-        body = checked_resolve(checked_names(names), purpose, ttl)
+        body = checked_resolve(checked_names(names), purpose, ttl, deliver, on_behalf_of)
         answer = await self._resolve(body, self._seconds(timeout), wait_for_approval, partial=partial)
         if partial:
             return Resolution(answer.secrets, answer.refusals)
@@ -184,6 +212,22 @@ class AsyncSecretBroker:
         answer = await self._ask(ListNames(), (), self._seconds(timeout))
         answer.raise_if_refused()
         return answer.names
+
+    async def report(self, subject: Subject, calls: Sequence[Call], *, timeout: float | None = None) -> None:
+        """Have calls recorded that this proxy made on behalf of a run; they are on disk when it returns.
+
+        Args:
+            subject: the run, as it showed itself.
+            calls: 1 to 64 calls, in order.
+            timeout: seconds that this may take.
+
+        Raises:
+            NotGranted: if they were not recorded, or (`Unavailable`) nobody answered.
+        """
+        if not 1 <= len(calls) <= MAX_CALLS:
+            raise InvalidRequest(f"a report has 1 to {MAX_CALLS} calls; got {len(calls)}")
+        answer = await self._ask(Report(subject, tuple(calls)), (), self._seconds(timeout))
+        answer.raise_if_refused()
 
     async def renew(self, secret: Secret, *, timeout: float | None = None) -> Secret:
         """Prolong what the agent holds, as far as the broker allows.

@@ -234,7 +234,8 @@ class Exchange:
                 continue
             pending = self._pending.pop(message.request_id, None)
             if pending is not None and not pending.answer.done():
-                pending.answer.set_result(settle(message, pending.names, self.holdings, now))
+                own = getattr(pending.body, "subject", None) is None
+                pending.answer.set_result(settle(message, pending.names, self.holdings, now, own=own))
         if self._waiting:
             self._send_waiting()
 

@@ -105,7 +105,7 @@ class Answer(Struct, frozen=True):
         return result if same else Refusal(name, Code.UNAVAILABLE)
 
 
-def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int) -> Answer:
+def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, *, own: bool = True) -> Answer:
     """Match a reply with the names that were asked for.
 
     Every asked name ends up granted or refused: one that the reply leaves out, or grants without a value, counts as
@@ -117,10 +117,11 @@ def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int) -> 
         asked: the names, each once; none if the request was about something else.
         holdings: what the run holds; what is granted joins it.
         now: the time, ms since the epoch.
+        own: whether the run asked for itself; if somebody else's run was revoked, its own go on.
     """
     if reply.status == "refused" and (reply.code is not None or not reply.results):
         code, retry_after = reply.code or Code.DENIED, _seconds(reply.retry_after)
-        if code == Code.REVOKED:
+        if code == Code.REVOKED and own:
             holdings.revoke_all()
         refusals = tuple(Refusal(name, code, retry_after) for name in asked)
         return Answer({}, refusals, refused=code, retry_after=retry_after)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import get_args
 
 from agent_sdk.errors import InvalidRequest
 from agent_sdk.wire.errors import WireError
@@ -15,8 +16,12 @@ from agent_sdk.wire.messages import (
     Generate,
     Put,
     Resolve,
+    Subject,
+    Way,
 )
 from agent_sdk.wire.names import check_secret_name, is_secret_name
+
+_WAYS = get_args(Way)
 
 
 def checked_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -35,7 +40,13 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def checked_resolve(wanted: tuple[str, ...], purpose: str, ttl: timedelta | int | None) -> Resolve:
+def checked_resolve(
+    wanted: tuple[str, ...],
+    purpose: str,
+    ttl: timedelta | int | None,
+    deliver: Way = "value",
+    on_behalf_of: Subject | None = None,
+) -> Resolve:
     """The request for some names.
 
     Raises:
@@ -52,7 +63,9 @@ def checked_resolve(wanted: tuple[str, ...], purpose: str, ttl: timedelta | int 
         raise InvalidRequest(f"a purpose has at most {MAX_PURPOSE} characters; got {len(purpose)}")
     if not purpose.isascii() and any("\ud800" <= character <= "\udfff" for character in purpose):
         raise InvalidRequest("a purpose is a text of whole characters; this one has half of a surrogate pair")
-    return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl))
+    if deliver not in _WAYS:
+        raise InvalidRequest(f"a way to deliver is one of {', '.join(_WAYS)}")
+    return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl), deliver, on_behalf_of)
 
 
 def checked_put(name: str, value: str | bytes, purpose: str, replaces: str | None) -> Put:

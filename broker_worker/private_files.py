@@ -83,15 +83,24 @@ def create_private(path: Path, content: bytes) -> None:
 def make_private_folder(path: Path) -> None:
     """Make a folder that only its owner can enter, or check that an existing one is such.
 
+    Missing parents are made as private, in whatever order processes that start together get here.
+
     Raises:
         SetupError: if it cannot be made, is no folder, or is open to others.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folders(path)
         status = path.stat()
     except OSError as error:
         raise SetupError(f"the folder {path} cannot be made: {error.strerror}", hint="check its parents") from error
     check_private(path, status, "the folder")
+
+
+def _make_folders(path: Path) -> None:
+    # not mkdir(parents=True): that gives the parents the mode of the umask
+    if not path.parent.exists():
+        _make_folders(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
 
 
 def check_private(path: Path, status: os.stat_result, what: str) -> None:

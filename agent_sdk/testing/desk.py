@@ -21,6 +21,7 @@ from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import (
     NOTICE,
     REPLY,
+    Call,
     Generate,
     ListNames,
     Notice,
@@ -28,9 +29,12 @@ from agent_sdk.wire.messages import (
     Release,
     Renew,
     Reply,
+    Report,
     Request,
     Resolve,
     Result,
+    Subject,
+    Way,
     decode_request,
 )
 from agent_sdk.wire.sealing import (
@@ -52,16 +56,20 @@ class RecordedRequest:
     """One request that reached the desk.
 
     Args:
-        operation: `resolve`, `list`, `renew`, `release`, `put` or `generate`.
+        operation: `resolve`, `list`, `renew`, `release`, `put`, `generate` or `report`.
         names: the names asked for, or the one whose lease it is about.
         purpose: what the agent said that it is for.
         ttl: the shorter life that it asked for, in seconds.
+        deliver: how the values were to reach the work.
+        subject: on whose behalf it asked, if not its own.
     """
 
     operation: str
     names: tuple[str, ...] = ()
     purpose: str = ""
     ttl: int | None = None
+    deliver: Way = "value"
+    subject: Subject | None = None
 
 
 class FakeDesk:
@@ -111,6 +119,7 @@ class FakeDesk:
         self.silent = False
         """While true, nothing is answered, so that requests end with `Unavailable` at their deadline."""
         self.requests: list[RecordedRequest] = []
+        self.calls: list[Call] = []
         """What was asked, in order."""
         self._connected: list[DeskTransport] = []
         self._people = FakePeople()
@@ -236,7 +245,8 @@ class FakeDesk:
     def _record(self, request: Request, run_key: bytes) -> None:
         body = request.body
         if isinstance(body, Resolve):
-            self.requests.append(RecordedRequest("resolve", body.names, body.purpose, body.ttl))
+            recorded = RecordedRequest("resolve", body.names, body.purpose, body.ttl, body.deliver, body.subject)
+            self.requests.append(recorded)
         elif isinstance(body, ListNames):
             self.requests.append(RecordedRequest("list"))
         elif isinstance(body, Put | Generate):
@@ -246,6 +256,10 @@ class FakeDesk:
             lease = self._leases.of_run(body.lease, run_key)
             operation = "renew" if isinstance(body, Renew) else "release"
             self.requests.append(RecordedRequest(operation, () if lease is None else (lease.name,)))
+        else:
+            names = tuple(call.name for call in body.calls)
+            self.requests.append(RecordedRequest("report", names, subject=body.subject))
+            self.calls += body.calls
 
     def _reply(self, request: Request, run_key: bytes) -> Reply:
         self._record(request, run_key)
@@ -258,6 +272,8 @@ class FakeDesk:
             results = self._results(body, run_key)
         elif isinstance(body, Put | Generate):
             results = (self._write(body, run_key),)
+        elif isinstance(body, Report):
+            return Reply(request.request_id, "ok")
         elif (lease := self._leases.of_run(body.lease, run_key)) is None:
             return Reply(request.request_id, "refused", Code.INVALID)
         elif isinstance(body, Renew):

@@ -52,6 +52,7 @@ EventType = Literal[
     "write_unsettled",
     "value_written",
     "rotation",
+    "call",
     "checkpoint",
 ]
 """What a line records. `access`: one name of one verified request. `request_refused`: a verified request that was
@@ -62,7 +63,8 @@ asked, one person decided, and what came of it (`outcome`, or `reason` when it e
 `subject`, or no longer. `lease_ended`: before its time, and why. `notified`: a notification was delivered, or given up.
 `job_refused`: a job that the broker did not write. `write_started`: a value is about to be stored; the `access` with
 the same `request_id` says what came of it. `write_unsettled`: nothing said that, and the vault may hold it or not.
-`value_written`: what came of a write that an operator or a rotation made. `rotation`: a step of one, in `reason`."""
+`value_written`: what came of a write that an operator or a rotation made. `rotation`: a step of one, in `reason`.
+`call`: a request that a proxy made with a secret on behalf of a run, as the proxy reports it."""
 
 
 class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
@@ -85,7 +87,11 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     ) = None
     code: Annotated[Code | None, Meta(description="what the agent was told")] = None
     reason: Annotated[str | None, Meta(description="why, in words that the agent is not told")] = None
-    action: Literal["resolve", "put", "generate", "renew", "release", "list"] | None = None
+    action: Literal["resolve", "put", "generate", "renew", "release", "list", "report"] | None = None
+    deliver: Annotated[
+        Literal["value", "env", "file", "proxy"] | None, Meta(description="how the value was to reach the work")
+    ] = None
+    actor: Annotated[str | None, Meta(description="who asked on behalf of the run: `agent/run`")] = None
     purpose: str | None = None
     rule: Annotated[str | None, Meta(description="file:line of the policy entry that decided")] = None
     policy: Annotated[str | None, Meta(description="digest of the policy in force")] = None
@@ -106,6 +112,14 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     task: str | None = None
     latency_us: Annotated[int, Meta(ge=0, description="from read to record, microseconds")] | None = None
     count: Annotated[int, Meta(ge=1, description="how many messages this line stands for")] | None = None
+    route: Annotated[str | None, Meta(description="of a call: the proxy's route")] = None
+    host: Annotated[str | None, Meta(description="of a call: the upstream's host")] = None
+    method: Annotated[str | None, Meta(description="of a call: its HTTP method")] = None
+    path: Annotated[str | None, Meta(description="of a call: the path's template, as the route says it")] = None
+    status: Annotated[int | None, Meta(description="of a call: the upstream's HTTP status")] = None
+    sent_bytes: Annotated[int, Meta(ge=0, description="of a call: the request's body")] | None = None
+    received_bytes: Annotated[int, Meta(ge=0, description="of a call: the answer's body")] | None = None
+    elapsed_ms: Annotated[int, Meta(ge=0, description="of a call: how long it took")] | None = None
     signature: Annotated[str | None, Meta(description="of a checkpoint: Ed25519, hexadecimal")] = None
 
 

@@ -19,6 +19,8 @@ MAX_VALUE = 128 * 1024
 MAX_TIME = 2**53 - 1
 MAX_TTL_SECONDS = 30 * 24 * 3600
 MAX_RECIPE = 64
+MAX_PROOF = 2048
+MAX_CALLS = 64
 MAX_VERSION = 128
 
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -36,6 +38,9 @@ Replaced = Annotated[str, Meta(min_length=1, max_length=MAX_VERSION)]
 """The version that a write is to replace."""
 Source = Literal["cache", "provider", "stale"]
 """Where a value came from."""
+Way = Literal["value", "env", "file", "proxy"]
+"""How a value reaches the work: into the agent's own code, into the environment or a file of a program that it starts,
+or only into a request that a proxy makes for it."""
 RichFields = list[tuple[str, Any]]
 
 
@@ -43,12 +48,37 @@ class _Op(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, t
     pass
 
 
+class Subject(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """On whose behalf somebody else asks: what the run, or the script, showed of itself (RFC 8693, "subject_token").
+
+    `token` is a run's identity token or an agent's static token; `proof` a proof that whoever showed the identity token
+    holds the run's key (docs/protocol.md, "On behalf of a run").
+    """
+
+    token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
+    proof: Annotated[str, Meta(min_length=1, max_length=MAX_PROOF)] | None = None
+
+    def __repr__(self) -> str:
+        """Nothing of it."""
+        return "<subject>"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`."""
+        return []
+
+
 class Resolve(_Op, frozen=True, tag="resolve"):
-    """Ask for the values of 1 to 64 names. `ttl` asks for a shorter life, in seconds."""
+    """Ask for the values of 1 to 64 names.
+
+    `ttl` asks for a shorter life, in seconds; `deliver` says how the values will reach the work; `subject` on whose
+    behalf this is asked, if not the sender's own.
+    """
 
     names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_NAMES)]
     purpose: Purpose = ""
     ttl: Ttl | None = None
+    deliver: Way = "value"
+    subject: Subject | None = None
 
 
 class Put(_Op, frozen=True, tag="put"):
@@ -94,7 +124,34 @@ class ListNames(_Op, frozen=True, tag="list"):
     """Ask which names this run may resolve."""
 
 
-Operation = Resolve | Put | Generate | Renew | Release | ListNames
+class Call(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One request that a proxy made for a run with a secret: where to, and what came of it; never what it held.
+
+    `path` is the template of the route that covers it, `status` the upstream's answer (None if there was none), `fault`
+    a slug if the proxy ended the call. Sizes are bodies in bytes, `elapsed` is in milliseconds.
+    """
+
+    at: Time
+    route: Annotated[str, Meta(min_length=1, max_length=64)]
+    name: Name
+    host: Annotated[str, Meta(min_length=1, max_length=255)]
+    method: Annotated[str, Meta(min_length=1, max_length=16)]
+    path: Annotated[str, Meta(min_length=1, max_length=512)]
+    status: Annotated[int, Meta(ge=100, le=999)] | None = None
+    fault: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    sent: Time = 0
+    received: Time = 0
+    elapsed: Time = 0
+
+
+class Report(_Op, frozen=True, tag="report"):
+    """Have 1 to 64 calls recorded that a proxy made on behalf of one run."""
+
+    subject: Subject
+    calls: Annotated[tuple[Call, ...], Meta(min_length=1, max_length=MAX_CALLS)]
+
+
+Operation = Resolve | Put | Generate | Renew | Release | ListNames | Report
 
 
 class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -216,6 +273,9 @@ def decode_request(raw: bytes) -> Request:
             raise WireError("request: a name is asked for twice", reason="malformed")
     elif isinstance(body, Put | Generate):
         _check_name(body.name, "name")
+    elif isinstance(body, Report):
+        for place, call in enumerate(body.calls):
+            _check_name(call.name, f"calls[{place}].name")
     if request.deadline <= request.issued_at:
         raise WireError("request: the deadline is not after issued_at", reason="malformed")
     return request

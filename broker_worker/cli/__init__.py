@@ -3,12 +3,12 @@
 import sys
 from importlib.util import find_spec
 
-if find_spec("click") is None:  # pip makes the command also where only what an agent needs is installed
+if find_spec("structlog") is None:  # pip makes the command also where only what an agent needs is installed
     print("error: this command needs the broker's packages; only those of an agent are installed", file=sys.stderr)
     print("hint: install secret-broker with its extra `broker`, or `all`", file=sys.stderr)
     sys.exit(7)
 
-from broker_worker.cli.command_table import CommandTable
+from agent_sdk.cli.command_table import CommandTable
 from broker_worker.cli.root import main
 
 main.commands = CommandTable(

@@ -1,4 +1,4 @@
-"""The subcommands by name, each imported when it is run: a command loads no more of the broker than it needs.
+"""The subcommands by name, each imported when it is run: a command loads no more than it needs.
 
 That is what keeps vault providers out of the process that sends notifications, and a start-up short.
 """

@@ -1,0 +1,86 @@
+"""The command group that every subcommand of `secret-agent` joins: errors that people can act on, and exit codes.
+
+Exit codes:
+
+    0    it worked
+    1    refused, or not answered: nothing was released
+    2    the command line was not understood
+    7    the run's credential is missing or cannot be used
+    130  interrupted
+
+`run` leaves with the exit code of its command; 126 if that cannot be executed, 127 if it was not found.
+
+An error is one line `error: …` on stderr and, where it helps, a second one `hint: …`.
+"""
+
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from agent_sdk.errors import CredentialInvalid, CredentialMissing, InvalidRequest
+from agent_sdk.wire.errors import SecretBrokerError
+
+REFUSED = 1
+USAGE = 2
+NO_CREDENTIAL = 7
+INTERRUPTED = 130
+_EPILOG = "Exit codes: 0 ok, 1 refused or not answered, 2 usage, 7 no usable credential, 130 interrupted."
+
+
+class AgentGroup(click.Group):
+    """A click group that turns the SDK's exceptions into one `error:` line, one `hint:` line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen subcommand (click's protocol)."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
+            fail(error, debug=bool(ctx.params.get("debug")))
+
+
+def fail(error: Exception, *, debug: bool = False) -> NoReturn:
+    """Print an exception as people should see it and leave with its exit code.
+
+    Args:
+        error: one of ours, or anything that nobody expected; of the latter only the type is shown, because its text
+            may repeat what it was given.
+        debug: also show the calls that led to it, without any exception's text.
+    """
+    if debug:
+        click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
+    message, hint = str(error), getattr(error, "hint", "")
+    if isinstance(error, CredentialMissing | CredentialInvalid):
+        code, hint = NO_CREDENTIAL, "start it with `secret-broker launch --agent ID -- …`"
+    elif isinstance(error, InvalidRequest):
+        code = USAGE
+    elif isinstance(error, SecretBrokerError):
+        code = REFUSED
+    elif isinstance(error, OSError) and error.strerror:
+        code, message = REFUSED, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    else:
+        code, message = REFUSED, f"unexpected {type(error).__name__}"
+        hint = "this is a defect; `secret-agent --debug …` shows where it happened"
+    click.echo(f"error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"hint: {printable(hint)}", err=True)
+    raise click.exceptions.Exit(code) from None
+
+
+def printable(text: str) -> str:
+    """The text on one line, with control characters written as escapes: a server's words may end up in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@click.group(
+    cls=AgentGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EPILOG
+)
+@click.option("--debug", is_flag=True, help="Show where an unexpected error happened.")
+@click.version_option(package_name="secret-broker", prog_name="secret-agent")
+def main(debug: bool) -> None:
+    """Bring secrets to programs, and not to prompts, files, logs or shell histories."""
