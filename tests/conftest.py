@@ -1,5 +1,6 @@
 """Fixtures that every tier shares: a real Valkey server on a unix socket, one a test process."""
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,16 @@ pytest.register_assert_rewrite(
     "provider_conformance", "desk_workbench", "broker_home", "dashboard_house", "browser_site"
 )
 pytest_plugins = ["broker_home", "people_home", "dashboard_house", "browser_site", "browser_museum"]
+
+
+gc.disable()  # until all tests are collected: everything that this makes stays
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Collect garbage from here on, but look for none among what thousands of tests and their modules are made of."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
