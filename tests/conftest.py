@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", "ignore:unclosed:ResourceWarning")
 
 
-def wait_for_server(client: "redis.Redis", deadline_seconds: float = 10.0) -> None:
+def wait_for_server(client: "redis.Redis", deadline_seconds: float = 45.0) -> None:
     """Poll until the server answers a PING, or fail at the deadline."""
     end = time.monotonic() + deadline_seconds
     while True:
@@ -84,7 +84,7 @@ def valkey_socket() -> Iterator[Path]:
         yield socket
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(45)
         shutil.rmtree(folder, ignore_errors=True)
 
 

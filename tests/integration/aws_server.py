@@ -128,7 +128,7 @@ class AwsServer:
     def wait_for(self, action: str, count: int) -> None:
         """Wait until an action was asked for so often."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self.count(action) >= count, 20)
+            assert self._arrived.wait_for(lambda: self.count(action) >= count, 60)
 
     def release(self) -> None:
         """Let everything go that hangs."""

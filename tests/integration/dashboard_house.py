@@ -188,7 +188,7 @@ class House:
             if enough(b"".join(got).decode()):
                 leaving.set()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             await self.app(scope, receive, send)
         return b"".join(got).decode()
 
