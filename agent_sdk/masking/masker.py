@@ -1,8 +1,9 @@
 """The masker: secret values in a stream of bytes are replaced, wherever the stream is cut."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Final, final
+from typing import Final, Self, final
 
 from agent_sdk.masking.forms import can_be_masked, forms_of
 from agent_sdk.masking.index import FormIndex, Occurrence
@@ -109,9 +110,9 @@ class Masker:
         names = {self._names[found.form] for found in (*self._index.occurrences(whole), *beginnings)}
         return tuple(name for name in self._order if name in names)
 
-    def _anew(self) -> "Masker":
-        other = Masker({})
-        other._names, other._index = self._names, self._index
+    def _anew(self) -> Self:
+        other = copy(self)
+        other._held, other._given, other._open = b"", 0, None
         return other
 
     def _give(self, text: bytes, found: Iterable[Occurrence], give_to: int, keep_from: int) -> bytes:
