@@ -1,9 +1,9 @@
 """The masker: secret values in a stream of bytes are replaced, wherever the stream is cut."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Final, Self, final
+from typing import Final, final
 
 from agent_sdk.masking.forms import can_be_masked, forms_of
 from agent_sdk.masking.index import FormIndex, Occurrence
@@ -22,6 +22,15 @@ class _Mask:
     longest: int
     name: str
     shown: bool = False
+
+    def joined(self, other: "_Mask") -> "_Mask":
+        """This one and another that begins within it, as one."""
+        named = self if self.longest >= other.longest else other
+        return _Mask(self.start, max(self.end, other.end), named.longest, named.name, self.shown or other.shown)
+
+    def from_offset(self, offset: int) -> "_Mask":
+        """The same where the text before an offset is gone."""
+        return replace(self, start=max(0, self.start - offset), end=self.end - offset)
 
 
 @final
@@ -45,9 +54,12 @@ class Masker:
                     self._names.setdefault(form, name)
         self._index = FormIndex(frozenset(self._names))
         self._order = tuple(values)
+        self._begin()
+
+    def _begin(self) -> None:
         self._held = b""
         self._given = 0  # how many of the held bytes `flush` gave out
-        self._open: _Mask | None = None  # covers the first of the held bytes, and began before them
+        self._open: list[_Mask] = []  # they reach into the held bytes
 
     @property
     def pending(self) -> bool:
@@ -97,7 +109,8 @@ class Masker:
         Returns:
             What `feed` and then `flush` of a new masker give.
         """
-        other = self._anew()
+        other = copy(self)
+        other._begin()  # noqa: SLF001  # its own class's
         return other.feed(whole) + other.flush()
 
     def finds(self, whole: bytes) -> tuple[str, ...]:
@@ -110,16 +123,12 @@ class Masker:
         names = {self._names[found.form] for found in (*self._index.occurrences(whole), *beginnings)}
         return tuple(name for name in self._order if name in names)
 
-    def _anew(self) -> Self:
-        other = copy(self)
-        other._held, other._given, other._open = b"", 0, None
-        return other
-
     def _give(self, text: bytes, found: Iterable[Occurrence], give_to: int, keep_from: int) -> bytes:
         """Show a text up to one offset, masked, and hold it from another, which is no later."""
         out: list[bytes] = []
-        at, goes_on = self._given, None
-        for mask in self._masks(found):
+        at = self._given
+        masks = self._masks(found)
+        for mask in masks:
             if mask.start >= give_to:
                 break
             out.append(text[at : mask.start])
@@ -127,30 +136,22 @@ class Masker:
                 out.append(b"[masked %s]" % mask.name.encode())
                 mask.shown = True
             at = max(at, mask.end)
-            if mask.end > keep_from:
-                goes_on = mask
         out.append(text[at:give_to])
         self._held = text[keep_from:]
         self._given = max(self._given, give_to) - keep_from
-        self._open = goes_on and replace(goes_on, start=goes_on.start - keep_from, end=goes_on.end - keep_from)
+        self._open = [mask.from_offset(keep_from) for mask in masks if mask.end > keep_from]
         return b"".join(out)
 
-    def _masks(self, found: Iterable[Occurrence]) -> Iterator[_Mask]:
+    def _masks(self, found: Iterable[Occurrence]) -> list[_Mask]:
         """What is to be masked, from the first to the last, with what overlaps in one."""
-        masks = [_Mask(start, end, end - start, self._names[form]) for start, end, form in found]
-        if self._open is not None:
-            masks.append(self._open)
-        masks.sort(key=lambda mask: mask.start)
-        current: _Mask | None = None
-        for mask in masks:
-            if current is None or mask.start >= current.end:
-                if current is not None:
-                    yield current
-                current = mask
+        parts = [*self._open, *(_Mask(start, end, end - start, self._names[form]) for start, end, form in found)]
+        masks: list[_Mask] = []
+        for part in sorted(parts, key=lambda part: part.start):
+            if masks and part.start < masks[-1].end:
+                masks[-1] = masks[-1].joined(part)
             else:
-                current = _joined(current, mask)
-        if current is not None:
-            yield current
+                masks.append(part)
+        return masks
 
     def __repr__(self) -> str:
         return f"<Masker of {len(self._order) - len(self.unmasked)} values>"
@@ -159,8 +160,3 @@ class Masker:
 def _says_too_much(beginning: Occurrence) -> bool:
     length = beginning.end - beginning.start
     return length > MOST_SHOWN or 2 * length >= len(beginning.form)
-
-
-def _joined(one: _Mask, other: _Mask) -> _Mask:
-    named = one if one.longest >= other.longest else other
-    return _Mask(one.start, max(one.end, other.end), named.longest, named.name, one.shown or other.shown)
