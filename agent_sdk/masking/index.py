@@ -8,6 +8,7 @@ from agent_sdk.masking.search import search_for
 
 # A form is found by a part of it of this length, its needle: short ones are searched fastest.
 _NEEDLE: Final = 8
+_MOST_PARTS: Final = 64  # a needle is chosen from the beginning of a form
 
 
 class Occurrence(NamedTuple):
@@ -81,15 +82,20 @@ def _by_needle(forms: frozenset[bytes]) -> Mapping[bytes, list[tuple[int, bytes]
     """For each needle the forms that it finds, and where in them it stands. Each form is found by one needle."""
     by_needle: defaultdict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
     for form in sorted(forms, key=lambda form: (len(form), form)):
-        known = (form[at : at + _NEEDLE] for at in range(len(form) - _NEEDLE + 1))
-        needle = next((part for part in known if part in by_needle), None) or _rarest_part(form)
+        parts = _parts(form)
+        needle = next(filter(by_needle.__contains__, parts), None) or _rarest(parts)
         by_needle[needle].append((form.index(needle), form))
     return by_needle
 
 
-def _rarest_part(form: bytes) -> bytes:
-    """The part of a form that a text will have least by chance: the one of the most different bytes, and the last."""
-    parts = [form[at : at + _NEEDLE] for at in range(max(1, len(form) - _NEEDLE + 1))]
+def _parts(form: bytes) -> list[bytes]:
+    """The parts of a form that could be its needle; a form that is no longer than a needle is its own."""
+    last = min(len(form) - _NEEDLE, _MOST_PARTS)
+    return [form[at : at + _NEEDLE] for at in range(max(0, last) + 1)]
+
+
+def _rarest(parts: list[bytes]) -> bytes:
+    """The part that a text will have least by chance: that of the most different bytes, and of these the last."""
     return max(reversed(parts), key=lambda part: len(set(part)))
 
 
