@@ -5,6 +5,12 @@ from agent_sdk.cli.root import main
 
 main.commands = CommandTable(
     {
+        "generate": "agent_sdk.cli.generate:generate",
+        "get": "agent_sdk.cli.get:get",
+        "inject": "agent_sdk.cli.inject:inject",
+        "list": "agent_sdk.cli.list_names:list_names",
+        "put": "agent_sdk.cli.put:put",
+        "run": "agent_sdk.cli.run:run",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
 )
