@@ -41,7 +41,9 @@ def checked_name(_ctx: click.Context, _param: click.Parameter, text: str) -> str
 
 
 NAME = click.argument("name", callback=checked_name)
-PURPOSE = click.option("--purpose", metavar="TEXT", default="", help="What for: goes to the audit, and to who approves.")
+PURPOSE = click.option(
+    "--purpose", metavar="TEXT", default="", help="What for: goes to the audit, and to who approves."
+)
 TIMEOUT = click.option(
     "--timeout",
     metavar="S",
@@ -52,3 +54,4 @@ TIMEOUT = click.option(
 )
 REPLACES = click.option("--replaces", metavar="V", help="Replace this version; without it the name is created.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+FORCE = click.option("--force", is_flag=True, help="Replace a file that others can read; print to a terminal.")

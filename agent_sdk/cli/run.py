@@ -21,7 +21,7 @@ from agent_sdk.wire.messages import MAX_NAMES, Notice
 _FIRST_DESCRIPTOR = 10
 
 
-class NotStarted(SecretBrokerError):
+class NotStartedError(SecretBrokerError):
     """A value was refused, so nothing was started."""
 
 
@@ -51,7 +51,11 @@ def _on_revoke(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
 )
 @click.option("--env", "variables", metavar="NAME=secret://…", multiple=True, help="A variable with a secret's value.")
 @click.option(
-    "--file", "files", metavar="NAME=secret://…", multiple=True, help="A variable with the path of a file with the value."
+    "--file",
+    "files",
+    metavar="NAME=secret://…",
+    multiple=True,
+    help="A variable with the path of a file with the value.",
 )
 @PURPOSE
 @TIMEOUT
@@ -126,7 +130,7 @@ def _supervised(
     except InvalidRequest:
         raise
     except NotGranted as error:
-        raise NotStarted(f"nothing was started: {error} [{error.code}]", code=error.code) from None
+        raise NotStartedError(f"nothing was started: {error} [{error.code}]", code=error.code) from None
 
 
 def _handed_on(credential: RunCredential, path: str | None) -> dict[str, str]:

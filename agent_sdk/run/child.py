@@ -55,7 +55,7 @@ class Child(Protocol):
         ...
 
 
-class CannotStart(SecretBrokerError):
+class CannotStartError(SecretBrokerError):
     """The command cannot be started.
 
     Args:
@@ -76,7 +76,7 @@ def locate(program: str, environ: Mapping[bytes, bytes]) -> str:
     """Where a program is: as it stands if it has a slash, else the first that is executable on the command's own PATH.
 
     Raises:
-        CannotStart: if there is none, or none that is executable.
+        CannotStartError: if there is none, or none that is executable.
     """
     if "/" in program:
         return program
@@ -87,20 +87,20 @@ def locate(program: str, environ: Mapping[bytes, bytes]) -> str:
             if os.access(path, os.X_OK):
                 return str(path)
             found = errno.EACCES
-    raise CannotStart(program, found)
+    raise CannotStartError(program, found)
 
 
-def attempts(command: Sequence[str], environ: Mapping[bytes, bytes]) -> Sequence[tuple[str, Sequence[str]]]:
+def attempts(command: Sequence[str], environ: Mapping[bytes, bytes]) -> Sequence[tuple[str, list[str]]]:
     """What to execute, in order: the program, and a script without a first line `#!` by the shell, as shells do."""
     path = locate(command[0], environ)
-    return ((path, command), (_SHELL, (_SHELL, path, *command[1:])))
+    return ((path, list(command)), (_SHELL, [_SHELL, path, *command[1:]]))
 
 
-def failure(program: str, path: str, number: int) -> CannotStart:
+def failure(program: str, path: str, number: int) -> CannotStartError:
     """What to say of a program that was not executed; a file that is there, and its interpreter not, is found."""
     if number == errno.ENOENT and Path(path).exists():
-        return CannotStart(f"{program}: the interpreter in its first line", number=errno.EACCES)
-    return CannotStart(program, number)
+        return CannotStartError(f"{program}: the interpreter in its first line", number=errno.EACCES)
+    return CannotStartError(program, number)
 
 
 class DirectChild:
@@ -114,7 +114,7 @@ class DirectChild:
         post: told when it stops or ends, on a thread of its own.
 
     Raises:
-        CannotStart: if it cannot be started.
+        CannotStartError: if it cannot be started.
     """
 
     def __init__(
@@ -159,9 +159,7 @@ class DirectChild:
         return Ended(status)
 
 
-def _spawn(
-    command: Sequence[str], environ: Mapping[bytes, bytes], streams: Sequence[int], hearing: Hearing
-) -> int:
+def _spawn(command: Sequence[str], environ: Mapping[bytes, bytes], streams: Sequence[int], hearing: Hearing) -> int:
     moves = [(os.POSIX_SPAWN_DUP2, ours, number) for number, ours in enumerate(streams) if ours != number]
     for path, arguments in attempts(command, environ):
         try:

@@ -116,7 +116,7 @@ def _option(text: str, option: str) -> tuple[str, str]:
         raise InvalidRequest(f"{option} {variable}: {error}") from None
     if name is None:
         raise InvalidRequest(
-            f"{option} {variable} takes a reference, {SCHEME}…: others can read a command line, so no value goes there. "
-            "Plain variables are set as usual, before `secret-agent`, or in an env file"
+            f"{option} {variable} takes a reference, {SCHEME}…: others can read a command line, so no value goes "
+            "there. Plain variables are set as usual, before `secret-agent`, or in an env file"
         )
     return variable, name

@@ -23,9 +23,7 @@ Waiting = Callable[[Sequence[Refusal]], None]
 """Told once which names people are asked about."""
 
 
-async def fetch(
-    client: AsyncSecretBroker, wanted: Wanted, *, purpose: str, timeout: float, waiting: Waiting
-) -> Held:
+async def fetch(client: AsyncSecretBroker, wanted: Wanted, *, purpose: str, timeout: float, waiting: Waiting) -> Held:
     """Ask for everything, the ways side by side, and wait for people where they have to approve.
 
     Args:

@@ -15,7 +15,7 @@ from agent_sdk.errors import LeaseExpired, LeaseRevoked, NotGranted, RateLimited
 from agent_sdk.secret import Secret
 
 _EARLIEST, _LATEST = 0.55, 0.75
-"""At which part of its life a lease is renewed: anywhere between, so that runs that began together do not ask together."""
+"""At which part of its life a lease is renewed: anywhere between, so that runs do not all ask at once."""
 _NO_LATER: Final = timedelta(seconds=1)
 """A renewal that brings less than this has met the lease's hard end."""
 _SOON: Final = 1.0
@@ -83,7 +83,7 @@ class Keeping:
                 continue
             except NotGranted as error:
                 return self._tell(f"the lease of {secret.name} is not renewed: {error}; the command goes on")
-            if secret.expires_at is not None and secret.expires_at - before < _NO_LATER:
+            if secret.expires_at - before < _NO_LATER:
                 return self._tell(
                     f"the lease of {secret.name} has reached its longest life and ends at "
                     f"{secret.expires_at:%H:%M:%S} UTC; the command keeps the value that it has"

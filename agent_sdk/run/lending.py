@@ -1,4 +1,4 @@
-"""What a command is lent, from a thread that does not share: fetched, kept and given back on an event loop of its own."""
+"""What a command is lent: fetched, kept and given back by a client on a thread of its own."""
 
 import asyncio
 import signal
@@ -42,9 +42,7 @@ class Lending:
 
     def fetch(self, wanted: Wanted, purpose: str, timeout: float) -> Held:
         """Ask for everything; see `agent_sdk.run.fetching.fetch`."""
-        self._held = self._run(
-            fetch(self._client, wanted, purpose=purpose, timeout=timeout, waiting=self._waiting)
-        )
+        self._held = self._run(fetch(self._client, wanted, purpose=purpose, timeout=timeout, waiting=self._waiting))
         return self._held
 
     def keep(self, child: Child, on_revoke: OnRevoke) -> None:

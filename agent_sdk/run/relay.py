@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from agent_sdk.run.hesitation import Hesitation
+from agent_sdk.masking import Masker
 
 CHUNK: Final = 1024 * 1024
 """How much is read at once, in bytes."""
 PAUSE_MS: Final = 50
-"""After so long without output, what is held back may be shown."""
+"""After so long without output the masker is asked for what it holds back; it gives no value away by that."""
 _SETTLING_SECONDS: Final = 0.2
 
 
@@ -33,9 +33,7 @@ class Relay:
         done: called at the end, on the relay's thread.
     """
 
-    def __init__(
-        self, source: int, target: int, masker: Hesitation, capacity: int, done: Callable[[], None]
-    ) -> None:
+    def __init__(self, source: int, target: int, masker: Masker, capacity: int, done: Callable[[], None]) -> None:
         self._source = source
         self._target = target
         self._masker = masker
@@ -80,11 +78,11 @@ class Relay:
         ready.register(self._told, 0)  # its other end is closed, which is always reported
         left = -1
         while left:
-            events = ready.poll(0 if left > 0 else PAUSE_MS if self._masker.is_waiting else None)
+            events = ready.poll(0 if left > 0 else PAUSE_MS if self._masker.pending else None)
             if not events:
                 if left > 0:
                     return
-                self._write(self._masker.pause())
+                self._write(self._masker.flush())
                 continue
             if left < 0 and any(descriptor == self._told for descriptor, _ in events):
                 ready.unregister(self._told)

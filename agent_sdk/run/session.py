@@ -6,6 +6,7 @@ groups). So a small process leads the session, has the command as its child, and
 forked before there are threads, and before there is any value. When we are gone, it ends, and the system hangs up.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -40,9 +41,7 @@ class Session:
             _lead(theirs, inner, (*ours, self._line.fileno()))
         theirs.close()
 
-    def start(
-        self, command: Sequence[str], environ: Mapping[bytes, bytes], streams: Sequence[int], post: Post
-    ) -> None:
+    def start(self, command: Sequence[str], environ: Mapping[bytes, bytes], streams: Sequence[int], post: Post) -> None:
         """Start the command in the foreground of its terminal.
 
         Args:
@@ -52,7 +51,7 @@ class Session:
             post: told when it stops or ends, on a thread of its own.
 
         Raises:
-            CannotStart: if it cannot be started.
+            CannotStartError: if it cannot be started.
         """
         options = attempts(command, environ)
         self._line.send((options, dict(environ), tuple(streams)))
@@ -108,7 +107,7 @@ def _lead(line: Connection, inner: int, not_mine: Iterable[int]) -> NoReturn:
         options, environ, streams = line.recv()
         pid, number = _start(options, environ, streams, inner)
         line.send(number)
-        for descriptor in {stream for stream in streams if stream > 2} - {inner}:  # noqa: PLR2004  # the standard three stay
+        for descriptor in {stream for stream in streams if stream > 2} - {inner}:
             os.close(descriptor)
         if pid:
             _watch(line, pid, inner)
@@ -127,20 +126,26 @@ def _watch(line: Connection, pid: int, inner: int) -> None:
     signal.set_wakeup_fd(wake.fileno())
     alive = _report(line, pid)  # what happened before there was anybody to wake
     while True:
-        ready, _, _ = select.select([line, woken], [], [])
-        if woken in ready:
+        ready, _, _ = select.select([line.fileno(), woken.fileno()], [], [])
+        if woken.fileno() in ready:
             woken.recv(4096)
             alive = alive and _report(line, pid)
-        if line in ready:
-            kind, number, flag = line.recv()
-            if alive and kind == "resume":
-                if flag:
-                    os.tcsetpgrp(inner, pid)
-                os.killpg(pid, signal.SIGCONT)
-            elif alive and flag:
-                os.killpg(pid, number)
-            elif alive:
-                os.kill(pid, number)
+        if line.fileno() in ready:
+            order = line.recv()
+            if alive:
+                with contextlib.suppress(OSError):  # it is about to end
+                    _obey(pid, inner, *order)
+
+
+def _obey(pid: int, inner: int, kind: str, number: int, flag: bool) -> None:
+    if kind == "resume":
+        if flag:
+            os.tcsetpgrp(inner, pid)
+        os.killpg(pid, signal.SIGCONT)
+    elif flag:
+        os.killpg(pid, number)
+    else:
+        os.kill(pid, number)
 
 
 def _report(line: Connection, pid: int) -> bool:

@@ -1,22 +1,22 @@
 """Where the command's three standard streams go, as it depends on what ours are.
 
-    not masked             the command has our own streams
-    a terminal to talk in  standard input and output are terminals, and we are in the foreground: the command gets a
-                           terminal and a session of its own, and ours becomes raw
-    otherwise              standard input is our own. Each of the other two is a pipe if ours is none of a terminal, and
-                           else the end of a terminal that only carries output: keys, suspending and /dev/tty are those of
-                           the real terminal, in whose session the command stays
+not masked             the command has our own streams
+a terminal to talk in  standard input and output are terminals, and we are in the foreground: the command gets a
+                       terminal and a session of its own, and ours becomes raw
+otherwise              standard input is our own. Each of the other two is a pipe if ours is none of a terminal, and
+                       else the end of a terminal that only carries output: keys, suspending and /dev/tty are those of
+                       the real terminal, in whose session the command stays
 """
 
+import contextlib
 import fcntl
 import os
 import pty
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from agent_sdk.masking import Masker
-from agent_sdk.run.hesitation import Hesitation
 from agent_sdk.run.relay import CHUNK, Relay
 from agent_sdk.run.terminal import Terminal, without_output_processing
 
@@ -26,7 +26,7 @@ _OF_A_TERMINAL: Final = 65536
 
 
 @dataclass(slots=True)
-class _Line:
+class Line:
     """One way out: where the command writes, where we read, where it goes."""
 
     theirs: int
@@ -48,7 +48,7 @@ class Streams:
     """
 
     given: tuple[int, int, int] = (IN, OUT, ERR)
-    lines: list[_Line] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
     terminal: Terminal | None = None
     window: Terminal | None = None
     inner: list[int] = field(default_factory=list)
@@ -63,14 +63,17 @@ class Streams:
         """The descriptors that only the command may have, once it was started."""
         return sorted({descriptor for descriptor in self.given if descriptor > ERR})
 
-    def relays(self, values: Mapping[str, bytes], done: Callable[[], None]) -> list[Relay]:
+    def relays(self, maskers: Sequence[Masker], done: Callable[[], None]) -> list[Relay]:
         """Begin to carry what the command writes.
 
         Args:
-            values: what must not be seen, by name.
+            maskers: one for each of `lines`.
             done: called when one of them has ended, on its own thread.
         """
-        return [Relay(each.ours, each.target, Hesitation(Masker(values)), each.capacity, done) for each in self.lines]
+        return [
+            Relay(line.ours, line.target, masker, line.capacity, done)
+            for line, masker in zip(self.lines, maskers, strict=True)
+        ]
 
     def resize(self) -> None:
         """Give the command's terminals the size of the user's."""
@@ -122,7 +125,7 @@ def _own_terminal() -> Streams:
     terminal = Terminal(IN)
     terminal.lend_settings(inner)
     streams = Streams(terminal=terminal, window=terminal, inner=[outer])
-    streams.lines.append(_Line(inner, outer, OUT, _OF_A_TERMINAL))
+    streams.lines.append(Line(inner, outer, OUT, _OF_A_TERMINAL))
     error = ERR if not os.get_inheritable(ERR) else inner if os.isatty(ERR) else _pipe_line(streams, ERR)
     streams.given = (inner, inner, error)
     return streams
@@ -134,7 +137,7 @@ def _terminal_line(streams: Streams, number: int) -> int:
     streams.window.lend_settings(inner)
     without_output_processing(inner)
     streams.inner.append(outer)
-    streams.lines.append(_Line(inner, outer, number, _OF_A_TERMINAL))
+    streams.lines.append(Line(inner, outer, number, _OF_A_TERMINAL))
     return inner
 
 
@@ -142,10 +145,8 @@ def _pipe_line(streams: Streams, number: int) -> int:
     ours, theirs = os.pipe()
     capacity = _OF_A_TERMINAL
     if hasattr(fcntl, "F_SETPIPE_SZ"):
-        try:
+        with contextlib.suppress(OSError):  # the user has many pipes; a small one works too
             fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, CHUNK)
-        except OSError:
-            pass  # the user has many pipes; a small one works too
         capacity = fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ)
-    streams.lines.append(_Line(theirs, ours, number, capacity))
+    streams.lines.append(Line(theirs, ours, number, capacity))
     return theirs

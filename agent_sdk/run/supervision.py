@@ -11,6 +11,7 @@ from typing import Final
 from agent_sdk.masking import Masker
 from agent_sdk.run.child import Child, DirectChild, Ended, Stopped
 from agent_sdk.run.environment import Environment
+from agent_sdk.run.hardening import keep_memory_private
 from agent_sdk.run.keys import Keys
 from agent_sdk.run.lending import Connect, Lending, OnRevoke
 from agent_sdk.run.relay import Relay
@@ -24,6 +25,7 @@ _FOREGROUND_SECONDS: Final = 0.25
 """How often to look whether a command that was sent to the background is in the foreground again: no signal says so."""
 _FROM_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP})
 _ENDING: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP})
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -75,8 +77,9 @@ def supervise(order: Order, connect: Connect) -> int:
 
     Raises:
         NotGranted: if any value was refused; nothing was started.
-        CannotStart: if the command could not be started.
+        CannotStartError: if the command could not be started.
     """
+    keep_memory_private()
     hold_standard_streams()
     streams = make_streams(masked=order.masked)
     files = {variable: open_value_file() for variable in order.environment.in_files}
@@ -96,9 +99,7 @@ def supervise(order: Order, connect: Connect) -> int:
 class _Supervision:
     """One command from the fetch to its end."""
 
-    def __init__(
-        self, order: Order, streams: Streams, files: Mapping[str, ValueFile], session: Session | None
-    ) -> None:
+    def __init__(self, order: Order, streams: Streams, files: Mapping[str, ValueFile], session: Session | None) -> None:
         self._order = order
         self._streams = streams
         self._files = files
@@ -128,12 +129,15 @@ class _Supervision:
         )
         values = {name: secret.reveal_bytes() for granted in held.values() for name, secret in granted.items()}
         environ = self._environ(values)
-        if order.masked:
-            self._warn_of_unmasked(values)
+        maskers = [Masker(values) for _ in self._streams.lines]
+        for name in maskers[0].unmasked if maskers else ():
+            self.tell(
+                f"warning: the value of {name} is too short or too common to be masked in what the command writes"
+            )
         hearing = Hearing()
         child = self._start(environ, hearing)
         hearing.start(lambda number, by_kernel: self._events.put(_Heard(number, by_kernel)))
-        self._relays = self._streams.relays(values, lambda: self._events.put(_RelayEnded()))
+        self._relays = self._streams.relays(maskers, lambda: self._events.put(_RelayEnded()))
         lending.keep(child, order.on_revoke)
         return self._until_ended(child)
 
@@ -143,10 +147,6 @@ class _Supervision:
             file.fill(values[environment.in_files[variable]])
         paths = {variable: file.path for variable, file in self._files.items()}
         return environment.filled(values, {**paths, **self._order.extra})
-
-    def _warn_of_unmasked(self, values: Mapping[str, bytes]) -> None:
-        for name in Masker(values).unmasked:
-            self.tell(f"warning: the value of {name} is too short to be masked in the command's output")
 
     def _start(self, environ: Mapping[bytes, bytes], hearing: Hearing) -> Child:
         streams, command = self._streams, self._order.command

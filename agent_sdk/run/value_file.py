@@ -1,7 +1,7 @@
 """A value as a file that stands in no folder: whoever inherits its descriptor can open its path.
 
-On Linux it is a memory file (memfd_create) of mode 0600, sealed so that nobody can change it, and opening its path gives
-a reader of its own each time. Elsewhere it is a temporary file of mode 0600 that was unlinked before anything was
+On Linux it is a memory file (memfd_create) of mode 0600, sealed so that nobody can change it, and opening its path
+gives a reader of its own each time. Elsewhere it is a temporary file of mode 0600 that was unlinked before anything was
 written to it: the value may reach the disk, `/dev/fd/N` is one and the same reader however often it is opened, and a
 second one has to seek back to the beginning.
 """
