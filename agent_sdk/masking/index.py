@@ -11,7 +11,7 @@ _NEEDLE: Final = 8
 
 
 class Occurrence(NamedTuple):
-    """A form, or its beginning, in a text: offsets of its first byte and behind its last."""
+    """A form, or its beginning, in a text: the offsets of its first byte and behind its last."""
 
     start: int
     end: int
@@ -34,7 +34,7 @@ class FormIndex:
         self._heads = search_for(tuple(self._by_head))
         self._headed = tuple(self._by_head.values())
         self._short = _short_beginnings(forms)
-        self._reach = max(map(len, forms), default=1) - 1
+        self.reach: Final = max(map(len, forms), default=1) - 1  # the length of the longest beginning
 
     def occurrences(self, text: bytes) -> list[Occurrence]:
         """Every form in a text, in no order; also those that overlap or stand within another."""
@@ -46,25 +46,35 @@ class FormIndex:
         ]
 
     def beginnings(self, text: bytes) -> list[Occurrence]:
-        """Every place in a text from which it goes on to its end as a form does that is longer; of these a shortest."""
-        return [*self._long_beginnings(text), *self._short_ones(text)]
+        """Every place in a text from which it goes on to its end as a longer form does, and the shortest such form."""
+        end = len(text)
+        return [Occurrence(start, end, form) for start, form in (*self._long_beginnings(text), *self._short_ones(text))]
 
-    def _long_beginnings(self, text: bytes) -> Iterator[Occurrence]:
+    def first_beginning(self, text: bytes) -> int:
+        """The offset of the first of the beginnings in a text; its length if there are none."""
+        for start, _form in (*sorted(self._long_beginnings(text)), *self._short_ones(text)):
+            return start
+        return len(text)
+
+    def _long_beginnings(self, text: bytes) -> list[tuple[int, bytes]]:
         """Those of eight bytes or more."""
-        tail_at = max(0, len(text) - self._reach)
+        tail_at = max(0, len(text) - self.reach)
         tail = text[tail_at:]
+        found: list[tuple[int, bytes]] = []
         for head, at in self._heads.hits(tail):
             rest = tail[at:]
-            for form in self._headed[head]:  # the shortest first
-                if len(form) > len(rest) and form.startswith(rest):
-                    yield Occurrence(tail_at + at, len(text), form)
-                    break
+            longer = (form for form in self._headed[head] if len(form) > len(rest) and form.startswith(rest))
+            if (shortest := next(longer, None)) is not None:
+                found.append((tail_at + at, shortest))
+        return found
 
-    def _short_ones(self, text: bytes) -> Iterator[Occurrence]:
-        for length in range(1, min(_NEEDLE, len(text) + 1)):
-            form = self._short.get(text[-length:])
+    def _short_ones(self, text: bytes) -> Iterator[tuple[int, bytes]]:
+        """Those of fewer than eight bytes, the longest first."""
+        end = text[-_NEEDLE + 1 :]
+        for at in range(len(end)):
+            form = self._short.get(end[at:])
             if form is not None:
-                yield Occurrence(len(text) - length, len(text), form)
+                yield len(text) - len(end) + at, form
 
 
 def _by_needle(forms: frozenset[bytes]) -> Mapping[bytes, list[tuple[int, bytes]]]:

@@ -77,13 +77,19 @@ class Masker:
         """
         if len(chunk) > _PIECE:
             return b"".join(self.feed(chunk[at : at + _PIECE]) for at in range(0, len(chunk), _PIECE))
-        text = self._held + chunk if self._held else chunk
-        found = self._index.occurrences(text)
-        keep_from = min((beginning.start for beginning in self._index.beginnings(text)), default=len(text))
-        if not found and not self._held:
-            self._held = text[keep_from:]
-            return text[:keep_from]
-        return self._give(text, found, keep_from, keep_from)
+        if len(chunk) > self._index.reach and not self._open and not self._given and not self._has_form(chunk):
+            keep_from = self._index.first_beginning(chunk)
+            out = b"".join((self._held, memoryview(chunk)[:keep_from])) if self._held else chunk[:keep_from]
+            self._held = chunk[keep_from:]
+            return out
+        text = self._held + chunk
+        keep_from = self._index.first_beginning(text)
+        return self._give(text, self._index.occurrences(text), keep_from, keep_from)
+
+    def _has_form(self, chunk: bytes) -> bool:
+        """Whether a form is in a chunk, or begins in what is held and ends in the chunk. Copies little."""
+        seam = self._held and self._index.occurrences(self._held + chunk[: self._index.reach])
+        return bool(seam or self._index.occurrences(chunk))
 
     def flush(self) -> bytes:
         """Give out what is held back: at the end of the stream, or when the program is silent and waits for a person.
@@ -97,11 +103,9 @@ class Masker:
         if not self.pending:
             return b""
         text = self._held
-        beginnings = self._index.beginnings(text)
-        keep_from = min((beginning.start for beginning in beginnings), default=len(text))
         found = self._index.occurrences(text)
-        found += [beginning for beginning in beginnings if _says_too_much(beginning)]
-        return self._give(text, found, len(text), keep_from)
+        found += filter(_says_too_much, self._index.beginnings(text))
+        return self._give(text, found, len(text), self._index.first_beginning(text))
 
     def replace(self, whole: bytes) -> bytes:
         """Mask a complete text on its own, apart from the stream.

@@ -6,7 +6,9 @@ from typing import Protocol
 try:
     import hyperscan
 except ImportError:  # the extra `masking` is not installed
-    hyperscan = None  # type: ignore[assignment]  # a module or nothing
+    HYPERSCAN = False
+else:
+    HYPERSCAN = True
 
 
 class Search(Protocol):
@@ -22,7 +24,7 @@ def search_for(needles: Sequence[bytes]) -> Search:
     Args:
         needles: none of them empty, none twice.
     """
-    if hyperscan is None or not needles:
+    if not (HYPERSCAN and needles):
         return PlainSearch(needles)
     try:
         return HyperscanSearch(needles)
