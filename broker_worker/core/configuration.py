@@ -12,6 +12,7 @@ from broker_worker.core.notifications import NotificationTarget
 from broker_worker.core.places import versioned_part
 from broker_worker.core.policy import Origin, Policy
 from broker_worker.core.rotation import RotationRule
+from broker_worker.core.static_tokens import StaticToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +139,28 @@ class ProviderSettings:
     commands: Mapping[str, Command] = field(default_factory=dict)
 
 
+_NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost")
+RESOLVE_PATH = "/v1/secrets/resolve"
+"""Where the HTTP gateway is asked for secrets."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where the HTTP gateway listens: a loopback address only. Nothing listens there yet."""
+    """Where the HTTP gateway listens: a loopback address only."""
 
     host: str = "127.0.0.1"
     port: int = 7700
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What a client on this host may call the gateway, without a path; the first is what documents call it."""
+        names = _NAMES_OF_LOOPBACK if self.host in _NAMES_OF_LOOPBACK else (self.host,)
+        return tuple(f"http://{f'[{name}]' if ':' in name else name}:{self.port}" for name in names)
+
+    @property
+    def audiences(self) -> frozenset[str]:
+        """The `aud` of a proof that is made for the gateway: the URI that is asked, or the gateway as a whole."""
+        return frozenset(origin + path for origin in self.origins for path in ("", RESOLVE_PATH))
 
 
 DASHBOARD_PORT = 7710
@@ -186,6 +203,7 @@ class Configuration:
         dashboard: where people look.
         notifications: whom to tell that an approval waits.
         create_in: where names are kept that the registry does not have, and that agents may create.
+        static_tokens: the tokens of scripts that no launcher starts, by their ids.
     """
 
     policy: Policy
@@ -200,6 +218,7 @@ class Configuration:
     dashboard: Dashboard = Dashboard()
     notifications: tuple[NotificationTarget, ...] = ()
     create_in: tuple[CreationRule, ...] = ()
+    static_tokens: Mapping[str, StaticToken] = field(default_factory=dict)
 
     def entry_of(self, name: str) -> SecretEntry | None:
         """The registry's entry of a name, or else that of the place where the name would be created.
