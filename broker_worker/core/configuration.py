@@ -12,7 +12,6 @@ from broker_worker.core.notifications import NotificationTarget
 from broker_worker.core.places import versioned_part
 from broker_worker.core.policy import Origin, Policy
 from broker_worker.core.rotation import RotationRule
-from broker_worker.core.static_tokens import StaticToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +139,6 @@ class ProviderSettings:
 
 
 _NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost")
-RESOLVE_PATH = "/v1/secrets/resolve"
-"""Where the HTTP gateway is asked for secrets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +153,6 @@ class ServerSettings:
         """What a client on this host may call the gateway, without a path; the first is what documents call it."""
         names = _NAMES_OF_LOOPBACK if self.host in _NAMES_OF_LOOPBACK else (self.host,)
         return tuple(f"http://{f'[{name}]' if ':' in name else name}:{self.port}" for name in names)
-
-    @property
-    def audiences(self) -> frozenset[str]:
-        """The `aud` of a proof that is made for the gateway: the URI that is asked, or the gateway as a whole."""
-        return frozenset(origin + path for origin in self.origins for path in ("", RESOLVE_PATH))
 
 
 DASHBOARD_PORT = 7710
@@ -187,6 +179,27 @@ class Dashboard:
 
 
 @dataclass(frozen=True, slots=True)
+class StaticToken:
+    """A long-lived token of one agent, for scripts that cannot be launched as a run; the token itself is nowhere.
+
+    Args:
+        token_id: what people call it, and the first part of the token.
+        agent: whose it is.
+        sha256: the SHA-256 of the token, 32 bytes.
+        created_at: when it was issued, ms since the epoch.
+        expires_at: until when it is good, ms since the epoch.
+        origin: where it stands.
+    """
+
+    token_id: str
+    agent: str
+    sha256: bytes
+    created_at: int
+    expires_at: int
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """The operator's files, valid as a whole.
 
@@ -203,7 +216,7 @@ class Configuration:
         dashboard: where people look.
         notifications: whom to tell that an approval waits.
         create_in: where names are kept that the registry does not have, and that agents may create.
-        static_tokens: the tokens of scripts that no launcher starts, by their ids.
+        static_tokens: the static tokens, by their id.
     """
 
     policy: Policy

@@ -13,11 +13,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from broker_worker.core.approvers import Approvers
-from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
+from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard, StaticToken
 from broker_worker.core.digest import configuration_digest, policy_digest
 from broker_worker.core.places import versioned_part
 from broker_worker.core.references import check_for, type_of
-from broker_worker.core.static_tokens import StaticToken
 from broker_worker.files import approvers, broker, policy, registry, tokens
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server

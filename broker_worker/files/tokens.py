@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from agent_sdk.wire.names import check_agent_id
 from agent_sdk.wire.static_tokens import is_token_id
-from broker_worker.core.static_tokens import StaticToken
+from broker_worker.core.configuration import StaticToken
 from broker_worker.files.quantities import parse_moment
 from broker_worker.files.sections import Section, Value
 
@@ -31,19 +31,17 @@ def read_tokens(document: Section) -> Mapping[str, StaticToken]:
         ConfigError: with file and line.
     """
     tokens: dict[str, StaticToken] = {}
-    digests: dict[bytes, str] = {}
+    known: dict[bytes, str] = {}
     for item in document.require("tokens", why="write `tokens: []` if there is none").items():
         section = item.section(*_ENTRY_KEYS, hint=_HINT)
         token = _read_token(section)
         if token.token_id in tokens:
             first = tokens[token.token_id].origin.line
             raise section.error(f"the id `{token.token_id}` stands here and in line {first}", "keep one entry")
-        if token.digest in digests:
-            raise section.error(
-                f"the same token as `{digests[token.digest]}`", "a token is one agent's: keep one entry"
-            )
+        if token.sha256 in known:
+            raise section.error(f"the same token as `{known[token.sha256]}`", "a token is one agent's: keep one entry")
         tokens[token.token_id] = token
-        digests[token.digest] = token.token_id
+        known[token.sha256] = token.token_id
     return tokens
 
 
@@ -52,8 +50,8 @@ def _read_token(section: Section) -> StaticToken:
     expires = section.require("expires", why="from when on it is good for nothing; every static token ends")
     token = StaticToken(
         token_id=_required(section, "id", "the 8 characters behind `sbt_`").parsed(_token_id),
-        agent_id=section.require("agent", why="who it speaks for").name(check_agent_id),
-        digest=_required(section, "sha256", "the SHA-256 of its text").parsed(_digest),
+        agent=section.require("agent", why="who it speaks for").name(check_agent_id),
+        sha256=_required(section, "sha256", "the SHA-256 of its text").parsed(_digest),
         created_at=created.parsed(parse_moment),
         expires_at=expires.parsed(parse_moment),
         origin=section.origin,
