@@ -11,8 +11,10 @@ import structlog
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STEADY_SECONDS = 30.0
 _PLAIN = frozenset(
-    ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TERM", "NO_COLOR", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT")
-    + ("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TERM", "NO_COLOR", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+        *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    }
 )
 _log = structlog.get_logger(__name__)
 
