@@ -25,6 +25,7 @@ main.commands = CommandTable(
         "deny": "broker_worker.cli.approvals:deny",
         "doctor": "broker_worker.cli.doctor:doctor",
         "exposure": "broker_worker.cli.exposure:exposure",
+        "gateway": "broker_worker.cli.gateway:gateway",
         "generate": "broker_worker.cli.writing:generate",
         "init": "broker_worker.cli.init:init",
         "jobs": "broker_worker.cli.jobs:jobs",
