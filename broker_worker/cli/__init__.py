@@ -41,6 +41,7 @@ main.commands = CommandTable(
         "revoke": "broker_worker.cli.revoke:revoke",
         "rotate": "broker_worker.cli.rotate:rotate",
         "runs": "broker_worker.cli.runs:runs",
+        "tokens": "broker_worker.cli.tokens:tokens",
         "up": "broker_worker.cli.worker:up",
         "vault": "broker_worker.cli.vault:vault",
         "worker": "broker_worker.cli.worker:worker",
