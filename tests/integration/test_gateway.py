@@ -200,6 +200,7 @@ async def test_whoever_shows_nothing_good_gets_one_answer(gateway: Reached, head
         {"X-Agent-Id": "Claude"},
         {"X-Agent-Run-Id": None},
         {"X-Agent-Run-Id": "a b"},
+        {"X-Agent-Run-Id": ""},
         {"Workload-Identity-Token": "a.b.c"},
         {"Authorization": "WPT p", "Workload-Identity-Token": "a", "Workload-Proof-Token": "p"},
     ],
