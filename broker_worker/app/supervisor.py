@@ -10,6 +10,7 @@ import structlog
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
+from broker_worker.app.part_credentials import RENEW_SECONDS, Mint, PartCredential
 from broker_worker.app.reloading import watch
 from broker_worker.app.rotation_schedule import has_schedule
 from broker_worker.app.upstream import has_dynamic
@@ -42,6 +43,8 @@ class Supervisor:
         ledger: whether to run the ledger.
         dashboard: whether to run the dashboard.
         notifications: whether to run the process that tells people, if the files say whom.
+        gateway: whether to run the HTTP gateway, if broker.yaml has `server`.
+        mint: mints the runs of parts that ask on behalf of others; None for no such parts.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Supervisor:
         ledger: bool = False,
         dashboard: bool = False,
         notifications: bool = True,
+        gateway: bool = False,
+        mint: Mint | None = None,
     ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
@@ -63,8 +68,13 @@ class Supervisor:
         self._may_notify = notifications
         self._stopping = asyncio.Event()
         self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._answers_http = asyncio.Event()
+        self._gateway: PartCredential | None = None
+        if gateway and mint is not None:
+            self._gateway = PartCredential(settings.run_dir, "gateway", "value", mint, SystemClock().now)
         self._queue_key = b""
         self._server: EmbeddedServer | None = None
+        self._configuration: Configuration | None = None
 
     def stop(self) -> None:
         """Drain the workers, then stop the server."""
@@ -90,9 +100,11 @@ class Supervisor:
                 await ensure_users(self._settings.queue_address, self._queue_key, agents)
                 _log.info("queue_ready", server="REDIS_URL")
             self._want_jobs(configuration)
+            self._want_gateway(configuration)
             house = self._house()
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._follow_policy()), group.create_task(self._watch_server())]
+                beside = (self._follow_policy(), self._watch_server(), self._keep_credentials())
+                helpers = [group.create_task(each) for each in beside]
                 living = group.create_task(house.run())
                 await self._stopping.wait()
                 house.stop()
@@ -100,6 +112,8 @@ class Supervisor:
                 for task in helpers:
                     task.cancel()
         finally:
+            if self._gateway is not None:
+                self._gateway.remove()
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
 
@@ -114,6 +128,9 @@ class Supervisor:
         ]
         ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
         dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
+        if self._gateway is not None:
+            environ = {"SECRET_BROKER_HOME": str(self._settings.home), **self._gateway.environ}
+            dashboard.append(Part("gateway", "gateway", ("gateway",), environ, self._answers_http, alone=True))
         return House(command, ((dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0)))
 
     def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
@@ -139,6 +156,19 @@ class Supervisor:
         if rotates:
             self._rotates.set()
 
+    def _want_gateway(self, configuration: Configuration) -> None:
+        """Give the gateway its credential and start it, if the files have it; one that runs goes on."""
+        self._configuration = configuration
+        if self._gateway is not None and configuration.server is not None and self._gateway.keep(configuration):
+            self._answers_http.set()
+
+    async def _keep_credentials(self) -> None:
+        """Mint credentials anew before they end."""
+        while not self._stopping.is_set():
+            await self._pause(RENEW_SECONDS)
+            if self._configuration is not None:
+                self._want_gateway(self._configuration)
+
     async def _follow_policy(self) -> None:
         """Give agents that the policy adds a user on the queue, and take away those of agents that are gone."""
         changed = asyncio.Event()
@@ -154,6 +184,7 @@ class Supervisor:
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
                     self._want_jobs(configuration)
+                    self._want_gateway(configuration)
                 except ConfigError:
                     continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:
