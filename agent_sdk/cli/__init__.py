@@ -5,6 +5,7 @@ from agent_sdk.cli.root import main
 
 main.commands = CommandTable(
     {
+        "token": "agent_sdk.cli.token:token",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
 )

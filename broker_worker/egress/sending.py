@@ -1,0 +1,115 @@
+"""A call as it leaves: the value where the route says, and the body within the route's bounds."""
+
+import base64
+import string
+from collections.abc import AsyncIterator
+from urllib.parse import quote
+
+from aiohttp.web import BaseRequest, RequestPayloadError
+from multidict import CIMultiDict
+from yarl import URL
+
+from agent_sdk.errors import LeaseExpired, NotText
+from agent_sdk.secret import Secret
+from broker_worker.core.egress import PLACE, Route
+from broker_worker.egress.problems import Refusal
+
+SMALL_BYTES = 64 * 1024
+"""A body of at most so many bytes is read before it is sent, which is faster than passing it on in pieces."""
+_PRINTABLE = frozenset(string.ascii_letters + string.digits + string.punctuation + " ")
+
+
+def reveal(secret: Secret) -> str:
+    """The value as text that may stand in a request.
+
+    Raises:
+        Refusal: if it was taken back, or could not be sent: a line break in it would be read as the next header.
+    """
+    try:
+        value = secret.reveal()
+    except LeaseExpired:
+        raise Refusal(403, "revoked", "the secret of this route was taken back") from None
+    except NotText:
+        value = ""
+    if not value or not _PRINTABLE.issuperset(value) or value != value.strip(" "):
+        raise Refusal(502, "value_unusable", "the stored value is empty, or has characters that cannot be sent")
+    return value
+
+
+def add_value(route: Route, value: str, headers: CIMultiDict[str], query: str | None) -> str | None:
+    """Put the value into the headers, or into the query, which is returned.
+
+    Args:
+        route: says where.
+        value: the value.
+        headers: those that go on; the one that the route names is not among them.
+        query: the query as it goes on.
+    """
+    send = route.send
+    if send.kind == "query":
+        pair = f"{send.name}={quote(value, safe='')}"
+        return pair if query is None else f"{query}&{pair}"
+    if send.kind == "basic":
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{send.name}:{value}".encode()).decode("ascii")
+    else:
+        headers[send.name] = send.template.replace(PLACE, value)
+    return query
+
+
+def address_of(route: Route, segments: tuple[str, ...], query: str | None) -> URL:
+    """The URL that is called: the upstream's origin, its prefix, and the path that was matched, as it was matched."""
+    path = "/".join(("", *route.upstream.prefix, *segments))
+    return URL(route.upstream.origin + path + ("" if query is None else f"?{query}"), encoded=True)
+
+
+class Body:
+    """The body of a request, counted while it is read.
+
+    Args:
+        request: the request.
+        most: how many bytes it may have.
+
+    Raises:
+        Refusal: if it says that it has more.
+    """
+
+    def __init__(self, request: BaseRequest, most: int) -> None:
+        self._request = request
+        self._most = most
+        self.bytes = 0
+        self.problem: Refusal | None = None
+        """What was wrong with it; whoever sends it sees some other error then."""
+        length = request.content_length
+        if length is not None and length > most:
+            raise self._too_large()
+
+    async def data(self) -> bytes | AsyncIterator[bytes] | None:
+        """What is to be sent: nothing, all of it at once if it is small, or piece by piece.
+
+        Raises:
+            Refusal: if a small body does not arrive whole.
+        """
+        request = self._request
+        if not request.body_exists:
+            return None
+        if request.content_length is not None and request.content_length <= SMALL_BYTES:
+            return b"".join([piece async for piece in self._pieces()])
+        return self._pieces()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._request.content.iter_any():
+                self.bytes += len(piece)
+                if self.bytes > self._most:
+                    raise self._too_large()
+                yield piece
+        except Refusal as refusal:
+            self.problem = refusal
+            raise
+        except (RequestPayloadError, ConnectionError):
+            self.problem = Refusal(400, "body_broken", "the body did not arrive whole and well-formed", close=True)
+            raise self.problem from None
+
+    def _too_large(self) -> Refusal:
+        detail = f"this route takes bodies of at most {self._most} bytes"
+        return Refusal(413, "request_too_large", detail, close=True)
