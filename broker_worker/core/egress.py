@@ -122,7 +122,7 @@ class Route:
     send: Send
     allow: tuple[Allowed, ...]
     origin: Origin
-    bounds: Bounds = Bounds()  # noqa: RUF009  # a frozen value
+    bounds: Bounds = Bounds()
     ca_file: str | None = None
     allow_private: tuple[Network, ...] = ()
 

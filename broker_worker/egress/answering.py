@@ -7,12 +7,11 @@ from aiohttp import ClientResponse
 from aiohttp.web import BaseRequest, Response, StreamResponse
 from multidict import CIMultiDict
 
-from agent_sdk.secret import Secret
 from broker_worker.core.egress import Route
 from broker_worker.egress.decoding import Decoder
 from broker_worker.egress.headers import from_upstream
+from broker_worker.egress.lending import LentValue
 from broker_worker.egress.problems import Refusal
-from broker_worker.egress.scrubbing import Scrubber
 from broker_worker.egress.sending import SMALL_BYTES
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
@@ -35,8 +34,7 @@ class Answer:
         request: the agent's request.
         upstream: the answer to it.
         route: the route.
-        secret: what the call was made with; once it is taken back, nothing more is passed on.
-        scrubber: takes the value out.
+        loan: what the call was made with; once it is taken back, nothing more is passed on.
         exchanged: where what came is counted.
 
     Raises:
@@ -48,15 +46,14 @@ class Answer:
         request: BaseRequest,
         upstream: ClientResponse,
         route: Route,
-        secret: Secret,
-        scrubber: Scrubber,
+        loan: LentValue,
         exchanged: Exchanged,
     ) -> None:
         self._request = request
         self._upstream = upstream
         self._most = route.bounds.max_response
-        self._secret = secret
-        self._scrubber = scrubber
+        self._loan = loan
+        self._scrubber = loan.scrubber()
         self._exchanged = exchanged
         self._decoder = Decoder(upstream.headers.get("Content-Encoding"))
         self._headers = self._clean(from_upstream(upstream.headers, route))
@@ -69,7 +66,7 @@ class Answer:
         if not self._decoder.is_identity:
             headers.popall("Content-Encoding", None)
             headers.popall("Content-MD5", None)
-        return CIMultiDict((name, self._scrubber.replace(text)) for name, text in headers.items())
+        return self._scrubber.headers(headers)
 
     async def pass_on(self) -> StreamResponse:
         """Pass it on as a whole if it is small, else each piece as it comes.
@@ -85,8 +82,9 @@ class Answer:
             return response
         is_events = self._upstream.content_type == "text/event-stream"
         if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and not is_events:
-            body = b"".join([piece async for piece in self._pieces()])
-            return Response(status=status, headers=self._headers, body=body)
+            body = await self._upstream.read()
+            self._exchanged.received = len(body)
+            return Response(status=status, headers=self._headers, body=self._scrubber.whole(body))
         response = StreamResponse(status=status, headers=self._headers)
         await response.prepare(self._request)
         async for piece in self._pieces():
@@ -96,19 +94,19 @@ class Answer:
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         """The body without the value. What could be the beginning of the value waits for what follows it."""
-        decoded = 0
+        decoded, stream = 0, self._scrubber.stream()
         async for chunk in self._upstream.content.iter_any():
             self._exchanged.received += len(chunk)
-            if self._secret.revoked:
+            if self._loan.revoked:
                 raise Refusal(403, "revoked", "the secret of this route was taken back")
             for piece in self._decoder.decode(chunk):
                 decoded += len(piece)
                 if decoded > self._most:
                     raise self._too_large()
-                if clean := self._scrubber.feed(piece):
+                if clean := stream.feed(piece):
                     yield clean
         self._decoder.finish()
-        if rest := self._scrubber.flush():
+        if rest := stream.flush():
             yield rest
 
     def _too_large(self) -> Refusal:

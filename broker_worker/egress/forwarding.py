@@ -15,13 +15,12 @@ from aiohttp.web import BaseRequest, StreamResponse
 from multidict import CIMultiDict
 from yarl import URL
 
-from agent_sdk.secret import Secret
 from broker_worker.core.egress import Route
 from broker_worker.egress.addresses import AddressRefusedError
 from broker_worker.egress.answering import Answer, Exchanged
+from broker_worker.egress.lending import LentValue
 from broker_worker.egress.problems import Refusal
-from broker_worker.egress.scrubbing import scrubber_for
-from broker_worker.egress.sending import Body, add_value, address_of, reveal
+from broker_worker.egress.sending import Body, add_value, address_of
 
 _SWITCHING = 101
 
@@ -37,7 +36,7 @@ class Passage:
         segments: the path behind the route's name.
         query: the query without the caller's credential.
         headers: those that go on, without the value.
-        secret: what goes with it.
+        loan: what goes with it.
     """
 
     request: BaseRequest
@@ -46,7 +45,7 @@ class Passage:
     segments: tuple[str, ...]
     query: str | None
     headers: CIMultiDict[str]
-    secret: Secret
+    loan: LentValue
 
 
 async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
@@ -63,8 +62,7 @@ async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
         Refusal: if the call could not be made, or its answer not be passed on.
     """
     route, request = passage.route, passage.request
-    value = reveal(passage.secret)
-    scrubber = scrubber_for(route, value)
+    value = passage.loan.value()
     query = add_value(route, value, passage.headers, passage.query)
     address = address_of(route, passage.segments, query)
     body = Body(request, route.bounds.max_request)
@@ -75,7 +73,7 @@ async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
             exchanged.status = upstream.status
             if upstream.status == _SWITCHING:
                 raise Refusal(502, "upstream_broken", "the upstream changed the protocol, which nobody asked for")
-            return await Answer(request, upstream, route, passage.secret, scrubber, exchanged).pass_on()
+            return await Answer(request, upstream, route, passage.loan, exchanged).pass_on()
         except ClientError:
             raise Refusal(502, "upstream_broken", "the upstream's answer ended before it was whole") from None
         finally:

@@ -73,12 +73,11 @@ def from_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[s
     """The headers that are passed on to the agent; places on the upstream become places on the route."""
     left_out = _nominated(headers)
     kept: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
+    for name, raw in headers.items():
         low = name.lower()
         if low in _NOT_RETURNED or low in left_out:
             continue
-        if not value.isprintable():  # a tab, or bytes that are no text
-            value = "".join(c if c.isprintable() else " " for c in value)
+        value = raw if raw.isprintable() else "".join(c if c.isprintable() else " " for c in raw)
         kept.add(name, _place(value, route) if low in {"location", "content-location"} else value)
     return kept
 

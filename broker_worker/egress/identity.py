@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from multidict import CIMultiDictProxy
@@ -120,6 +121,7 @@ def _proof(headers: CIMultiDictProxy[str]) -> str | None:
     return proofs[0]
 
 
+@lru_cache(maxsize=1024)
 def _expiry(payload: str | None) -> int | None:
     """What an unverified token says of its end. It only ever shortens how long an answer is remembered."""
     try:

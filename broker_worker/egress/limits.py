@@ -1,5 +1,6 @@
 """How many calls, and how many at once: of each run on each route, and of all together."""
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ class InFlight:
         self.most, self.most_of_one = most, most_of_one
         self._calls: Counter[str] = Counter()
         self._total = 0
+        self.ended = asyncio.Event()
+        """Set while no call is being made."""
+        self.ended.set()
 
     def __len__(self) -> int:
         return self._total
@@ -62,6 +66,7 @@ class InFlight:
         if self._calls[token] >= self.most_of_one:
             raise Refusal(429, "too_many_calls", "this run has too many calls in flight: wait for some to end", 1)
         self._total += 1
+        self.ended.clear()
         self._calls[token] += 1
         try:
             yield
@@ -70,3 +75,5 @@ class InFlight:
             self._calls[token] -= 1
             if not self._calls[token]:
                 del self._calls[token]
+            if not self._total:
+                self.ended.set()

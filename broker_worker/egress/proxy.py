@@ -4,7 +4,6 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-import structlog
 from aiohttp import HttpVersion11
 from aiohttp.web import BaseRequest, StreamResponse
 
@@ -27,7 +26,6 @@ NO_PATTERN = "-"
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
 _FAULTS_OF_ALL = Rate(600, 60_000, 100)
 """How many calls that were refused here are recorded: junk must not fill the audit."""
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -121,10 +119,11 @@ class Proxy:
         try:
             async with asyncio.timeout(route.bounds.timeout_seconds):
                 with self._in_flight.one(token):
-                    secret = await self._values.lend(route, case.caller)
+                    loan = await self._values.lend(route, case.caller)
+                    loan.scrubber()  # before the value leaves: what cannot be kept out of answers is not sent
                     case.has_left = True
                     passage = Passage(
-                        request, route, case.line.session, target.segments, case.caller.query, headers, secret
+                        request, route, case.line.session, target.segments, case.caller.query, headers, loan
                     )
                     return await forward(passage, case.exchanged)
         except TimeoutError:
@@ -160,7 +159,7 @@ class Proxy:
 
     def _record(self, request: BaseRequest, case: _Case) -> None:
         """Have a call recorded; of those that were refused here, as many as are worth it."""
-        if case.line is None or case.caller is None:
+        if case.line is None or case.caller is None or case.exchanged.fault == "unauthenticated":
             return
         route, subject = case.line.route, case.caller.subject
         if not case.has_left and (
@@ -168,6 +167,4 @@ class Proxy:
             or self._buckets.take("faults", _FAULTS_OF_ALL)
         ):
             return
-        call = case.call(route, request.method)
-        self._recorder.note(subject, call)
-        _log.debug("egress_call", route=route.name, status=call.status, fault=call.fault, elapsed_ms=call.elapsed)
+        self._recorder.note(subject, case.call(route, request.method))

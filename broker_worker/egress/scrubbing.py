@@ -1,51 +1,46 @@
 """What the upstream says, without the value: an answer that repeats it would hand it to the agent."""
 
-import base64
+import copy
 
-from broker_worker.core.egress import Route, Send
+from multidict import CIMultiDict
 
-MARK = b"[secret]"
+from broker_worker.egress._masker_for_now import Masker
+from broker_worker.egress.problems import Refusal
 
 
 class Scrubber:
-    """TEMPORARY naive version until the masker is there."""
+    """Takes one value out of answers, in the forms that docs/masking.md lists.
 
-    def __init__(self, forms: tuple[bytes, ...]) -> None:
-        self._forms = sorted(forms, key=len, reverse=True)
-        self._rest = b""
-        self._most = max(map(len, forms))
+    Args:
+        name: the secret's name, which stands in the value's place.
+        value: the value.
 
-    def feed(self, chunk: bytes) -> bytes:
-        data = self._rest + chunk
-        for form in self._forms:
-            data = data.replace(form, MARK)
-        keep = 0
-        for form in self._forms:
-            for n in range(min(len(form) - 1, len(data)), keep, -1):
-                if data.endswith(form[:n]):
-                    keep = n
-                    break
-        self._rest = data[len(data) - keep :]
-        return data[: len(data) - keep]
+    Raises:
+        Refusal: if it is so short or so common a word that it cannot be told from other text.
+    """
 
-    def flush(self) -> bytes:
-        rest, self._rest = self._rest, b""
-        return rest
+    def __init__(self, name: str, value: str) -> None:
+        self._masker = Masker({name: value.encode()})
+        if self._masker.unmasked:
+            detail = "the stored value is too short or too common a word to be kept out of answers"
+            raise Refusal(502, "value_unusable", detail)
 
-    def replace(self, text: str) -> str:
-        data = text.encode("utf-8", "surrogateescape")
-        for form in self._forms:
-            data = data.replace(form, MARK)
-        return data.decode("utf-8", "surrogateescape")
+    def stream(self) -> Masker:
+        """What takes the value out of one stream of bytes; all streams share the forms that are looked for."""
+        return copy.copy(self._masker)
 
+    def whole(self, body: bytes) -> bytes:
+        """A complete body without the value."""
+        return self._masker.replace(body)
 
-def forms_of(send: Send, value: str) -> tuple[bytes, ...]:
-    """The value, and what it is a part of in the request, which an upstream could repeat as well."""
-    if send.kind == "basic":
-        return (value.encode(), base64.b64encode(f"{send.name}:{value}".encode()))
-    return (value.encode(),)
+    def headers(self, headers: CIMultiDict[str]) -> CIMultiDict[str]:
+        """Headers without the value; those that hold it in a name are left out."""
+        text = "\n".join(f"{name}\n{value}" for name, value in headers.items())
+        raw = text.encode("utf-8", "surrogateescape")
+        if self._masker.replace(raw) == raw:
+            return headers
+        kept = ((name, self._text(value)) for name, value in headers.items() if self._text(name) == name)
+        return CIMultiDict(kept)
 
-
-def scrubber_for(route: Route, value: str) -> Scrubber:
-    """A scrubber for one answer of a route."""
-    return Scrubber(forms_of(route.send, value))
+    def _text(self, text: str) -> str:
+        return self._masker.replace(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")

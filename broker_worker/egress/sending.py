@@ -1,7 +1,6 @@
 """A call as it leaves: the value where the route says, and the body within the route's bounds."""
 
 import base64
-import string
 from collections.abc import AsyncIterator
 from urllib.parse import quote
 
@@ -9,31 +8,11 @@ from aiohttp.web import BaseRequest, RequestPayloadError
 from multidict import CIMultiDict
 from yarl import URL
 
-from agent_sdk.errors import LeaseExpired, NotText
-from agent_sdk.secret import Secret
 from broker_worker.core.egress import PLACE, Route
 from broker_worker.egress.problems import Refusal
 
 SMALL_BYTES = 64 * 1024
 """A body of at most so many bytes is read before it is sent, which is faster than passing it on in pieces."""
-_PRINTABLE = frozenset(string.ascii_letters + string.digits + string.punctuation + " ")
-
-
-def reveal(secret: Secret) -> str:
-    """The value as text that may stand in a request.
-
-    Raises:
-        Refusal: if it was taken back, or could not be sent: a line break in it would be read as the next header.
-    """
-    try:
-        value = secret.reveal()
-    except LeaseExpired:
-        raise Refusal(403, "revoked", "the secret of this route was taken back") from None
-    except NotText:
-        value = ""
-    if not value or not _PRINTABLE.issuperset(value) or value != value.strip(" "):
-        raise Refusal(502, "value_unusable", "the stored value is empty, or has characters that cannot be sent")
-    return value
 
 
 def add_value(route: Route, value: str, headers: CIMultiDict[str], query: str | None) -> str | None:
@@ -59,7 +38,17 @@ def add_value(route: Route, value: str, headers: CIMultiDict[str], query: str | 
 def address_of(route: Route, segments: tuple[str, ...], query: str | None) -> URL:
     """The URL that is called: the upstream's origin, its prefix, and the path that was matched, as it was matched."""
     path = "/".join(("", *route.upstream.prefix, *segments))
-    return URL(route.upstream.origin + path + ("" if query is None else f"?{query}"), encoded=True)
+    upstream = (
+        route.upstream
+    )  # built from parts, as what parses whole addresses remembers them, and the value with them
+    return URL.build(
+        scheme=upstream.scheme,
+        host=upstream.host,
+        port=upstream.port,
+        path=path,
+        query_string=query or "",
+        encoded=True,
+    )
 
 
 class Body:

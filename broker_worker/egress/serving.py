@@ -1,14 +1,14 @@
-"""The proxy's process: it listens on this host's own address, follows its file and its credential, and ends in peace."""
+"""The proxy's process: it listens on this host's own address, and follows its file and its credential."""
 
 import asyncio
-import errno
+import contextlib
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
@@ -73,13 +73,21 @@ class _Connection(RequestHandler):
         return Refusal(500, "defect", "the proxy failed; its log says where", close=True).response()
 
 
+class _TooMany(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """End it."""
+        transport.close()
+
+
 class _Server(Server):
     """Makes connections of our kind, up to a number."""
 
     def __call__(self) -> RequestHandler:
         """A connection (the loop's protocol factory)."""
         if len(self._connections) >= _MAX_CONNECTIONS:
-            raise OSError(errno.EMFILE, "too many connections")
+            return cast("RequestHandler", _TooMany())
         return _Connection(
             self,
             loop=self._loop,
@@ -176,9 +184,8 @@ class Egress:
             )
 
     async def _drain(self) -> None:
-        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-        while len(self._in_flight) and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._in_flight.ended.wait(), DRAIN_SECONDS)
         if len(self._in_flight):
             _log.warning("egress_calls_cut_off", calls=len(self._in_flight), after_seconds=DRAIN_SECONDS)
 

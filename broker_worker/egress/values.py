@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import ApprovalPending, NotGranted
-from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import SecretBrokerError
 from broker_worker.core.egress import Route
 from broker_worker.core.limits import Rate
 from broker_worker.egress.identity import Caller
+from broker_worker.egress.lending import LentValue
 from broker_worker.egress.limits import Buckets
 from broker_worker.egress.problems import Refusal, refused_by_broker, unauthenticated
 
@@ -32,10 +32,10 @@ _Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What the broker said: a secret, or why not. `until` is on the loop's clock."""
+    """What the broker said: a value, or why not. `until` is on the loop's clock."""
 
     until: float
-    secret: Secret | None = None
+    loan: LentValue | None = None
     error: NotGranted | None = None
 
 
@@ -52,7 +52,7 @@ class Values:
     def __init__(self, client: Callable[[], AsyncSecretBroker]) -> None:
         self._client = client
         self._kept: OrderedDict[_Key, _Remembered] = OrderedDict()
-        self._asking: dict[_Key, asyncio.Task[Secret]] = {}
+        self._asking: dict[_Key, asyncio.Task[LentValue]] = {}
         self._accepted: OrderedDict[str, None] = OrderedDict()
         self._strangers = Buckets(lambda: time.monotonic_ns() // 1000)
 
@@ -64,7 +64,7 @@ class Values:
         """Whether the broker has accepted this token before."""
         return token in self._accepted
 
-    async def lend(self, route: Route, caller: Caller) -> Secret:
+    async def lend(self, route: Route, caller: Caller) -> LentValue:
         """The value that goes with a call.
 
         Args:
@@ -82,8 +82,8 @@ class Values:
             if kept.until > asyncio.get_running_loop().time():
                 if kept.error is not None:
                     raise refused_by_broker(kept.error)
-                if kept.secret is not None and kept.secret.name == route.secret and not kept.secret.expired:
-                    return kept.secret
+                if kept.loan is not None and kept.loan.name == route.secret and not kept.loan.is_over:
+                    return kept.loan
             self._kept.pop(key, None)
         if caller.expires_at is not None and caller.expires_at + _SKEW_MS < time.time_ns() // 1_000_000:
             raise unauthenticated("this run's identity token is over: start the run again")
@@ -95,16 +95,17 @@ class Values:
             asking.add_done_callback(lambda task: self._settle(key, caller, task))
         return await self._checked(asyncio.shield(asking))
 
-    async def _ask(self, route: Route, caller: Caller) -> Secret:
-        return await self._client().get(
+    async def _ask(self, route: Route, caller: Caller) -> LentValue:
+        secret = await self._client().get(
             route.secret,
             purpose=f"egress {route.name}",
             timeout=min(APPROVAL_SECONDS, route.bounds.timeout_seconds),
             deliver="proxy",
             on_behalf_of=caller.subject,
         )
+        return LentValue(secret)
 
-    async def _checked(self, asking: Awaitable[Secret]) -> Secret:
+    async def _checked(self, asking: Awaitable[LentValue]) -> LentValue:
         try:
             return await asking
         except NotGranted as error:
@@ -112,7 +113,7 @@ class Values:
         except SecretBrokerError:  # the client was closed: we are ending, or its credential was replaced
             raise Refusal(503, "unavailable", "the proxy is being restarted: try again", 1) from None
 
-    def _settle(self, key: _Key, caller: Caller, task: "asyncio.Task[Secret]") -> None:
+    def _settle(self, key: _Key, caller: Caller, task: "asyncio.Task[LentValue]") -> None:
         """Remember what came of asking."""
         self._asking.pop(key, None)
         if task.cancelled():
@@ -123,7 +124,7 @@ class Values:
             until = now + REMEMBERED_SECONDS
             if caller.expires_at is not None:
                 until = min(until, now + caller.expires_at / 1000 - time.time())
-            self._keep(key, _Remembered(until, secret=task.result()))
+            self._keep(key, _Remembered(until, loan=task.result()))
             self._accepted[key[0]] = None
             self._accepted.move_to_end(key[0])
             if len(self._accepted) > _MAX_ENTRIES:
