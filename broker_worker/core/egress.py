@@ -135,7 +135,9 @@ class Route:
         try:
             found = ip_address(address)
         except ValueError:
-            return False  # with a scope, for one
+            return False
+        if isinstance(found, IPv6Address) and found.scope_id is not None:
+            return False
         if self.upstream.scheme == "http" and not found.is_loopback:
             return False
         return is_public(found) or any(

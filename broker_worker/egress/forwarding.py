@@ -88,6 +88,8 @@ async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
 async def _ask(passage: Passage, address: URL, body: Body) -> ClientResponse:
     """Send the call, and wait for the head of the answer."""
     request = passage.request
+    if body.length is not None:
+        passage.headers["Content-Length"] = str(body.length)
     try:
         return await passage.session.request(
             request.method, address, headers=passage.headers, data=await body.data(), allow_redirects=False

@@ -72,6 +72,11 @@ class Body:
         if length is not None and length > most:
             raise self._too_large()
 
+    @property
+    def length(self) -> int | None:
+        """How long it says that it is; None if it does not say, or there is none."""
+        return self._request.content_length if self._request.body_exists else None
+
     async def data(self) -> bytes | AsyncIterator[bytes] | None:
         """What is to be sent: nothing, all of it at once if it is small, or piece by piece.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from agent_sdk.credential import RunCredential
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
@@ -58,7 +59,7 @@ class Bench:
     async def call(self, path: str = "/openai/v1/models", method: str = "GET", **more: object) -> "Got":
         """Call the proxy as the run, and read the whole answer."""
         headers = {**self.auth(), **more.pop("headers", {})}  # type: ignore[dict-item]  # a test's own
-        async with self.agent.request(method, self.address + path, headers=headers, allow_redirects=False, **more) as r:  # type: ignore[arg-type]
+        async with self.agent.request(method, URL(self.address + path, encoded=True), headers=headers, allow_redirects=False, **more) as r:  # type: ignore[arg-type]
             return Got(r.status, dict(r.headers), await r.read())
 
     async def raw(self, *pieces: bytes) -> bytes:
@@ -122,10 +123,12 @@ async def open_bench(
         await asyncio.wait({running, address}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
-        async with aiohttp.ClientSession() as agent:
-            yield Bench(desk, upstream, egress, file, await address, agent, desk.credential("claude"), authority)
-        egress.stop()
-        await running
+        try:
+            async with aiohttp.ClientSession() as agent:
+                yield Bench(desk, upstream, egress, file, await address, agent, desk.credential("claude"), authority)
+        finally:
+            egress.stop()
+            await running
 
 
 @pytest.fixture
