@@ -1,7 +1,8 @@
 """Connections to upstreams: each route has its own, with its own trust, so none serves another route's call."""
 
 import asyncio
-from collections.abc import Iterable
+import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -17,19 +18,16 @@ _MAX_LINE, _MAX_HEADERS = 16 * 1024, 200
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
-def open_session(route: Route, resolve: Resolve, file: str) -> ClientSession:
+def open_session(route: Route, resolve: Resolve, tls: ssl.SSLContext) -> ClientSession:
     """A session for one route: no proxies, cookies, redirects or credentials from anywhere else.
 
     Args:
         route: the route.
         resolve: gives the addresses of the upstream's name.
-        file: the operator's file, for errors.
-
-    Raises:
-        ConfigError: if the route's certificates cannot be read.
+        tls: the route's TLS settings.
     """
     connector = TCPConnector(
-        ssl=tls_for(route, file),
+        ssl=tls,
         resolver=RouteResolver(route, resolve),
         socket_factory=socket_for(route),
         use_dns_cache=False,
@@ -71,18 +69,17 @@ class Connections:
         self._lines: dict[str, Line] = {}
         self._retired: dict[asyncio.Task[None], Line] = {}
 
-    def replace(self, routes: Iterable[Route], file: str) -> None:
+    def replace(self, routes: Collection[Route], file: str) -> None:
         """Have a line for each of these routes and for no other; all of them, or none changes.
 
         Raises:
             ConfigError: if a route's certificates cannot be read.
         """
-        fresh: dict[str, Line] = {}
-        for route in routes:
-            line = self._lines.get(route.name)
-            if line is None or line.route != route:
-                line = Line(route, open_session(route, self._resolve, file))
-            fresh[route.name] = line
+        before = self._lines
+        fresh = {route.name: before[route.name] for route in routes if _is_same(before.get(route.name), route)}
+        settings = [(route, tls_for(route, file)) for route in routes if route.name not in fresh]
+        for route, tls in settings:
+            fresh[route.name] = Line(route, open_session(route, self._resolve, tls))
         for name, line in self._lines.items():
             if fresh.get(name) is not line:
                 task = asyncio.create_task(self._retire(line))
@@ -107,3 +104,7 @@ class Connections:
             task.cancel()
         for line in (*retired.values(), *self._lines.values()):
             await line.session.close()
+
+
+def _is_same(line: Line | None, route: Route) -> bool:
+    return line is not None and line.route == route

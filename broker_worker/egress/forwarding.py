@@ -7,6 +7,7 @@ from aiohttp import (
     ClientConnectorCertificateError,
     ClientConnectorSSLError,
     ClientError,
+    ClientPayloadError,
     ClientResponse,
     ClientSession,
     HttpVersion11,
@@ -69,6 +70,7 @@ async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
     _say_go_on(request)
     try:
         upstream = await _ask(passage, address, body)
+        _end_with_connection(upstream)
         try:
             exchanged.status = upstream.status
             if upstream.status == _SWITCHING:
@@ -97,6 +99,25 @@ async def _ask(passage: Passage, address: URL, body: Body) -> ClientResponse:
     except (ClientError, OSError) as error:
         refusal = body.problem or _why_not(error)
     raise refusal  # out here, away from an exception whose text has the whole address
+
+
+def _end_with_connection(upstream: ClientResponse) -> None:
+    """Have the body end in an error when its connection ends before it does.
+
+    aiohttp closes the connection of a body that is badly chunked, and leaves whoever reads the body waiting.
+    """
+    connection, content = upstream.connection, upstream.content
+    closed = None if connection is None or connection.protocol is None else connection.protocol.closed
+    if closed is None:
+        return
+
+    def end(future: "asyncio.Future[None]") -> None:
+        if not future.cancelled():
+            future.exception()  # seen
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(ClientPayloadError())
+
+    closed.add_done_callback(end)
 
 
 def _why_not(error: Exception) -> Refusal:

@@ -137,6 +137,8 @@ class Proxy:
         headers = request.headers
         if request.version != HttpVersion11:
             raise Refusal(505, "version_refused", "expected HTTP/1.1", close=True)
+        if [coding.lower() for coding in headers.getall("Transfer-Encoding", ())] not in ([], ["chunked"]):
+            raise Refusal(501, "coding_refused", "expected no transfer coding but chunked", close=True)
         if request.method == "CONNECT" or "Upgrade" in headers:
             raise Refusal(400, "upgrade_refused", "this proxy makes no tunnels and changes no protocols", close=True)
         if headers.getall("Host", ()) not in [[host] for host in self._hosts]:

@@ -1,5 +1,6 @@
 """A call as it leaves: the value where the route says, and the body within the route's bounds."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from broker_worker.egress.problems import Refusal
 
 SMALL_BYTES = 64 * 1024
 """A body of at most so many bytes is read before it is sent, which is faster than passing it on in pieces."""
+_IDLE_SECONDS = 30.0
 
 
 def add_value(route: Route, value: str, headers: CIMultiDict[str], query: str | None) -> str | None:
@@ -92,7 +94,7 @@ class Body:
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         try:
-            async for piece in self._request.content.iter_any():
+            while piece := await self._next():
                 self.bytes += len(piece)
                 if self.bytes > self._most:
                     raise self._too_large()
@@ -100,9 +102,20 @@ class Body:
         except Refusal as refusal:
             self.problem = refusal
             raise
+        except TimeoutError:
+            self.problem = Refusal(408, "request_timeout", "the body stopped coming", close=True)
+            raise self.problem from None
         except (RequestPayloadError, ConnectionError):
             self.problem = Refusal(400, "body_broken", "the body did not arrive whole and well-formed", close=True)
             raise self.problem from None
+
+    async def _next(self) -> bytes:
+        """The next piece; none at the end."""
+        content = self._request.content
+        if content.is_eof():
+            return await content.readany()  # it is all here
+        async with asyncio.timeout(_IDLE_SECONDS):
+            return await content.readany()
 
     def _too_large(self) -> Refusal:
         detail = f"this route takes bodies of at most {self._most} bytes"

@@ -152,8 +152,12 @@ class Egress:
             ConfigError: if certificates that the file names cannot be used.
             SetupError: if nothing can listen at the port, or the credential is over.
         """
-        self._connections.replace(self._settings.routes.values(), str(self._file))
         listening = _listen(self._port)
+        try:
+            self._connections.replace(self._settings.routes.values(), str(self._file))
+        except ConfigError:
+            listening.close()
+            raise
         asker = Asker(self._credential, self._connect)
         values = Values(lambda: asker.client)
         recorder = Recorder(lambda: asker.client)

@@ -4,7 +4,7 @@ import asyncio
 import textwrap
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -46,6 +46,8 @@ class Bench:
     agent: aiohttp.ClientSession
     run: RunCredential
     authority: Authority
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set to have the proxy look at its file, if it watches."""
 
     @property
     def port(self) -> int:
@@ -59,7 +61,9 @@ class Bench:
     async def call(self, path: str = "/openai/v1/models", method: str = "GET", **more: object) -> "Got":
         """Call the proxy as the run, and read the whole answer."""
         headers = {**self.auth(), **more.pop("headers", {})}  # type: ignore[dict-item]  # a test's own
-        async with self.agent.request(method, URL(self.address + path, encoded=True), headers=headers, allow_redirects=False, **more) as r:  # type: ignore[arg-type]
+        async with self.agent.request(
+            method, URL(self.address + path, encoded=True), headers=headers, allow_redirects=False, **more
+        ) as r:  # type: ignore[arg-type]
             return Got(r.status, dict(r.headers), await r.read())
 
     async def raw(self, *pieces: bytes) -> bytes:
@@ -104,7 +108,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def open_bench(
-    folder: Path, authority: Authority, *, text: str = ROUTE, tls: bool = True, **more: object
+    folder: Path, authority: Authority, *, text: str = ROUTE, tls: bool = True, watch: bool = False, **more: object
 ) -> AsyncIterator[Bench]:
     """Run an upstream and a proxy with these routes."""
     desk = FakeDesk({SECRET: VALUE})
@@ -119,13 +123,21 @@ async def open_bench(
             **more,  # type: ignore[arg-type]
         )
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        running = asyncio.create_task(egress.run(address.set_result))
+        changed = asyncio.Event()
+
+        async def tell(_: object, event: asyncio.Event) -> None:
+            while await changed.wait():
+                changed.clear()
+                event.set()
+
+        running = asyncio.create_task(egress.run(address.set_result, tell if watch else None))
         await asyncio.wait({running, address}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
         try:
             async with aiohttp.ClientSession() as agent:
-                yield Bench(desk, upstream, egress, file, await address, agent, desk.credential("claude"), authority)
+                run = desk.credential("claude")
+                yield Bench(desk, upstream, egress, file, await address, agent, run, authority, changed)
         finally:
             egress.stop()
             await running
