@@ -5,6 +5,9 @@ from agent_sdk.cli.root import main
 
 main.commands = CommandTable(
     {
+        "aws-credentials": "agent_sdk.cli.aws_credentials:aws_credentials",
+        "git-credential": "agent_sdk.cli.git_credential:git_credential",
+        "ssh-agent": "agent_sdk.cli.ssh_agent:ssh_agent",
         "token": "agent_sdk.cli.token:token",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
