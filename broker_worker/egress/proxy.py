@@ -21,7 +21,7 @@ from broker_worker.egress.problems import Refusal
 from broker_worker.egress.recording import Recorder
 from broker_worker.egress.values import Values
 
-NO_PATTERN = "-"
+NO_PATTERN = "/(none)"
 """What the audit has in place of a path that no pattern of the route covers."""
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
 _FAULTS_OF_ALL = Rate(600, 60_000, 100)

@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -47,7 +47,7 @@ _SILENT.disabled = True
 class Watch(Protocol):
     """Sets an event whenever a file in one of some folders changed, until cancelled."""
 
-    async def __call__(self, folders: list[Path], changed: asyncio.Event) -> None:
+    async def __call__(self, folders: Sequence[Path], changed: asyncio.Event, /) -> None:
         """Watch."""
         ...
 

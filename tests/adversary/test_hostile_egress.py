@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
 from egress_upstream import Authority, answer
 from egress_workbench import ROUTE, VALUE, Bench, open_bench
 
@@ -210,21 +209,15 @@ async def test_what_is_connected_to_is_what_was_checked(
         asked.append(host)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr("broker_worker.egress.addresses.RouteResolver.resolve", _unchecked(resolve))
+    async def unchecked(_: object, host: str, port: int = 0, family: object = None) -> list[dict[str, object]]:
+        (address,) = await resolve(host, port)
+        return [{"hostname": host, "host": address, "port": port, "family": socket.AF_INET, "proto": 6, "flags": 0}]
+
+    monkeypatch.setattr("broker_worker.egress.addresses.RouteResolver.resolve", unchecked)
     async with open_bench(tmp_path, authority, text=text, resolve=resolve) as bench:
         got = await bench.call()
         assert (got.status, json.loads(got.body)["code"]) == (502, "address_refused")
         assert (asked, bench.upstream.connections) == (["api.example.com"], 0)
-
-
-def _unchecked(resolve):  # type: ignore[no-untyped-def]  # a resolver that was got around
-    async def found(self, host, port=0, family=socket.AF_UNSPEC):  # type: ignore[no-untyped-def]  # as above
-        return [
-            {"hostname": host, "host": each, "port": port, "family": socket.AF_INET, "proto": 6, "flags": 0}
-            for each in await resolve(host, port)
-        ]
-
-    return found
 
 
 @pytest.mark.parametrize("kind", ["name", "authority"])
@@ -256,7 +249,8 @@ async def test_no_proxy_of_the_environment(bench: Bench, monkeypatch: pytest.Mon
 
 async def test_values_that_could_end_a_header(bench: Bench) -> None:
     """A stored value with a line break, or none that can be sent or kept out of answers, is not sent."""
-    for place, value in enumerate(("a\r\nX-Admin: 1", "a\nb", "", " padded ", "é" * 8, b"\xff" * 8, "abc")):
+    values: list[str | bytes] = ["a\r\nX-Admin: 1", "a\nb", "", " padded ", "é" * 8, b"\xff" * 8, "abc"]
+    for place, value in enumerate(values):
         bench.desk.values["openai.api_key"] = value
         got = await bench.call(headers=bench.auth(bench.desk.credential(f"agent-{place}")))
         assert (got.status, json.loads(got.body)["code"]) == (502, "value_unusable"), value

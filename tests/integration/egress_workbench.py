@@ -2,19 +2,22 @@
 
 import asyncio
 import textwrap
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
+from desk_workbench import until
+from egress_upstream import Authority, Upstream
 from yarl import URL
 
 from agent_sdk.credential import RunCredential
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
+from agent_sdk.wire.messages import Call
+from broker_worker.egress.addresses import Resolve, resolve_by_system
 from broker_worker.egress.serving import Egress
-from egress_upstream import Authority, Upstream
 
 VALUE = "sk-canary-7Q2hVbT0pXw9"
 SECRET = "openai.api_key"
@@ -58,12 +61,18 @@ class Bench:
         """What an SDK sends that takes the run's token for its key."""
         return {"Authorization": f"Bearer {(run or self.run).token}"}
 
-    async def call(self, path: str = "/openai/v1/models", method: str = "GET", **more: object) -> "Got":
+    async def call(
+        self,
+        path: str = "/openai/v1/models",
+        method: str = "GET",
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
+    ) -> "Got":
         """Call the proxy as the run, and read the whole answer."""
-        headers = {**self.auth(), **more.pop("headers", {})}  # type: ignore[dict-item]  # a test's own
-        async with self.agent.request(
-            method, URL(self.address + path, encoded=True), headers=headers, allow_redirects=False, **more
-        ) as r:  # type: ignore[arg-type]
+        sent = {**self.auth(), **(headers or {})}
+        url = URL(self.address + path, encoded=True)
+        async with self.agent.request(method, url, headers=sent, data=data, allow_redirects=False) as r:
             return Got(r.status, dict(r.headers), await r.read())
 
     async def raw(self, *pieces: bytes) -> bytes:
@@ -83,11 +92,9 @@ class Bench:
             writer.close()
         return found
 
-    async def recorded(self, number: int) -> Sequence[object]:
+    async def recorded(self, number: int) -> Sequence[Call]:
         """The calls in the broker's audit, once there are so many."""
-        async with asyncio.timeout(10):
-            while len(self.desk.calls) < number:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.desk.calls) >= number)
         return self.desk.calls
 
 
@@ -108,36 +115,41 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def open_bench(
-    folder: Path, authority: Authority, *, text: str = ROUTE, tls: bool = True, watch: bool = False, **more: object
+    folder: Path,
+    authority: Authority,
+    *,
+    text: str = ROUTE,
+    watch: bool = False,
+    resolve: Resolve = resolve_by_system,
 ) -> AsyncIterator[Bench]:
     """Run an upstream and a proxy with these routes."""
     desk = FakeDesk({SECRET: VALUE})
     file = folder / "egress.yaml"
-    async with Upstream(authority.server("localhost", "127.0.0.1") if tls else None) as upstream:
+    async with Upstream(authority.server("localhost")) as upstream:
         file.write_text(textwrap.dedent(text).format(port=upstream.port, ca=authority.file))
         egress = Egress(
             file,
             desk.credential("egress"),
             port=0,
             connect=lambda _: FakeAsyncSecretBroker(desk=desk, agent_id="egress"),
-            **more,  # type: ignore[arg-type]
+            resolve=resolve,
         )
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        changed = asyncio.Event()
+        written = asyncio.Event()
 
-        async def tell(_: object, event: asyncio.Event) -> None:
-            while await changed.wait():
-                changed.clear()
-                event.set()
+        async def tell(_folders: Sequence[Path], changed: asyncio.Event) -> None:
+            while await written.wait():
+                written.clear()
+                changed.set()
 
         running = asyncio.create_task(egress.run(address.set_result, tell if watch else None))
-        await asyncio.wait({running, address}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((running, asyncio.ensure_future(address)), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
         try:
             async with aiohttp.ClientSession() as agent:
                 run = desk.credential("claude")
-                yield Bench(desk, upstream, egress, file, await address, agent, run, authority, changed)
+                yield Bench(desk, upstream, egress, file, await address, agent, run, authority, written)
         finally:
             egress.stop()
             await running

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-
-from agent_sdk.wire.messages import Call
 from egress_upstream import Authority, Received, answer
 from egress_workbench import ROUTE, SECRET, VALUE, Bench, open_bench
 
@@ -100,7 +98,6 @@ async def test_answers_that_cannot_be_passed_on(bench: Bench, raw: bytes, code: 
     got = await bench.call("/openai/v1/bad")
     assert (got.status, json.loads(got.body)["code"]) == (502, code)
     (call,) = await bench.recorded(1)
-    assert isinstance(call, Call)
     assert call.fault == code
 
 
@@ -127,7 +124,6 @@ async def test_what_breaks_off_later_is_seen_to_break_off(tmp_path: Path, author
             with pytest.raises(aiohttp.ClientPayloadError):
                 await bench.call(path)
             calls = await bench.recorded(2 if "bomb" in path else 3)
-            assert isinstance(calls[-1], Call)
             assert calls[-1].fault == fault
 
 
@@ -164,7 +160,7 @@ async def test_events_come_one_by_one(bench: Bench) -> None:
 
 
 async def test_redirects_are_not_followed(bench: Bench) -> None:
-    """A redirect is passed on: within the upstream as a place on the route, elsewhere as it is, never with the value."""
+    """A redirect is passed on: within the upstream as a place on the route, elsewhere as it is, without the value."""
     origin = f"https://localhost:{bench.upstream.port}"
     for target, place in (
         (f"{origin}/v1/new?x=1", "/openai/v1/new?x=1"),

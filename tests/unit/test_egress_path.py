@@ -79,7 +79,7 @@ def test_a_pattern_has_one_form(text: str) -> None:
 @example("/v1/..;x")
 @given(st.text(alphabet=list("/.%2eEfFcC5;aA\\*~"), max_size=24).map(lambda text: f"/{text}"))
 def test_no_reading_of_an_accepted_path_leaves_its_folder(text: str) -> None:
-    """Decoded twice, cut at `;` and with backslashes as slashes, what is accepted has the same segments, none of dots."""
+    """Decoded twice, cut at `;`, backslashes as slashes: what is accepted has the same segments, none of dots."""
     try:
         segments = read_segments(text)
     except ValueError:
