@@ -14,6 +14,7 @@ main.commands = CommandTable(
         "put": "agent_sdk.cli.put:put",
         "run": "agent_sdk.cli.run:run",
         "ssh-agent": "agent_sdk.cli.ssh_agent:ssh_agent",
+        "token": "agent_sdk.cli.token:token",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
 )
