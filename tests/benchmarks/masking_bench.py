@@ -95,7 +95,7 @@ def pump(mask: bool) -> None:
     """Copy standard input to standard output as `secret-agent run` does with a program's output."""
     feed = Masker(values(random.Random(2026))).feed if mask else bytes  # nothing secret
     fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, PIPE)
-    while chunk := os.read(0, PIPE // 4):
+    while chunk := os.read(0, CHUNK):
         os.write(1, feed(chunk))
 
 
