@@ -50,7 +50,8 @@ def log_lines(chance: random.Random, size: int, every: int | None, known: list[b
     while length < size:
         line = (
             f"2026-11-29T20:{chance.randrange(60):02}:{chance.random() * 60:09.6f}Z INFO "
-            f"worker[{chance.randrange(9999)}] request={chance.randbytes(8).hex()} path=/api/v1/items/{chance.randrange(10**5)} status=200 "
+            f"worker[{chance.randrange(9999)}] request={chance.randbytes(8).hex()} "
+            f"path=/api/v1/items/{chance.randrange(10**5)} status=200 "
             f'agent="Mozilla/5.0 (X11; Linux x86_64)" took={chance.random() * 100:.3f}ms'
         ).encode()
         if every and len(lines) % every == 0:
