@@ -12,6 +12,7 @@ import base64
 import fcntl
 import os
 import random
+import resource
 import statistics
 import string
 import subprocess
@@ -100,6 +101,12 @@ def pump(mask: bool) -> None:
         os.write(1, feed(chunk))
 
 
+def processor_time() -> float:
+    """Of all the children that have ended, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def pipes(rounds: int, mib: int) -> None:
     """Print how long a pipe takes whose end is `cat`, a copy in Python, and the same with masking; by turns."""
     ends = {
@@ -114,15 +121,19 @@ def pipes(rounds: int, mib: int) -> None:
             for _ in range(mib * (1 << 20) // TEXT):
                 file.write(block)
         took: dict[str, list[float]] = {end: [] for end in ends}
+        used: dict[str, list[float]] = {end: [] for end in ends}
         for _ in range(rounds):
             for end, command in ends.items():
-                start = time.perf_counter()
+                start, before = time.perf_counter(), processor_time()
                 subprocess.run(f"cat {source} | {command} > /dev/null", shell=True, check=True)
                 took[end].append(time.perf_counter() - start)
+                used[end].append(processor_time() - before)
     base = statistics.median(took["cat"])
     for end, times in took.items():
         middle = statistics.median(times)
-        print(f"{end:>10}  {mib} MiB of log lines in {middle:.3f} s ({middle / base - 1:+.0%} against cat)")
+        against = f"{middle / base - 1:+.0%} against cat"
+        processor = statistics.median(used[end])
+        print(f"{end:>10}  {mib} MiB of log lines in {middle:.3f} s ({against}), {processor:.3f} s of processor time")
 
 
 def main() -> None:
