@@ -129,30 +129,40 @@ class CredentialedProvider(Provider, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a provider's credential can reach, as far as the vault tells.
+    """What a provider's credential can do, as far as the vault tells. Names and phrases, never values.
 
     Args:
         noun: what `beyond` lists, in the plural: `vaults`, `entries`, `variables`.
-        beyond: names, never values, of what it can reach and no reference needs.
-        can_write: whether it may change what it can read; None if the vault does not tell.
+        beyond: what it can reach and no reference needs.
         hint: how to narrow it.
+        writes: places that it may change although nothing writes there.
+        powers: what else it may do that no broker needs, each such as `administer Vault`.
+        untold: what the vault does not tell, and why; each a whole phrase.
     """
 
     noun: str
     beyond: tuple[str, ...]
-    can_write: bool | None
     hint: str
+    writes: tuple[str, ...] = ()
+    powers: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether nothing was found that is not needed."""
+        return not (self.beyond or self.writes or self.powers)
 
 
 @runtime_checkable
 class ScopeReporter(Protocol):
     """A provider that can tell what its credential reaches."""
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
-        """Compare what the credential can reach with what is needed.
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        """Compare what the credential can do with what is needed. Values are not read for that.
 
         Args:
-            refs: every reference of this provider's schemes that the registry has.
+            refs: every reference of this provider's schemes that secrets, rotations or new names need.
+            written: those among them that the policy, a rotation or `create_in` has written.
 
         Returns:
             None if the vault does not tell.

@@ -6,7 +6,7 @@ can read these values, so this is no place for production secrets (docs/provider
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from agent_sdk.wire.messages import MAX_VALUE
@@ -60,11 +60,11 @@ class EnvProvider:
         """Always well; see `ports.Provider.health`."""
         return Health(True, f"{len(self._values)} environment variables were read at start")
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """Variables that look like credentials and that no reference names; see `ports.ScopeReporter`."""
         needed = {ref.removeprefix(f"{SCHEME}://") for ref in refs}
         beyond = sorted(name for name in self._values if _CREDENTIAL.search(name) and name not in needed)
-        return Scope("variables", tuple(beyond), False, "start the broker without what it does not need")
+        return Scope("variables", tuple(beyond), "start the broker without what it does not need")
 
     async def close(self) -> None:
         """Forget the values; see `ports.Provider.close`."""

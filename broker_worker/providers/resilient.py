@@ -12,7 +12,7 @@ A write is never tried again: nobody knows whether it arrived.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -131,12 +131,12 @@ class ResilientProvider:
         except ProviderError as error:
             return Health(False, str(error), error.hint or "is its network reachable?")
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """What the credential can reach; see `ports.ScopeReporter`. None if the inner provider cannot tell."""
         inner = self._inner
         if not isinstance(inner, ScopeReporter):
             return None
-        return await self._calls.governed(lambda _: inner.visible(refs), [1], self._ends())
+        return await self._calls.governed(lambda _: inner.visible(refs, written), [1], self._ends())
 
     async def close(self) -> None:
         """Forget the vault's credentials; see `ports.Provider.close`. Whoever waits is told."""
