@@ -115,6 +115,14 @@ class MeteredProvider(Provider, Protocol):
 class CredentialedProvider(Provider, Protocol):
     """A vault whose credential can be replaced while the broker runs."""
 
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Whether a credential that was refused stays so until somebody replaces it.
+
+        If not, because a role is given others all the time, the vault is tried again sooner.
+        """
+        ...
+
     def fingerprint(self, salt: bytes) -> str:
         """Tells the credential that the next call will use from others, and nothing else of it; it may block.
 

@@ -7,7 +7,6 @@ threads are this client's own: an AWS that hangs holds up nobody else who needs 
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,15 +15,11 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Health
 from broker_worker.providers.aws_errors import of_exception
-from broker_worker.providers.cooldown import Cooldown
 
 CONCURRENCY: Final = 8
 """Requests under way at once, all callers together."""
 READ_ATTEMPTS: Final = 2
 """How often a request is sent that may be sent again."""
-REFUSED_FIRST: Final = 15.0
-"""How long refused credentials are not tried again, in seconds; doubles up to five minutes."""
-REFUSED_MOST: Final = 300.0
 _CONNECT_SECONDS: Final = 3.0
 _NO_ANSWER = frozenset({FailureKind.TIMEOUT, FailureKind.UNREACHABLE})
 
@@ -93,7 +88,6 @@ class AwsClient(Generic[C]):
         settings: how AWS is reached.
         service: its name in boto3.
         what: its name for people.
-        monotonic: a clock in seconds that never goes back.
     """
 
     def __init__(
@@ -101,13 +95,12 @@ class AwsClient(Generic[C]):
         settings: AwsSettings,
         service: str,
         what: str,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.what = what
         self.settings = settings
         self._service = service
-        self._refusals = Cooldown(REFUSED_FIRST, REFUSED_MOST, monotonic)
         self._clients: dict[int, C] = {}
+        self._refusals, self._refusal = 0, _closed(what)
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(CONCURRENCY, "aws")
         self._closed = False
@@ -132,11 +125,11 @@ class AwsClient(Generic[C]):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
-                outcome = await loop.run_in_executor(self._threads, self._ask, ask, attempts)
+                outcome = await loop.run_in_executor(self._threads, self._ask, ask, attempts, self._refusals)
         except TimeoutError as error:
             outcome = of_exception(error)
-        if isinstance(outcome, ProviderError):
-            raise outcome
+        if isinstance(outcome, ProviderError):  # perhaps another call's
+            raise ProviderError(outcome.kind, str(outcome), retry_after=outcome.retry_after, hint=outcome.hint)
         return outcome
 
     async def write(self, ask: Callable[[C], T], deadline: float, attempts: int = READ_ATTEMPTS) -> T:
@@ -171,13 +164,17 @@ class AwsClient(Generic[C]):
         for client in clients.values():
             client.close()
 
-    def _ask(self, ask: Callable[[C], T], attempts: int) -> T | ProviderError:
-        """Ask, in a thread. Failures are returned, so that no exception of botocore's gets any further."""
+    def _ask(self, ask: Callable[[C], T], attempts: int, refused: int) -> T | ProviderError:
+        """Ask, in a thread. Failures are returned, so that no exception of botocore's gets any further.
+
+        What waited for its turn while AWS refused the credentials is not asked with them as well.
+        """
         try:
             with self._lock:
-                waiting = _closed(self.what) if self._closed else self._refusals.error()
-                if waiting is not None:
-                    return waiting
+                if self._closed:
+                    return _closed(self.what)
+                if self._refusals > refused:
+                    return self._refusal
                 client = self._clients.get(attempts)
                 if client is None:
                     client = self._clients[attempts] = make_client(self.settings, self._service, attempts)
@@ -185,12 +182,11 @@ class AwsClient(Generic[C]):
         except Exception as error:  # noqa: BLE001  # botocore's exceptions have no common root; the table tells them apart
             failure = error if isinstance(error, ProviderError) else of_exception(error)
         else:
-            self._refusals.reset()
             return answer
         if failure.kind is FailureKind.UNAUTHENTICATED:
             with self._lock:
-                self._refusals.begin(failure)
                 self._clients = {}  # the next one looks for credentials anew
+                self._refusals, self._refusal = self._refusals + 1, failure
         return failure
 
 

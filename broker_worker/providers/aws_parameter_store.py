@@ -1,8 +1,7 @@
 """AWS Systems Manager's Parameter Store as a provider: `aws-ssm:///path/to/name[:version|:label]`."""
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from broker_worker.core.aws_references import ParameterPlace, parse_parameter
@@ -10,6 +9,7 @@ from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.aws_answers import check_size, conflict, fetched_of, read_only_version, require_service
 from broker_worker.providers.aws_client import AwsClient, AwsSettings
+from broker_worker.providers.aws_credentials import fingerprint_of
 from broker_worker.providers.aws_errors import not_found, unreadable_answer
 from broker_worker.providers.aws_reach import MOST_LISTED, PARAMETERS, scope_of
 from broker_worker.providers.reference import place_of
@@ -30,16 +30,24 @@ class ParameterStoreProvider:
 
     Args:
         settings: how AWS is reached.
-        monotonic: a clock in seconds that never goes back.
     """
 
-    def __init__(self, settings: AwsSettings, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._aws: AwsClient[SSMClient] = AwsClient(settings, "ssm", "AWS Parameter Store", monotonic)
+    def __init__(self, settings: AwsSettings) -> None:
+        self._aws: AwsClient[SSMClient] = AwsClient(settings, "ssm", "AWS Parameter Store")
 
     @property
     def name(self) -> str:
         """`aws-ssm`."""
         return SCHEME
+
+    @property
+    def is_refused_for_good(self) -> bool:
+        """No: roles renew what they give; see `ports.CredentialedProvider`."""
+        return False
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tells the credentials from others; see `ports.CredentialedProvider`."""
+        return fingerprint_of(self._aws.settings.profile, salt)
 
     async def get_many(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
         """Fetch values; see `ports.Provider.get_many`."""

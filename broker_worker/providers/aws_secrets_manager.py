@@ -10,6 +10,7 @@ from broker_worker.core.errors import ProviderError
 from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.aws_answers import fetched_of, require_service
 from broker_worker.providers.aws_client import AwsClient, AwsSettings
+from broker_worker.providers.aws_credentials import fingerprint_of
 from broker_worker.providers.aws_reach import MOST_LISTED, SECRETS, scope_of
 from broker_worker.providers.aws_secret_fields import field_of
 from broker_worker.providers.aws_secret_reading import SecretReader, StoredSecret
@@ -31,9 +32,7 @@ class SecretsManagerProvider:
     """
 
     def __init__(self, settings: AwsSettings, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._aws: AwsClient[SecretsManagerClient] = AwsClient(
-            settings, "secretsmanager", "AWS Secrets Manager", monotonic
-        )
+        self._aws: AwsClient[SecretsManagerClient] = AwsClient(settings, "secretsmanager", "AWS Secrets Manager")
         self._reader = SecretReader(self._aws, monotonic)
         self._writer = SecretWriter(self._aws, self._reader)
 
@@ -41,6 +40,15 @@ class SecretsManagerProvider:
     def name(self) -> str:
         """`aws-sm`."""
         return SCHEME
+
+    @property
+    def is_refused_for_good(self) -> bool:
+        """No: roles renew what they give; see `ports.CredentialedProvider`."""
+        return False
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tells the credentials from others; see `ports.CredentialedProvider`."""
+        return fingerprint_of(self._aws.settings.profile, salt)
 
     async def get_many(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
         """Fetch values; see `ports.Provider.get_many`. A secret is read once however many fields are wanted."""

@@ -26,9 +26,9 @@ def make_secrets_manager(options: Options, around: Surroundings) -> Provider:
     return SecretsManagerProvider(_settings(options), around.monotonic)
 
 
-def make_parameter_store(options: Options, around: Surroundings) -> Provider:
+def make_parameter_store(options: Options, _: Surroundings) -> Provider:
     """Make the provider of the Parameter Store; see `make_secrets_manager`."""
-    return ParameterStoreProvider(_settings(options), around.monotonic)
+    return ParameterStoreProvider(_settings(options))
 
 
 def _settings(options: Options) -> AwsSettings:

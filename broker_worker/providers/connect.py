@@ -59,6 +59,11 @@ class ConnectProvider:
         text = text_of(value)
         return await self._writer.write(await self._session(), place, text, expected)
 
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Yes; see `ports.CredentialedProvider`."""
+        return True
+
     def fingerprint(self, salt: bytes) -> str:
         """Tells the access token from others; see `ports.CredentialedProvider`."""
         return self._api.fingerprint(salt)

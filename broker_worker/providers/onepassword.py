@@ -63,6 +63,11 @@ class OnePasswordProvider:
         items = len({tuple(place[:2]) for place in places})
         return 1 + len({place[0] for place in places}) + (2 * items if self._versions else items)
 
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Yes; see `ports.CredentialedProvider`."""
+        return True
+
     def fingerprint(self, salt: bytes) -> str:
         """Tells the token from others; see `ports.CredentialedProvider`."""
         return self._session.fingerprint(salt)

@@ -57,6 +57,11 @@ class VaultProvider:
         """
         return 2 * len({ref.partition("#")[0] for ref in refs})
 
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Yes; see `ports.CredentialedProvider`."""
+        return True
+
     def fingerprint(self, salt: bytes) -> str:
         """Tells the credentials of a login from others; see `ports.CredentialedProvider`."""
         return self._session.fingerprint(salt)
