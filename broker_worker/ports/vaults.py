@@ -103,6 +103,16 @@ class DynamicProvider(Provider, Protocol):
 
 
 @runtime_checkable
+class PartedProvider(Provider, Protocol):
+    """Several vaults in one: what one of them suffers from says nothing of the others."""
+
+    @property
+    def leaves_failing_parts_alone(self) -> bool:
+        """Whether it keeps the circuit breakers of its parts itself; always true."""
+        ...
+
+
+@runtime_checkable
 class MeteredProvider(Provider, Protocol):
     """A vault that counts reads, and not one a reference."""
 

@@ -75,7 +75,7 @@ def _make_exec(options: Options, around: Surroundings) -> Provider:
         raise options.refuse(
             "commands need process groups, which this system lacks", "run the broker on Linux or macOS"
         )
-    return command.CommandProvider(options.commands, around.environ)
+    return command.CommandProvider(options.commands, around.environ, around.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
