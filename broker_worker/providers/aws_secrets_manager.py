@@ -78,10 +78,7 @@ class SecretsManagerProvider:
 
     async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """What the credentials can do that nothing needs; see `ports.ScopeReporter`."""
-        needed: dict[str, bool] = {}
-        for ref in refs:
-            name = _place_of(ref).name
-            needed[name] = needed.get(name, False) or ref in written
+        needed = {_place_of(ref).name: False for ref in refs} | {_place_of(ref).name: True for ref in written}
         return await scope_of(self._aws, SECRETS, _arns, needed)
 
     async def close(self) -> None:

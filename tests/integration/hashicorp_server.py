@@ -127,6 +127,11 @@ class FakeVault:
                 return _errors(400, "lease is not renewable")
             token.ends = self.clock + token.ttl
             return Said(200, {"auth": _auth(asked.token, token)})
+        if path == "sys/capabilities-self":
+            allowed = ["root"] if token.paths == ("",) else ["read"]
+            asked_for = {each: each.replace("/data/", "/", 1) for each in asked.body["paths"]}
+            found = {each: allowed if place.startswith(token.paths) else ["deny"] for each, place in asked_for.items()}
+            return Said(200, {"data": found})
         if path in ("sys/leases/renew", "sys/leases/revoke"):
             return self._lease(path, asked.body)
         place = path.removeprefix("sys/internal/ui/mounts/")
