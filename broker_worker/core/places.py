@@ -18,12 +18,13 @@ _ITEMS = frozenset({"op", "connect"})
 def versioned_part(reference: str) -> str:
     """The part of a reference that a vault versions as one: an item, or a secret with all its fields.
 
-    To write one field of it changes the version of all.
+    To write one field of it changes the version of all. Of `op` it is in one case, as 1Password reads it in any.
     """
     scheme, separator, path = reference.partition("://")
     path = _SELECTOR.split(path, maxsplit=1)[0]
     if scheme in _ITEMS:
         path = "/".join(path.split("/")[:2])
+        path = path.casefold() if scheme == "op" else path
     return f"{scheme}{separator}{path}"
 
 

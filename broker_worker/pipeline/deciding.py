@@ -206,7 +206,10 @@ class Limits:
 
     def of_case(self, agent_id: str, case: Case) -> tuple[Limit, ...]:
         """The secret's limit and that of the grant; of a value that is made and shown also that of reading it."""
-        own = both(*(None if grant is None else grant.rate for grant in (case.decision.grant, case.reading)))
+        grant = case.decision.grant
+        own = None if grant is None else grant.rate
+        if case.reading is not None:
+            own = both(own, case.reading.rate)
         known = self._of_name.get((agent_id, case.name, own))
         if known is None:
             limits = []

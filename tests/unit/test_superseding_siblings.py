@@ -49,6 +49,7 @@ async def outcome(
     ("held", "written"),
     [
         ("connect://Agents/db/user", "connect://Agents/db/password"),
+        ("op://Agents/DB/user", "op://agents/db/Login/password"),
         ("aws-sm://db#user", "aws-sm://db#password"),
         ("aws-sm://db?stage=AWSCURRENT#user", "aws-sm://db#password"),
         ("vault://secret/db#user", "vault://secret/db#password"),

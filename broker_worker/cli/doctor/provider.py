@@ -133,13 +133,13 @@ def _asked(refs: Sequence[str]) -> Sequence[str]:
 
 
 async def _check_scope(name: str, provider: ResilientProvider, needs: _Needs) -> list[Check]:
-    """What its credential reaches beyond what secrets need; nothing is said where the vault does not tell."""
+    """What its credential reaches beyond what secrets need, and what of that the vault does not tell."""
     try:
         scope = await provider.visible(needs.places(), needs.written())
     except ProviderError as error:
         return [warn(name, f"what it reaches could not be asked: {error}", error.hint)]
     if scope is None:
-        return []
+        return [ok(name, "what its credential reaches, and whether it may write, is not told")]
     scope = replace(scope, beyond=tuple(place for place in scope.beyond if not needs.is_of_a_created_name(place)))
     said = "; ".join((*_excess(scope), *scope.untold))
     if not scope.is_narrow:
