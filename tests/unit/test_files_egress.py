@@ -1,5 +1,6 @@
 """`egress.yaml`: what it says, and what is refused with file and line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_what_cannot_be_meant_is_refused_where_it_stands(
     with pytest.raises(ConfigError, match=words.replace("{", r"\{")) as error:
         read_egress(written(tmp_path, ROUTE.replace(before, after)))
     assert error.value.line == line
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_what_the_page_shows_is_valid(tmp_path: Path, number: int) -> None:
+    """The YAML of docs/egress.md: a policy, and routes for what agents use most."""
+    page = Path(__file__).parents[2] / "docs" / "egress.md"
+    shown = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(shown) == 3
+    file = written(tmp_path, shown[number])
+    if number:
+        assert read_egress(file).routes
+    else:
+        assert load_configuration(file).policy.agents["egress"].acts_for is not None
 
 
 def test_plain_http_is_for_this_host_only(tmp_path: Path) -> None:
