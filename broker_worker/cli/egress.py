@@ -11,6 +11,7 @@ import structlog
 
 from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.hardening import harden
+from broker_worker.app.part_credentials import acting_agent
 from broker_worker.core.errors import SetupError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.egress import EGRESS_FILE, check_egress
@@ -45,12 +46,14 @@ def egress(ctx: click.Context, config: Path | None, port: int | None, until_stdi
 @_FILE
 @click.pass_obj
 def check(settings: Settings, config: Path | None) -> None:
-    """Check egress.yaml, and that the broker's files know its secrets and its agent. Resolves and asks nothing."""
+    """Check egress.yaml, and that registry and policy know its secrets and its agent. Resolves and asks nothing."""
     path = config or settings.config_dir / EGRESS_FILE
-    found = check_egress(path, load_configuration(settings.config_dir))
+    configuration = load_configuration(settings.config_dir)
+    found = check_egress(path, configuration)
+    agent = acting_agent(configuration.policy, "egress", "proxy")
     for route in found.routes.values():
         click.echo(f"{route.name}: {route.upstream.origin} with {route.secret}, {len(route.allow)} allowed")
-    click.echo(f"{path}: valid, {len(found.routes)} routes at http://127.0.0.1:{found.port}")
+    click.echo(f"{path}: valid, {len(found.routes)} routes at http://127.0.0.1:{found.port}, as the agent {agent}")
 
 
 def _run(file: Path, port: int | None, *, until_stdin_ends: bool) -> None:

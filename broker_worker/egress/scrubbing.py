@@ -4,7 +4,7 @@ import copy
 
 from multidict import CIMultiDict
 
-from broker_worker.egress._masker_for_now import Masker
+from agent_sdk.masking import Masker
 from broker_worker.egress.problems import Refusal
 
 
