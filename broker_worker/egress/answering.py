@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from aiohttp import ClientResponse
 from aiohttp.web import BaseRequest, Response, StreamResponse
-from multidict import CIMultiDict
 
 from broker_worker.core.egress import Route
 from broker_worker.egress.decoding import Decoder
