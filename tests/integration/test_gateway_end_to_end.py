@@ -114,6 +114,7 @@ async def test_where_a_proof_is_required_a_token_alone_is_nothing(reached: Reach
     elsewhere = proof(run, home, "http://127.0.0.1:7711")
     assert (await ask(reached, shown(run, **{"Workload-Proof-Token": elsewhere})))[0] == 401
     assert (await ask(reached, shown(run, **{"Workload-Proof-Token": good})))[0] == 200
+    assert (await ask(reached, shown(run, **{"Workload-Proof-Token": good})))[0] == 401, "it served twice"
     draft = {"Authorization": f"WPT {proof(run, home)}", "Workload-Identity-Token": run.token}
     assert (await ask(reached, shown(run, **draft)))[0] == 200
 
