@@ -1,34 +1,40 @@
-"""What the commands that ask the broker share: their options, and a client that ends with them."""
+"""What the commands that ask the broker have in common: their options, and the client of this run."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from agent_sdk.blocking import SecretBroker
+from agent_sdk.client import TIMEOUT_SECONDS, AsyncSecretBroker
+from agent_sdk.credential import RunCredential
+from agent_sdk.references import SCHEME
 from agent_sdk.secret import Secret
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.names import check_secret_name
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def purpose_option(default: str) -> Callable[[Command], Command]:
-    """`--purpose`, with what the command is for where nothing is given."""
-    return click.option("--purpose", default=default, show_default=True, help="What it is for; the audit says so.")
+T = TypeVar("T")
 
 
-def timeout_option(function: Command) -> Command:
-    """`--timeout`, people who have to approve included."""
-    return click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=15.0,
-        show_default=True,
-        help="Seconds that it may take, people who have to approve included.",
-    )(function)
+def ask(call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
+    """Have one thing asked in the name of this run, and wait for it.
+
+    Raises:
+        CredentialMissing: if the run was handed no credential.
+        CredentialInvalid: if it cannot be used.
+        NotGranted: if it was refused.
+    """
+    credential = RunCredential.load()
+
+    async def asked() -> T:
+        async with AsyncSecretBroker(credential) as client:
+            return await call(client)
+
+    return asyncio.run(asked())
 
 
-def ask(*names: str, purpose: str, timeout: float) -> Mapping[str, Secret]:
-    """Ask for the values of names, once and all or none.
+def ask_for(*names: str, purpose: str, timeout: float) -> Mapping[str, Secret]:
+    """Ask for the values of names, all or none.
 
     Args:
         names: the secrets.
@@ -38,5 +44,29 @@ def ask(*names: str, purpose: str, timeout: float) -> Mapping[str, Secret]:
     Raises:
         NotGranted: if one of them is refused.
     """
-    with SecretBroker(timeout=timeout) as broker:
-        return broker.get_many(names, purpose=purpose)
+    return ask(lambda client: client.get_many(names, purpose=purpose, timeout=timeout))
+
+
+def checked_name(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
+    """A secret's name, or a reference to it (click's callback)."""
+    try:
+        return check_secret_name(text.removeprefix(SCHEME))
+    except WireError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+NAME = click.argument("name", callback=checked_name)
+PURPOSE = click.option(
+    "--purpose", metavar="TEXT", default="", help="What for: goes to the audit, and to who approves."
+)
+TIMEOUT = click.option(
+    "--timeout",
+    metavar="S",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIMEOUT_SECONDS,
+    show_default=True,
+    help="Seconds to wait for the answer, and for people who have to approve.",
+)
+REPLACES = click.option("--replaces", metavar="V", help="Replace this version; without it the name is created.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+FORCE = click.option("--force", is_flag=True, help="Replace a file that others can read; print to a terminal.")

@@ -2,7 +2,7 @@
 
 import click
 
-from agent_sdk.cli.asking import ask, purpose_option, timeout_option
+from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
 from agent_sdk.conventions.aws import credential_of_one, credential_of_parts
 
 
@@ -11,8 +11,8 @@ from agent_sdk.conventions.aws import credential_of_one, credential_of_parts
 @click.option("--access-key-id", metavar="NAME", help="The secret of the access key's id.")
 @click.option("--secret-access-key", metavar="NAME", help="The secret of the access key's secret.")
 @click.option("--session-token", metavar="NAME", help="The secret of a session token, if there is one.")
-@purpose_option("aws")
-@timeout_option
+@PURPOSE
+@TIMEOUT
 def aws_credentials(
     secret: str | None,
     access_key_id: str | None,
@@ -27,9 +27,9 @@ def aws_credentials(
     """
     parts = [name for name in (access_key_id, secret_access_key, session_token) if name is not None]
     if secret is not None and not parts:
-        click.echo(credential_of_one(ask(secret, purpose=purpose, timeout=timeout)[secret]))
+        click.echo(credential_of_one(ask_for(secret, purpose=purpose or "aws", timeout=timeout)[secret]))
     elif secret is None and access_key_id is not None and secret_access_key is not None:
-        found = ask(*parts, purpose=purpose, timeout=timeout)
+        found = ask_for(*parts, purpose=purpose or "aws", timeout=timeout)
         session = None if session_token is None else found[session_token]
         click.echo(credential_of_parts(found[access_key_id], found[secret_access_key], session))
     else:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from agent_sdk.cli.asking import ask
+from agent_sdk.cli.asking import ask_for
 from agent_sdk.cli.root import fail
 from agent_sdk.conventions.docker import (
     MAX_SERVER,
@@ -45,7 +45,7 @@ def _answer(operation: str) -> int:
         if registry is None:
             click.echo(NOT_FOUND)
             return 1
-        secret = ask(registry.secret, purpose=f"docker {registry.host}", timeout=_SECONDS)[registry.secret]
+        secret = ask_for(registry.secret, purpose=f"docker {registry.host}", timeout=_SECONDS)[registry.secret]
         click.echo(credential(server, registry, secret))
     elif operation == "store":
         click.echo("error: credentials are kept by the broker: `secret-agent put` stores them", err=True)

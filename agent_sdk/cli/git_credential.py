@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from agent_sdk.cli.asking import ask, purpose_option, timeout_option
+from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
 from agent_sdk.conventions.git import MAX_INPUT, covers, credential, parse_description
 from agent_sdk.errors import NotGranted
 
@@ -13,8 +13,8 @@ from agent_sdk.errors import NotGranted
 @click.option("--host", "hosts", multiple=True, required=True, help="For which host; may be repeated.")
 @click.option("--secret", required=True, metavar="NAME", help="The password's or token's secret.")
 @click.option("--username", default="x-access-token", show_default=True, help="As whom.")
-@purpose_option("git")
-@timeout_option
+@PURPOSE
+@TIMEOUT
 @click.argument("operation")
 def git_credential(
     hosts: tuple[str, ...], secret: str, username: str, purpose: str, timeout: float, operation: str
@@ -28,7 +28,7 @@ def git_credential(
     if operation != "get" or not covers(description, hosts):
         return
     try:
-        click.echo(credential(username, ask(secret, purpose=purpose, timeout=timeout)[secret]), nl=False)
+        click.echo(credential(username, ask_for(secret, purpose=purpose or "git", timeout=timeout)[secret]), nl=False)
     except NotGranted:
         click.echo("quit=1")  # git must not ask a person, or an agent, to type it in
         raise

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from agent_sdk.blocking import SecretBroker
-from agent_sdk.cli.asking import purpose_option, timeout_option
+from agent_sdk.cli.asking import PURPOSE, TIMEOUT
 from agent_sdk.conventions.ssh_agent import Identity, identity_of, load_private_key, parse_public_key
 from agent_sdk.conventions.ssh_serving import SigningServer
 from agent_sdk.errors import InvalidRequest
@@ -29,8 +29,8 @@ _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
     metavar="NAME[=PUBLIC]",
     help="A private key's secret; with the file of its public half it is asked for only when it signs.",
 )
-@purpose_option("ssh")
-@timeout_option
+@PURPOSE
+@TIMEOUT
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def ssh_agent(keys: tuple[str, ...], purpose: str, timeout: float, command: tuple[str, ...]) -> None:
     """Run COMMAND with an SSH agent of its own (SSH_AUTH_SOCK), and end the agent with it.
@@ -41,7 +41,7 @@ def ssh_agent(keys: tuple[str, ...], purpose: str, timeout: float, command: tupl
     if sys.platform == "win32":
         raise InvalidRequest("Windows' OpenSSH talks to a named pipe, which this agent does not serve")
     with SecretBroker(timeout=timeout) as broker:
-        signers = [_signer(broker, key, purpose) for key in keys]
+        signers = [_signer(broker, key, purpose or "ssh") for key in keys]
         with tempfile.TemporaryDirectory(prefix="secret-agent-") as folder, SigningServer(signers) as server:
             socket = Path(folder) / "agent.sock"  # the folder is 0700
             server.listen(socket)

@@ -11,6 +11,7 @@ from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
 from broker_worker.app.part_credentials import RENEW_SECONDS, Mint, PartCredential
+from broker_worker.app.proxy import ProxyCredential, ProxyPart
 from broker_worker.app.reloading import watch
 from broker_worker.app.rotation_schedule import has_schedule
 from broker_worker.app.upstream import has_dynamic
@@ -24,6 +25,8 @@ from broker_worker.queue.acl import ensure_users
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
+PROXY_SECONDS = 28.0
+"""How long the egress proxy may take to let calls in flight end; without any it is gone at once."""
 STOP_SECONDS = 20.0
 """How long workers may take to drain; what comes before and after has less."""
 _CHECK_SECONDS = 0.5
@@ -45,6 +48,7 @@ class Supervisor:
         notifications: whether to run the process that tells people, if the files say whom.
         gateway: whether to run the HTTP gateway, if broker.yaml has `server`.
         mint: mints the runs of parts that ask on behalf of others; None for no such parts.
+        egress: keeps the credential of the egress proxy, which runs if there is an egress.yaml; None for no proxy.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Supervisor:
         notifications: bool = True,
         gateway: bool = False,
         mint: Mint | None = None,
+        egress: ProxyCredential | None = None,
     ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
@@ -66,6 +71,8 @@ class Supervisor:
         self._beside = {"ledger": ("ledger", "run")} if ledger else {}
         self._seen = {"dashboard": ("dashboard",)} if dashboard else {}
         self._may_notify = notifications
+        self._egress = None if egress is None else ProxyPart(settings.config_dir, egress)
+        self._files_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._answers_http = asyncio.Event()
@@ -105,6 +112,8 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 beside = (self._follow_policy(), self._watch_server(), self._keep_credentials())
                 helpers = [group.create_task(each) for each in beside]
+                if self._egress is not None:
+                    helpers.append(group.create_task(self._egress.keep(self._files_changed)))
                 living = group.create_task(house.run())
                 await self._stopping.wait()
                 house.stop()
@@ -118,7 +127,10 @@ class Supervisor:
                 await asyncio.to_thread(self._server.stop)
 
     def _house(self) -> House:
-        """All parts. People's page goes first, then the workers, and last what follows up on their work."""
+        """All parts. The proxy goes first, while its calls are still recorded, then people's page, then the workers.
+
+        Last goes what follows up on their work.
+        """
         command = (sys.executable, "-m", "broker_worker.cli", "--home", str(self._settings.home), *self._options)
         workers = [Part("worker", name, ("worker", "--name", name)) for name in self._names]
         jobs = [
@@ -131,7 +143,10 @@ class Supervisor:
         if self._gateway is not None:
             environ = {"SECRET_BROKER_HOME": str(self._settings.home), **self._gateway.environ}
             dashboard.append(Part("gateway", "gateway", ("gateway",), environ, self._answers_http, alone=True))
-        return House(command, ((dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0)))
+        egress = [] if self._egress is None else [self._egress.part]
+        return House(
+            command, ((egress, PROXY_SECONDS), (dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0))
+        )
 
     def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
         """A job process, logged in as the user `jobs`: it never sees the key that all passwords come from."""
@@ -185,6 +200,7 @@ class Supervisor:
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
                     self._want_jobs(configuration)
                     self._want_gateway(configuration)
+                    self._files_changed.set()
                 except ConfigError:
                     continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:

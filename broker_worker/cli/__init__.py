@@ -24,6 +24,7 @@ main.commands = CommandTable(
         "demo": "broker_worker.cli.demo:demo",
         "deny": "broker_worker.cli.approvals:deny",
         "doctor": "broker_worker.cli.doctor:doctor",
+        "egress": "broker_worker.cli.egress:egress",
         "exposure": "broker_worker.cli.exposure:exposure",
         "gateway": "broker_worker.cli.gateway:gateway",
         "generate": "broker_worker.cli.writing:generate",

@@ -13,6 +13,7 @@ import structlog
 from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.serve import serve
 from broker_worker.app.supervisor import Supervisor
+from broker_worker.cli.egress_credential import EgressCredential
 from broker_worker.cli.minting import RunOrder, mint_run
 from broker_worker.settings import Settings
 
@@ -37,6 +38,12 @@ def worker(settings: Settings, name: str, until_stdin_ends: bool) -> None:
 @click.option("--ledger/--no-ledger", default=True, help="Run the ledger too.", show_default=True)
 @click.option("--dashboard/--no-dashboard", default=True, help="Run the dashboard too.", show_default=True)
 @click.option(
+    "--egress/--no-egress",
+    default=True,
+    help="Run the egress proxy, if there is a config/egress.yaml.",
+    show_default=True,
+)
+@click.option(
     "--notifications/--no-notifications", default=True, help="Tell people, if broker.yaml says whom.", show_default=True
 )
 @click.option(
@@ -50,6 +57,7 @@ def up(
     prefix: str,
     ledger: bool,
     dashboard: bool,
+    egress: bool,
     notifications: bool,
     gateway: bool,
     until_stdin_ends: bool,
@@ -57,8 +65,8 @@ def up(
     """Run the broker on this host: queue (embedded unless REDIS_URL is set), its users, all processes.
 
     Those are the workers, the ledger, the dashboard (its login link is shown on a terminal; `secret-broker dashboard
-    link` prints another one), and, where broker.yaml names notifications, the process that sends them, and where it has
-    `server`, the HTTP gateway. Each is started again when it ends.
+    link` prints another one), the egress proxy, if there is an egress.yaml, and, where broker.yaml names notifications,
+    the process that sends them, and where it has `server`, the HTTP gateway. Each is started again when it ends.
     """
     root = ctx.find_root()
     shared = root.params
@@ -73,6 +81,7 @@ def up(
         notifications=notifications,
         gateway=gateway and _can_run("gateway", root.command, _GATEWAY_NEEDS),
         mint=lambda configuration, agent: mint_run(ctx.obj, configuration, RunOrder(agent, task="acts for others")),
+        egress=EgressCredential(ctx.obj) if egress and find_spec("aiohttp") is not None else None,
     )
     asyncio.run(_run(supervisor, until_stdin_ends=until_stdin_ends))
 
