@@ -13,6 +13,7 @@ main.commands = CommandTable(
         "list": "agent_sdk.cli.list_names:list_names",
         "put": "agent_sdk.cli.put:put",
         "run": "agent_sdk.cli.run:run",
+        "headers": "agent_sdk.cli.headers:headers",
         "ssh-agent": "agent_sdk.cli.ssh_agent:ssh_agent",
         "token": "agent_sdk.cli.token:token",
         "whoami": "agent_sdk.cli.whoami:whoami",

@@ -77,6 +77,19 @@ async def living(*floors: tuple[list[Part], float]) -> AsyncIterator[House]:
         await asyncio.wait_for(running, 60)
 
 
+async def test_a_part_alone_gets_none_of_our_variables(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But what any program needs, and what it is given: the others may hold tokens of vaults."""
+    monkeypatch.setenv("GIVEN", "a token")
+    parts = [
+        log.part("usual"),
+        log.part("alone", alone=True),
+        log.part("handed", alone=True, environ={"GIVEN": "this"}),
+    ]
+    async with living((parts, 5.0)):
+        await until(lambda: len(log.lines) == 3)
+    assert {"usual starts a token", "alone starts -", "handed starts this"} <= set(log.lines)
+
+
 async def test_floors_end_one_after_the_other(log: Log) -> None:
     """The next floor is told only when the one before has ended."""
     floors = [([log.part("page")], 5.0), ([log.part("w1"), log.part("w2")], 5.0), ([log.part("jobs")], 5.0)]
