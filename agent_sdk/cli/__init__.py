@@ -5,6 +5,7 @@ from agent_sdk.cli.root import main
 
 main.commands = CommandTable(
     {
+        "mcp": "agent_sdk.cli.mcp:mcp",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
 )
