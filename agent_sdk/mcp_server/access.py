@@ -16,13 +16,14 @@ from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import NotGranted, Refusal
 from agent_sdk.mcp_server.asking import Asking
 from agent_sdk.mcp_server.held_values import HeldValues
-from agent_sdk.mcp_server.results import told
+from agent_sdk.mcp_server.results import ToolRefused, told
 from agent_sdk.outcome import Resolution
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Notice, Way
 
 REQUEST_SECONDS: Final = 15.0
+NOT_FOUND: Final = "it is too short or too common to be masked, so it is not used here: tell the user"
 _RELEASE_SECONDS: Final = 3.0
 
 
@@ -127,7 +128,8 @@ class Access:
         except NotGranted as error:
             raise told(error) from None
         for name, secret in answer.secrets.items():
-            self._held.add(name, secret.reveal_bytes())
+            if not self._held.add(name, secret.reveal_bytes()):
+                raise ToolRefused(Code.DENIED, f"the value of {name} could not be found in an output", NOT_FOUND)
             self._granted[name, purpose, deliver] = secret
         return answer
 

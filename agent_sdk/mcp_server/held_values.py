@@ -15,21 +15,26 @@ class HeldValues:
         self._values: dict[str, bytes] = {}
         self._masker = Masker({})
 
-    def add(self, name: str, value: bytes) -> None:
+    def add(self, name: str, value: bytes) -> bool:
         """Search for a value from now on.
 
         Args:
             name: what is shown in its place.
             value: the bytes; several values may have one name, as when a secret is rotated.
+
+        Returns:
+            Whether it can be found: a value of a few bytes, or one that stands in nearly every text, cannot.
         """
-        if not value or value in self._values.values():
-            return
+        known = next((label for label, each in self._values.items() if each == value), None)
+        if known is not None:
+            return known not in self._masker.unmasked
         label, count = name, 1
         while label in self._values:
             count += 1
             label = f"{name}#{count}"
         self._values[label] = value
         self._masker = Masker(self._values)
+        return label not in self._masker.unmasked
 
     @property
     def margin(self) -> int:
@@ -46,7 +51,7 @@ class HeldValues:
 
     def finds(self, data: bytes) -> bool:
         """Whether one of the values is in the bytes."""
-        return self._masker.finds(data)
+        return bool(self._masker.finds(data))
 
     def mask_tree(self, node: object) -> object:
         """A JSON value with every text in it masked, keys included.

@@ -4,7 +4,7 @@ from typing import Final
 
 INSTRUCTIONS: Final = """\
 This server lets you use secrets (API keys, passwords, tokens) without seeing them. You work with names such as \
-github.read_token. No tool returns a value; where one would stand you read [secret NAME].
+github.read_token. No tool returns a value; where one would stand you read [masked NAME].
 
 - Say truthfully what a secret is for: people may have to approve it, and your words are recorded.
 - If something waits for approval, give the user the link and the approval's id, and repeat the same call with the \

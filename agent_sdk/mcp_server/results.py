@@ -66,7 +66,7 @@ class Access(Struct, forbid_unknown_fields=True):
 
 
 class CommandResult(Struct, omit_defaults=True, forbid_unknown_fields=True):
-    """Result of `run_command`. What a secret's value stood for reads [secret NAME]."""
+    """Result of `run_command`. What a secret's value stood for reads [masked NAME]."""
 
     exit_code: Annotated[
         int | None, Meta(description="As the program left it; negative: the signal that ended it; null: timed out.")

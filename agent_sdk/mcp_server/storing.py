@@ -12,12 +12,12 @@ from msgspec import UNSET, UnsetType
 from agent_sdk import outcome
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import ApprovalPending, InvalidRequest, NotGranted
-from agent_sdk.mcp_server.access import REQUEST_SECONDS, approvals_of
+from agent_sdk.mcp_server.access import NOT_FOUND, REQUEST_SECONDS, approvals_of
 from agent_sdk.mcp_server.arguments import GenerateSecret, StoreSecret
 from agent_sdk.mcp_server.asking import Asking
 from agent_sdk.mcp_server.commands import Commands
 from agent_sdk.mcp_server.held_values import HeldValues
-from agent_sdk.mcp_server.results import Stored, refused_names, told
+from agent_sdk.mcp_server.results import Stored, ToolRefused, refused_names, told
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import MAX_VALUE
 
@@ -69,7 +69,8 @@ class Storing:
         value = value.removesuffix(b"\n").removesuffix(b"\r")
         if not 1 <= len(value) <= MAX_VALUE:
             raise InvalidRequest(f"a value has 1 to {MAX_VALUE} bytes; this one has {len(value)}")
-        self._held.add(call.name, value)
+        if not self._held.add(call.name, value):
+            raise ToolRefused(Code.DENIED, "this value could not be found in an output", NOT_FOUND)
         write = partial(self._client.put, call.name, value, purpose=call.purpose, replaces=_or_none(call.replaces))
         return await self._written(write, call, asking)
 
@@ -115,9 +116,12 @@ def _or_none(version: str | UnsetType) -> str | None:
 def _contents(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise InvalidRequest("from_file must name a regular file")
-            return file.read(MAX_VALUE + 2)
     except OSError as error:
         raise InvalidRequest(f"the file cannot be read: {error.strerror}") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidRequest("from_file must name a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_VALUE + 2)
+    finally:
+        os.close(descriptor)

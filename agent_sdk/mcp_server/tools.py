@@ -120,7 +120,7 @@ def offered_tools(access: Access, commands: Commands, routes: Routes | None, sto
                 "run_command",
                 "Run a command with secrets",
                 "Runs an allowed program with secrets in its environment or in files. Where a value stood in the "
-                "output it reads [secret NAME]. Write the program's own way to read a variable, not the value. "
+                "output it reads [masked NAME]. Write the program's own way to read a variable, not the value. "
                 f"Allowed: {commands.described} (* is any text, a last ** any further arguments).",
                 (arguments.RunCommand, results.CommandResult, commands.run),
                 ToolAnnotations(
