@@ -75,6 +75,8 @@ def _worded(event: Mapping[str, Any]) -> tuple[str, Tone]:
         if outcome == "granted":
             return _GIVEN.get(event["action"] or "", "granted"), "good"
         return _REFUSED.get(event["code"] or "", ("refused", "bad"))
+    if kind == "call":
+        return ("used by a proxy", "good") if outcome == "granted" else ("call stopped", "bad")
     if kind == "approval_decided":
         return ("approved by a person", "good") if outcome == "granted" else ("denied by a person", "bad")
     if kind == "approval_settled":
