@@ -34,6 +34,12 @@ DASHBOARD = "http://localhost:7710"
 )
 @click.option("--egress-url", default="", metavar="URL", help="The egress proxy, such as http://127.0.0.1:7720.")
 @click.option(
+    "--egress-audience",
+    default="",
+    metavar="URL",
+    help="Send the proxy a proof of possession with each call, made out to this audience (policy.yaml, acts_for).",
+)
+@click.option(
     "--dashboard-url",
     default=DASHBOARD,
     show_default=True,
@@ -53,6 +59,7 @@ def mcp(
     root: Path,
     pass_env: tuple[str, ...],
     egress_url: str,
+    egress_audience: str,
     dashboard_url: str,
     http: bool,
     port: int,
@@ -63,6 +70,8 @@ def mcp(
         raise InvalidRequest("--http needs --token-file PATH: other users of this host could use the server otherwise")
     if token_file is not None and not http:
         raise InvalidRequest("--token-file goes with --http")
+    if egress_audience and not egress_url:
+        raise InvalidRequest("--egress-audience goes with --egress-url")
     _check_url("--egress-url", egress_url)
     _check_url("--dashboard-url", dashboard_url)
     if find_spec("mcp") is None:
@@ -72,7 +81,7 @@ def mcp(
     from agent_sdk.mcp_server.serving import Offer, serve_http, serve_stdio  # noqa: PLC0415
     from agent_sdk.mcp_server.token_file import load_or_create  # noqa: PLC0415
 
-    offer = Offer(AllowedCommands(patterns), root, pass_env, dashboard_url, egress_url)
+    offer = Offer(AllowedCommands(patterns), root, pass_env, dashboard_url, egress_url, egress_audience)
     credential = RunCredential.load()
     harden()
     if token_file is None:

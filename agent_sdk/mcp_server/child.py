@@ -19,6 +19,7 @@ Ending = Literal["", "timeout", "revoked"]
 _GRACE_SECONDS: Final = 2.0
 """How long a program that is to end has before it is killed."""
 _DRAIN_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.01
 
 
 class Output(Struct):
@@ -108,7 +109,7 @@ async def run_child(
 
 
 async def _until_over(process: asyncio.subprocess.Process, seconds: float, revoked: asyncio.Event) -> Ending:
-    over, taken = asyncio.create_task(process.wait()), asyncio.create_task(revoked.wait())
+    over, taken = asyncio.create_task(_exit(process)), asyncio.create_task(revoked.wait())
     try:
         await asyncio.wait({over, taken}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if over.done():
@@ -119,14 +120,20 @@ async def _until_over(process: asyncio.subprocess.Process, seconds: float, revok
         taken.cancel()
 
 
+async def _exit(process: asyncio.subprocess.Process) -> None:
+    """Wait for the program itself: `wait()` also waits for its pipes, which what it left behind can keep open."""
+    while process.returncode is None:
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Ask the program's group to end, and kill what is left of it."""
     if process.returncode is None:
         _signal(process, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
+            await asyncio.wait_for(_exit(process), _GRACE_SECONDS)
     _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
-    await process.wait()
+    await _exit(process)
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -1,5 +1,6 @@
 """`call_route`: a request through the egress proxy, which adds the credential; it never comes here."""
 
+import secrets
 from functools import partial
 from typing import Final
 
@@ -8,16 +9,33 @@ import httpx2
 import msgspec
 from msgspec import Struct
 
+from agent_sdk.credential import RunCredential
 from agent_sdk.errors import InvalidRequest
 from agent_sdk.mcp_server.arguments import CallRoute
 from agent_sdk.mcp_server.asking import Asking
 from agent_sdk.mcp_server.clipping import READ, shown
 from agent_sdk.mcp_server.held_values import HeldValues
 from agent_sdk.mcp_server.results import ADVICE, RouteResult, ToolRefused
+from agent_sdk.secret import wall_clock
 from agent_sdk.wire.errors import Code
+from agent_sdk.wire.proof import sign_proof
 
+PROOF_HEADER: Final = "workload-proof-token"
+PROOF_LIFETIME: Final = 2 * 60 * 1000
+"""How long a proof is good, in ms: longer than a proxy may hold a call back before it asks the broker."""
 _OURS: Final = frozenset(
-    {"authorization", "connection", "content-length", "cookie", "host", "te", "trailer", "transfer-encoding", "upgrade"}
+    {
+        PROOF_HEADER,
+        "authorization",
+        "connection",
+        "content-length",
+        "cookie",
+        "host",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
 )
 _HIDDEN: Final = frozenset({"set-cookie", "set-cookie2", "www-authenticate", "proxy-authenticate"})
 _MOST_HEADERS: Final = 64
@@ -34,19 +52,30 @@ class Routes:
 
     Args:
         url: the proxy's address.
-        token: the run's identity token, by which the proxy knows the run.
+        credential: the run's; the proxy knows the run by its token.
         held: what must not be in an answer.
+        audience: whom proofs of possession are made out to; empty if none are sent.
         transport: how requests travel, if not by HTTP.
     """
 
     def __init__(
-        self, url: str, token: str, held: HeldValues, transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        credential: RunCredential,
+        held: HeldValues,
+        audience: str = "",
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
+        self._credential = credential
+        self._audience = audience
         self._held = held
         # No redirect is followed and no proxy of the environment used: the token is for this address only.
         self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {token}"}, follow_redirects=False, trust_env=False, transport=transport
+            headers={"Authorization": f"Bearer {credential.token}"},
+            follow_redirects=False,
+            trust_env=False,
+            transport=transport,
         )
 
     async def close(self) -> None:
@@ -83,7 +112,7 @@ class Routes:
         request = self._client.build_request(
             call.method,
             f"{self._url}/{call.route}{_checked_path(call.path)}",
-            headers=_checked_headers(call.headers),
+            headers=_checked_headers(call.headers) | self._proof(),
             content=call.body.encode() or None,
             timeout=call.timeout_seconds,
         )
@@ -104,6 +133,13 @@ class Routes:
         code = _problem(answer, data)
         advice = "" if code is None else ADVICE[code]
         return RouteResult(answer.status_code, headers, body, left_out, code or "", advice)
+
+    def _proof(self) -> dict[str, str]:
+        """A proof that this process holds the run's key, good for one request (draft-ietf-wimse-wpt)."""
+        if not self._audience:
+            return {}
+        run, jti = self._credential, secrets.token_urlsafe(16)
+        return {PROOF_HEADER: sign_proof(run.seed, run.token, self._audience, wall_clock(), PROOF_LIFETIME, jti)}
 
 
 def _problem(answer: httpx2.Response, data: bytes) -> Code | None:

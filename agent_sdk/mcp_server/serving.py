@@ -54,6 +54,7 @@ class Offer(Struct, frozen=True):
         pass_env: variables of the server that commands get as well.
         dashboard_url: where people approve; empty if nobody said so.
         egress_url: the egress proxy; empty if there is none.
+        egress_audience: whom proofs to it are made out to; empty if it takes none.
     """
 
     allowed: AllowedCommands
@@ -61,6 +62,7 @@ class Offer(Struct, frozen=True):
     pass_env: tuple[str, ...] = ()
     dashboard_url: str = ""
     egress_url: str = ""
+    egress_audience: str = ""
 
 
 @asynccontextmanager
@@ -77,7 +79,7 @@ async def _ready(credential: RunCredential, offer: Offer) -> AsyncIterator[tuple
 
     client = AsyncSecretBroker(credential, on_notice=heard)
     access = Access(client, held)
-    routes = Routes(offer.egress_url, credential.token, held) if offer.egress_url else None
+    routes = Routes(offer.egress_url, credential, held, offer.egress_audience) if offer.egress_url else None
     commands = Commands(access, held, offer.allowed, offer.root, offer.pass_env)
     tools = offered_tools(access, commands, routes, Storing(client, held, commands))
     async with client:

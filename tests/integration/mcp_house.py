@@ -24,7 +24,7 @@ COMMAND = (sys.executable, "-m", "agent_sdk.cli", "mcp")
 PYTHON = f"{sys.executable} -c **"
 CANARY = "sk-canary-4fJ8qLx2Zt7wRb9Kd3Vn6Yp1"
 """Stands in no message, whatever is done with it."""
-VALUES = {
+VALUES: dict[str, str | bytes] = {
     "openai.api_key": CANARY,
     "github.read_token": f"ghp_{CANARY}",
     "prod.deploy_key": f"{CANARY}-prod",

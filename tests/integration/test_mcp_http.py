@@ -84,7 +84,7 @@ async def test_a_client_that_shows_no_links_gets_one_to_hand_on(home: House, mod
         result = await call(served, "request_access", **arguments)
         (refused,) = result.structured_content["refused"]
         assert refused["link"] == f"https://desk.example/approvals#matter-{refused['approval']}"
-        assert "call again" in " ".join([each.description for each in (await served.list_tools()).tools])
+        assert "make the same call again" in refused["advice"]
         home.desk.approve()
         again = await call(served, "request_access", **arguments)
         assert [each["name"] for each in again.structured_content["granted"]] == ["prod.deploy_key"]
@@ -94,13 +94,13 @@ async def test_a_call_waits_as_long_as_it_says(home: House) -> None:
     """Whoever has no links can still wait; the client hears that it goes on."""
     heard: list[str | None] = []
 
-    async def progress(done: float, total: float | None, message: str | None) -> None:
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(message)
         home.desk.approve()
 
     async with client(home.http()) as served:
         arguments = {"names": ["prod.deploy_key"], "purpose": "waited for", "wait_seconds": 30}
-        result = await served.call_tool("request_access", arguments, progress_callback=progress)
+        result = await served.call_tool("request_access", arguments, progress_callback=hear)
     assert result.structured_content["granted"][0]["name"] == "prod.deploy_key"
     assert heard[0] is not None
     assert heard[0].startswith("waiting for people to approve ")

@@ -11,7 +11,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCResponse
 from starlette.types import Message
 
-from agent_sdk.mcp_server.clipping import READ, SHOWN, shown
+from agent_sdk.mcp_server.clipping import SHOWN, shown
 from agent_sdk.mcp_server.held_values import HeldValues
 from agent_sdk.mcp_server.http_outlet import HttpOutlet
 from agent_sdk.mcp_server.outlet import WITHHELD, MaskedStream, Outlet
@@ -143,7 +143,7 @@ async def test_what_is_no_message_is_masked_as_it_is(held: HeldValues) -> None:
 def test_a_log_line_holds_neither_value_nor_traceback(held: HeldValues) -> None:
     """Whatever a library logs: one line, and of an exception its type."""
     try:
-        raise ValueError(VALUE)
+        int(VALUE)
     except ValueError as error:
         trouble = (type(error), error, error.__traceback__)
     record = logging.LogRecord("mcp", logging.ERROR, __file__, 1, "broke at %s\n", (VALUE,), trouble)
@@ -170,8 +170,8 @@ def test_output_is_masked_before_it_is_cut() -> None:
     """No part of a value is left at an edge, neither of what is shown nor of what was read."""
     held = HeldValues()
     held.add("some.key", VALUE.encode())
-    data = (VALUE.encode() * (READ // len(VALUE) + 1))[:READ]
-    text, left_out = shown(data, READ + 500, held)
+    data = (VALUE.encode() * 10_000)[: 3 * SHOWN]
+    text, left_out = shown(data, len(data) + 500, held)
     assert VALUE[:5] not in text
     assert len(text) < SHOWN + 100
     assert left_out > 500

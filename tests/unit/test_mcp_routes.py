@@ -13,9 +13,14 @@ from agent_sdk.mcp_server.clipping import READ
 from agent_sdk.mcp_server.held_values import HeldValues
 from agent_sdk.mcp_server.results import ToolRefused
 from agent_sdk.mcp_server.routes import Routes
+from agent_sdk.secret import wall_clock
+from agent_sdk.testing import FakeDesk
 from agent_sdk.wire.errors import Code
+from agent_sdk.wire.proof import verify_proof
 
-TOKEN = "header.payload-of-the-run.signature"
+RUN = FakeDesk().credential()
+TOKEN = RUN.token
+AUDIENCE = "http://127.0.0.1:7720"
 PENDING = httpx2.Response(
     403, headers={"content-type": "application/problem+json"}, content=b'{"code": "approval_pending", "status": 403}'
 )
@@ -40,7 +45,10 @@ class NoPerson:
 
 
 async def called(
-    answer: httpx2.Response | Callable[[httpx2.Request], httpx2.Response], asking: Any = None, **arguments: Any
+    answer: httpx2.Response | Callable[[httpx2.Request], httpx2.Response],
+    asking: Any = None,
+    audience: str = "",
+    **arguments: Any,
 ) -> tuple[Any, list[httpx2.Request]]:
     """Make a call to a proxy that answers so; the result, and what the proxy got."""
     held = HeldValues()
@@ -51,10 +59,11 @@ async def called(
         asked.append(request)
         return answer(request) if callable(answer) else answer
 
-    routes = Routes("http://127.0.0.1:7720/", TOKEN, held, httpx2.MockTransport(respond))
+    routes = Routes("http://127.0.0.1:7720/", RUN, held, audience, httpx2.MockTransport(respond))
     call = msgspec.convert({"route": "openai", "path": "/v1/models", **arguments}, CallRoute)
     try:
-        return await routes.call(call, asking or NoPerson()), asked
+        way: Any = asking or NoPerson()
+        return await routes.call(call, way), asked
     finally:
         await routes.close()
 
@@ -96,6 +105,7 @@ async def test_a_long_answer_is_bounded() -> None:
         {"path": "/a\n"},
         {"headers": {"Authorization": "Bearer x"}},
         {"headers": {"Host": "evil.example"}},
+        {"headers": {"Workload-Proof-Token": "x"}},
         {"headers": {"Proxy-Authorization": "x"}},
         {"headers": {"x": "a\n"}},
     ],
@@ -147,8 +157,22 @@ async def test_a_refusal_of_the_proxy_says_what_to_do() -> None:
     assert "give the user the link" in result.advice.lower()
 
 
-async def test_a_call_is_made_again_when_people_have_decided() -> None:
+async def test_a_proof_is_made_for_each_call_where_the_proxy_takes_them() -> None:
+    """That this process holds the run's key; without an audience none is sent."""
+    proofs = set()
+    for _ in range(2):
+        _, (request,) = await called(httpx2.Response(200), audience=AUDIENCE)
+        proof = request.headers["workload-proof-token"]
+        claims = verify_proof(proof, TOKEN, RUN.run_public_key, (AUDIENCE,), wall_clock())
+        proofs.add(claims.jti)
+    assert len(proofs) == 2
+    _, (request,) = await called(httpx2.Response(200))
+    assert "workload-proof-token" not in request.headers
+
+
+async def test_a_call_is_made_again_when_people_have_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy did not pass the first one on, so it does no harm."""
+    monkeypatch.setattr("agent_sdk.mcp_server.routes._AGAIN_SECONDS", 0)
     answers = [PENDING, PENDING, httpx2.Response(200, content=b"done")]
     asking = NoPerson(seconds=60)
     result, asked = await called(lambda _: answers.pop(0), asking, purpose="a release")
