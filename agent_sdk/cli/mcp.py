@@ -20,8 +20,9 @@ DASHBOARD = "http://localhost:7710"
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="A command that may be run with secrets, such as 'gh pr *' or 'npm publish **': * is any text within one "
-    "argument, a last ** any further arguments. May be given several times; without it nothing can be run.",
+    help="A command that may be run with secrets, such as 'GH_TOKEN=secret://github.* gh pr **': * is any text within "
+    "one argument, a last ** any further arguments; NAME=secret://PATTERN before the program says which secrets it may "
+    "have, and where. May be given several times; without it nothing can be run.",
 )
 @click.option(
     "--root",

@@ -127,6 +127,7 @@ class Access:
             )
         except NotGranted as error:
             raise told(error) from None
+        self._granted = {key: secret for key, secret in self._granted.items() if not secret.expired}
         for name, secret in answer.secrets.items():
             if not self._held.add(name, secret.reveal_bytes()):
                 raise ToolRefused(Code.DENIED, f"the value of {name} could not be found in an output", NOT_FOUND)

@@ -1,58 +1,106 @@
-"""Which programs a model may have started, as the operator's patterns say. What no pattern covers is refused."""
+"""Which commands a model may have run, and with which secrets, as the operator's patterns say. All else is refused."""
 
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
+
 from agent_sdk.errors import InvalidRequest
+from agent_sdk.references import SCHEME
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.names import NamePattern
 
 ANY_MORE: Final = "**"
 """A last word that stands for any further arguments, none included."""
+_BINDING: Final = re.compile(rf"([A-Za-z_][A-Za-z0-9_]*)={re.escape(SCHEME)}(.*)", re.DOTALL)
+_STEERING: Final = ("LD_", "DYLD_", "PYTHON", "PERL5", "RUBY", "GIT_", "BASH_", "JAVA_", "_JAVA", "SECRET_BROKER_")
+_STEERING_NAMES: Final = frozenset(
+    {
+        "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "TMPDIR", "TEMP", "TMP", "ENV", "IFS", "SHELL",
+        "PAGER", "EDITOR", "VISUAL", "BROWSER", "NODE_OPTIONS", "JDK_JAVA_OPTIONS", "SSL_CERT_FILE", "SSL_CERT_DIR",
+        "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SYSTEMROOT", "PATHEXT",
+    }
+)  # fmt: skip
+"""Variables that make a program run, load or ask something else: no secret stands in one unless a pattern says so."""
+
+
+class _Pattern(Struct, frozen=True):
+    text: str
+    bindings: tuple[tuple[str, NamePattern], ...]
+    words: tuple[str, ...]
+    program: str
+
+    def covers(self, argv: Sequence[str], references: Mapping[str, str]) -> bool:
+        return _cover(self.words, argv) and all(self._binds(*each) for each in references.items())
+
+    def _binds(self, variable: str, name: str) -> bool:
+        if self.bindings:
+            return any(variable == bound and pattern.matches(name) for bound, pattern in self.bindings)
+        return not (variable in _STEERING_NAMES or variable.startswith(_STEERING))
 
 
 class AllowedCommands:
-    """Patterns of argument lists.
+    """Patterns of commands.
 
     A pattern is written as in a shell and split into words. Each word must be the argument in its place; a `*` within
-    it stands for any characters; a last word `**` stands for any further arguments. The program is looked up once, when
-    the server starts, so that what stands in the working folder, or in a changed PATH, is never what runs.
+    it stands for any characters; a last word `**` stands for any further arguments. Words like
+    `GH_TOKEN=secret://github.*` before the program say which secrets the command may have, and in which variables;
+    without any it may have every secret of the run, in any variable that does not steer what programs do. The program
+    is looked up once, when the server starts, so that what stands in the working folder, or in a changed PATH, is never
+    what runs.
 
     Args:
         patterns: what the operator allows.
 
     Raises:
-        InvalidRequest: if a pattern is empty or not closed, or its program is not found.
+        InvalidRequest: if a pattern cannot be meant, or its program is not found.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = [_split(pattern) for pattern in patterns]
-        self._programs = {words[0]: _program(words[0]) for words in self._patterns}
-
-    def __bool__(self) -> bool:
-        return bool(self._patterns)
+        self._patterns = [_read(pattern) for pattern in patterns]
 
     @property
     def described(self) -> str:
         """The patterns, as a model reads them."""
-        return "; ".join(" ".join(words) for words in self._patterns)
+        return "; ".join(pattern.text for pattern in self._patterns)
 
-    def resolve(self, argv: Sequence[str]) -> str | None:
-        """The program to start for an argument list; None if no pattern covers it."""
-        covered = any(_covers(words, argv) for words in self._patterns)
-        return self._programs[argv[0]] if covered else None
+    def resolve(self, argv: Sequence[str], references: Mapping[str, str]) -> str | None:
+        """The program to start.
+
+        Args:
+            argv: the argument list.
+            references: the names of the secrets that it is to have, by variable.
+
+        Returns:
+            Its path; None if no pattern covers it.
+        """
+        found = (pattern.program for pattern in self._patterns if pattern.covers(argv, references))
+        return next(found, None)
 
 
-def _split(pattern: str) -> list[str]:
+def _read(pattern: str) -> _Pattern:
     try:
         words = shlex.split(pattern)
     except ValueError:
         raise InvalidRequest("--allow-command has a quotation that is not closed") from None
+    bindings = []
+    while words and (found := _BINDING.fullmatch(words[0])):
+        bindings.append((found[1], _name_pattern(found[2])))
+        words = words[1:]
     if not words or "*" in words[0]:
-        raise InvalidRequest("--allow-command begins with the name or path of one program, such as 'gh pr *'")
-    return words
+        raise InvalidRequest("--allow-command names one program, such as 'gh pr *' or 'T=secret://a.b gh **'")
+    return _Pattern(" ".join(pattern.split()), tuple(bindings), tuple(words), _program(words[0]))
+
+
+def _name_pattern(text: str) -> NamePattern:
+    try:
+        return NamePattern(text)
+    except WireError as error:
+        raise InvalidRequest(f"--allow-command: {error}") from None
 
 
 def _program(name: str) -> str:
@@ -62,7 +110,7 @@ def _program(name: str) -> str:
     return str(Path(found).absolute())
 
 
-def _covers(words: Sequence[str], argv: Sequence[str]) -> bool:
+def _cover(words: Sequence[str], argv: Sequence[str]) -> bool:
     if words[-1] == ANY_MORE:
         words, argv = words[:-1], argv[: len(words) - 1]
     return len(words) == len(argv) and all(map(_is_covered, words, argv))

@@ -111,7 +111,7 @@ class Asking:
             except Exception as error:  # noqa: BLE001  # raised below: a group would wrap it
                 failed.append(error)
             group.cancel_scope.cancel()
-        if self.can_show and not self._is_modern:
+        if ended and self.can_show and not self._is_modern:
             await self._context.session.send_elicit_complete(_id(approvals), self._context.request_id)
         if failed:
             raise failed[0]

@@ -122,7 +122,7 @@ async def _until_over(process: asyncio.subprocess.Process, seconds: float, revok
 
 async def _exit(process: asyncio.subprocess.Process) -> None:
     """Wait for the program itself: `wait()` also waits for its pipes, which what it left behind can keep open."""
-    while process.returncode is None:
+    while process.returncode is None:  # noqa: ASYNC110  # asyncio tells of the end by nothing else
         await asyncio.sleep(_LOOK_SECONDS)
 
 

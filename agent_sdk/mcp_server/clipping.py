@@ -4,9 +4,9 @@ from typing import Final
 
 from agent_sdk.mcp_server.held_values import HeldValues
 
-SHOWN: Final = 32 * 1024
+SHOWN: Final = 16 * 1024
 """Most bytes of one text that are shown: its first half and its last."""
-READ: Final = 4 * 1024 * 1024
+READ: Final = 256 * 1024
 """Most bytes that are kept of what is read."""
 
 

@@ -1,5 +1,6 @@
 """`run_command`: an allowed program with secrets in its environment, or in files of its own, and in nothing else."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,10 +28,8 @@ INHERITED: Final = (
     "SYSTEMROOT", "PATHEXT", "TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA",
 )  # fmt: skip
 """What a program gets of the server's environment; `--pass-env` adds to it. Nothing of the broker's is ever passed."""
-_STEERING: Final = ("LD_", "DYLD_", "PYTHON", "PERL5", "RUBY", "GIT_", "BASH_", "JAVA_", "_JAVA", "SECRET_BROKER_")
-_STEERING_NAMES: Final = frozenset(
-    {*INHERITED, "ENV", "IFS", "SHELL", "PAGER", "EDITOR", "VISUAL", "BROWSER", "NODE_OPTIONS", "JDK_JAVA_OPTIONS"}
-)
+_AT_ONCE: Final = 8
+"""How many commands run at once; others wait."""
 
 
 class Commands:
@@ -58,6 +57,7 @@ class Commands:
         self._held = held
         self._allowed = allowed
         self._root = root.resolve()
+        self._turn = asyncio.Semaphore(_AT_ONCE)
         kept = (*INHERITED, *pass_env)
         self._environ = {
             name: value for name, value in environ.items() if name in kept and not name.startswith("SECRET_BROKER_")
@@ -76,19 +76,21 @@ class Commands:
             RefusedNames: if a secret was not granted; nothing was started.
             InputNeeded: if the client has to be asked by the call's result.
         """
-        program, cwd = self._program(call.argv), self.place(call.cwd)
         in_env, in_files = _referenced(call.env), _referenced(call.files)
         if both := in_env.keys() & in_files.keys():
             raise InvalidRequest(f"{', '.join(sorted(both))} stands in env and in files: choose one")
-        env_secrets = await self._have(in_env.values(), "env", call, asking)
-        file_secrets = await self._have(in_files.values(), "file", call, asking)
-        with _files({variable: file_secrets[name] for variable, name in in_files.items()}) as paths:
-            environ = self._environ | paths
-            environ |= {variable: _as_text(env_secrets[name]) for variable, name in in_env.items()}
-            with self._access.watched([*env_secrets.values(), *file_secrets.values()]) as revoked:
-                finished = await run_child(
-                    program, call.argv, environ, cwd, call.stdin.encode(), call.timeout_seconds, revoked
-                )
+        program, cwd = self._program(call.argv, in_env | in_files), self.place(call.cwd)
+        async with self._turn:
+            env_secrets = await self._have(in_env.values(), "env", call, asking)
+            file_secrets = await self._have(in_files.values(), "file", call, asking)
+            with (
+                _files({variable: file_secrets[name] for variable, name in in_files.items()}) as paths,
+                self._access.watched([*env_secrets.values(), *file_secrets.values()]) as revoked,
+            ):
+                texts = {variable: _as_text(env_secrets[name]) for variable, name in in_env.items()}
+                environ = self._environ | paths | texts
+                stdin = call.stdin.encode("utf-8", "surrogatepass")
+                finished = await run_child(program, call.argv, environ, cwd, stdin, call.timeout_seconds, revoked)
         return self._result(finished)
 
     async def output_of(self, argv: Sequence[str], seconds: float) -> bytes:
@@ -99,7 +101,8 @@ class Commands:
             InvalidRequest: if it failed.
         """
         with self._access.watched(()) as revoked:
-            finished = await run_child(self._program(argv), argv, self._environ, self._root, b"", seconds, revoked)
+            program = self._program(argv, {})
+            finished = await run_child(program, argv, self._environ, self._root, b"", seconds, revoked)
         if finished.ended or finished.exit_code:
             how = "took too long" if finished.ended else f"left with exit code {finished.exit_code}"
             raise InvalidRequest(f"the command {how}; nothing was stored, and its output is not shown")
@@ -119,13 +122,13 @@ class Commands:
             raise InvalidRequest("this path leads out of the server's folder")
         return found
 
-    def _program(self, argv: Sequence[str]) -> str:
-        program = self._allowed.resolve(argv)
+    def _program(self, argv: Sequence[str], references: Mapping[str, str]) -> str:
+        program = self._allowed.resolve(argv, references)
         if program is None:
             allowed = self._allowed.described or "none"
             raise ToolRefused(
                 Code.DENIED,
-                "this command is not allowed",
+                f"this command is not allowed{' with these variables' if references else ''}",
                 f"allowed are: {allowed}. Do not work around it: if another one is needed, tell the user",
             )
         return program
@@ -150,8 +153,6 @@ def _referenced(references: Mapping[str, str]) -> dict[str, str]:
     """The names that variables refer to."""
     names = {}
     for variable, reference in references.items():
-        if variable in _STEERING_NAMES or variable.startswith(_STEERING):
-            raise InvalidRequest(f"{variable} steers what a program runs, so no secret can stand in it")
         name = referenced_name(reference)
         if name is None:
             raise InvalidRequest(f"{variable} must be a reference, such as secret://github.read_token")

@@ -1,11 +1,12 @@
 """Every value that this process holds or once held, and the search for them in what is about to leave it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from agent_sdk.masking import Masker
+from agent_sdk.masking.forms import can_be_masked
 
 _ROOM = 8
-"""How much longer than a value one of its written forms can be: `\\u00e9` for one byte, and some room."""
+"""How much longer than a value one of its written forms can be: `\\u00e9` for two bytes, and some room."""
 
 
 class HeldValues:
@@ -13,7 +14,7 @@ class HeldValues:
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
-        self._masker = Masker({})
+        self._masker: Masker | None = None
 
     def add(self, name: str, value: bytes) -> bool:
         """Search for a value from now on.
@@ -25,16 +26,14 @@ class HeldValues:
         Returns:
             Whether it can be found: a value of a few bytes, or one that stands in nearly every text, cannot.
         """
-        known = next((label for label, each in self._values.items() if each == value), None)
-        if known is not None:
-            return known not in self._masker.unmasked
-        label, count = name, 1
-        while label in self._values:
-            count += 1
-            label = f"{name}#{count}"
-        self._values[label] = value
-        self._masker = Masker(self._values)
-        return label not in self._masker.unmasked
+        if value not in self._values.values():
+            label, count = name, 1
+            while label in self._values:
+                count += 1
+                label = f"{name}#{count}"
+            self._values[label] = value
+            self._masker = None
+        return can_be_masked(value)
 
     @property
     def margin(self) -> int:
@@ -43,26 +42,56 @@ class HeldValues:
 
     def mask(self, data: bytes) -> bytes:
         """The bytes with every value replaced by its name."""
-        return self._masker.replace(data)
+        return self._current().replace(data)
 
     def mask_text(self, text: str) -> str:
         """The text with every value replaced by its name."""
-        return self.mask(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        return self.mask(_encoded(text)).decode("utf-8", "surrogatepass")
 
-    def finds(self, data: bytes) -> bool:
-        """Whether one of the values is in the bytes."""
-        return bool(self._masker.finds(data))
-
-    def mask_tree(self, node: object) -> object:
-        """A JSON value with every text in it masked, keys included.
+    def finds_in(self, node: object) -> bool:
+        """Whether one of the values stands in a JSON value: in a text, a key or a number of it.
 
         Args:
             node: what `json.loads` returns.
         """
+        return bool(self._current().finds(b"\0".join((*map(_encoded, _scalars(node)), b""))))
+
+    def mask_tree(self, node: object) -> object:
+        """A JSON value with every text in it masked, keys included; itself if no value stands in it.
+
+        Args:
+            node: what `json.loads` returns.
+        """
+        return self._masked(node) if self.finds_in(node) else node
+
+    def _masked(self, node: object) -> object:
         if isinstance(node, str):
             return self.mask_text(node)
         if isinstance(node, Mapping):
-            return {self.mask_text(key): self.mask_tree(each) for key, each in node.items()}
+            return {self.mask_text(key): self._masked(each) for key, each in node.items()}
         if isinstance(node, list):
-            return [self.mask_tree(each) for each in node]
+            return [self._masked(each) for each in node]
         return node
+
+    def _current(self) -> Masker:
+        """The masker of all values; made when it is needed, as that takes longer the more there are."""
+        if self._masker is None:
+            self._masker = Masker(self._values)
+        return self._masker
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _scalars(node: object) -> Iterator[str]:
+    """Every text, key and number of a JSON value."""
+    if isinstance(node, Mapping):
+        for key, each in node.items():
+            yield key
+            yield from _scalars(each)
+    elif isinstance(node, list):
+        for each in node:
+            yield from _scalars(each)
+    elif node is not None:
+        yield str(node)

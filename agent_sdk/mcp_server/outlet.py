@@ -1,16 +1,15 @@
 """The one way out: each JSON-RPC message is searched for every value before its bytes are written.
 
 What tools return is masked where it is made, so that nothing is found here. This is what holds if that fails: a text
-in which a value stands is masked, and a message in which one still stands (as a number, or across two texts) is
+in which a value stands is masked, and a message in which one still stands (as a number) is
 replaced by an error that repeats nothing of it.
 """
 
 import json
 import logging
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
-from mcp.shared._stream_protocols import WriteStream
 from mcp.shared.message import SessionMessage
 from mcp_types import INTERNAL_ERROR, jsonrpc_message_adapter
 
@@ -35,11 +34,14 @@ class Outlet:
 
     def masked(self, message: dict[str, Any]) -> dict[str, Any]:
         """The message as it may leave: itself, masked, or an error in its place."""
-        inner = {key: self._held.mask_tree(each) for key, each in message.items() if key not in _ENVELOPE}
-        if self._held.finds(json.dumps(inner).encode()) or self._held.finds(_raw(inner)):
+        inner = {key: each for key, each in message.items() if key not in _ENVELOPE}
+        fit = self._held.mask_tree(inner)
+        if fit is inner:
+            return message
+        if not isinstance(fit, dict) or self._held.finds_in(fit):
             _log.warning("a message was withheld: a value stood in it")
             return _withheld(message)
-        return {key: inner.get(key, each) for key, each in message.items()}
+        return {key: message[key] for key in message if key in _ENVELOPE} | fit
 
     def masked_json(self, body: bytes) -> bytes:
         """The same for a serialised message; what is no JSON object is masked as it is."""
@@ -50,18 +52,28 @@ class Outlet:
         if not isinstance(message, dict):
             return self._held.mask(body)
         fit = self.masked(message)
-        return body if fit == message else json.dumps(fit, separators=(",", ":")).encode()
+        return body if fit is message else json.dumps(fit, separators=(",", ":")).encode()
+
+
+class Writes(Protocol):
+    """What the MCP package writes messages to."""
+
+    async def send(self, item: SessionMessage, /) -> None:
+        """Write a message."""
+
+    async def aclose(self) -> None:
+        """Close it."""
 
 
 class MaskedStream:
-    """A transport's write stream behind the outlet (`mcp.shared._stream_protocols.WriteStream`).
+    """A transport's write stream behind the outlet.
 
     Args:
         inner: the transport's own.
         outlet: what each message passes.
     """
 
-    def __init__(self, inner: WriteStream[SessionMessage], outlet: Outlet) -> None:
+    def __init__(self, inner: Writes, outlet: Outlet) -> None:
         self._inner = inner
         self._outlet = outlet
 
@@ -69,7 +81,7 @@ class MaskedStream:
         """Write a message, masked if need be."""
         message = item.message.model_dump(by_alias=True, mode="json", exclude_unset=True)
         fit = self._outlet.masked(message)
-        if fit != message:
+        if fit is not message:
             item = SessionMessage(jsonrpc_message_adapter.validate_python(fit, by_name=False), item.metadata)
         await self._inner.send(item)
 
@@ -78,17 +90,13 @@ class MaskedStream:
         await self._inner.aclose()
 
     async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self._inner.__aexit__(kind, error, trace)
-
-
-def _raw(inner: dict[str, Any]) -> bytes:
-    return json.dumps(inner, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+        await self.aclose()
+        return None
 
 
 def _withheld(message: dict[str, Any]) -> dict[str, Any]:

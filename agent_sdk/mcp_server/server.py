@@ -68,6 +68,6 @@ def make_server(tools: list[OfferedTool], held: HeldValues, dashboard_url: str) 
 
 
 def _masked(result: CallToolResult, held: HeldValues) -> CallToolResult:
-    return CallToolResult.model_validate(
-        held.mask_tree(result.model_dump(mode="json", by_alias=True, exclude_none=True))
-    )
+    plain = result.model_dump(mode="json", by_alias=True, exclude_none=True)
+    fit = held.mask_tree(plain)
+    return result if fit is plain else CallToolResult.model_validate(fit)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -74,10 +75,8 @@ class House:
         assert len(self.wire) > 1000, "nothing was recorded"
         for name, value in self.desk.values.items():
             raw = value.encode() if isinstance(value, str) else value
-            for form in (raw, raw.hex().encode(), raw[::-1]):
-                if name in VALUES:
-                    assert form not in self.wire, name
-        assert CANARY.encode() not in self.wire
+            for form in (raw, raw.hex().encode(), b64encode(raw)[:-4]):
+                assert form not in self.wire, name
 
     def stdio(self, process: asyncio.subprocess.Process) -> AbstractAsyncContextManager[Any]:
         """The client's transport over a process's pipes."""

@@ -113,7 +113,7 @@ async def test_nothing_starts_without_its_secret(served: Client, home: House) ->
         ({"argv": [sys.executable, "-m", "this"], "purpose": "x"}, f"allowed are: {sys.executable} -c **"),
         (python("pass", cwd=".."), "leads out of the server's folder"),
         (python("pass", cwd="missing"), "no such file or folder"),
-        (python("pass", env={"LD_PRELOAD": "secret://openai.api_key"}), "steers what a program runs"),
+        (python("pass", env={"LD_PRELOAD": "secret://openai.api_key"}), "not allowed with these variables"),
         (python("pass", env={"K": "plain"}), "invalid"),
         (python("pass", env={"K": "secret://a"}, files={"K": "secret://a"}), "stands in env and in files"),
         ({"argv": [sys.executable, "-c", "pass"]}, "missing required field `purpose`"),

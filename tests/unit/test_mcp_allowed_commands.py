@@ -31,23 +31,23 @@ from agent_sdk.mcp_server.allowed_commands import AllowedCommands
 )
 def test_a_pattern_covers_whole_argument_lists(pattern: str, argv: list[str], is_allowed: bool) -> None:
     """Word by word; only a last ** lets more follow."""
-    assert (AllowedCommands([pattern]).resolve(argv) is not None) == is_allowed
+    assert (AllowedCommands([pattern]).resolve(argv, {}) is not None) == is_allowed
 
 
 def test_the_program_is_found_when_the_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A PATH or a folder that changes later does not change what runs."""
     allowed = AllowedCommands(["git **"])
-    before = allowed.resolve(["git"])
+    before = allowed.resolve(["git"], {})
     monkeypatch.setenv("PATH", "/nowhere")
     assert before is not None
-    assert allowed.resolve(["git"]) == before
+    assert allowed.resolve(["git"], {}) == before
     assert before.startswith("/")
 
 
 def test_nothing_is_allowed_without_a_pattern() -> None:
     """That is how the server starts."""
     allowed = AllowedCommands([])
-    assert allowed.resolve(["git"]) is None
+    assert allowed.resolve(["git"], {}) is None
     assert allowed.described == ""
 
 
@@ -56,7 +56,31 @@ def test_a_model_reads_what_is_allowed() -> None:
     assert AllowedCommands(["git push **", f"{sys.executable} -V"]).described == f"git push **; {sys.executable} -V"
 
 
-@pytest.mark.parametrize("pattern", ["", "  ", "*", "** -c", "'git", "no-such-program-anywhere x"])
+@pytest.mark.parametrize(
+    ("pattern", "references", "is_allowed"),
+    [
+        ("git **", {"T": "any.name"}, True),
+        ("git **", {"GIT_SSH_COMMAND": "any.name"}, False),
+        ("git **", {"LD_PRELOAD": "any.name"}, False),
+        ("git **", {"PATH": "any.name"}, False),
+        ("T=secret://github.* git **", {}, True),
+        ("T=secret://github.* git **", {"T": "github.read_token"}, True),
+        ("T=secret://github.* git **", {"T": "github.org.token"}, False),
+        ("T=secret://github.* git **", {"T": "openai.api_key"}, False),
+        ("T=secret://github.* git **", {"T": "github.read_token", "HOST": "github.read_token"}, False),
+        ("A=secret://a.** B=secret://b git **", {"A": "a.b.c", "B": "b"}, True),
+        ("GIT_ASKPASS_TOKEN=secret://a git **", {"GIT_ASKPASS_TOKEN": "a"}, True),
+    ],
+)
+def test_a_pattern_says_which_secrets_go_where(pattern: str, references: dict[str, str], is_allowed: bool) -> None:
+    """So a model cannot have another secret sent by a command, or one where the command would send it away."""
+    assert (AllowedCommands([pattern]).resolve(["git", "push"], references) is not None) == is_allowed
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "  ", "*", "** -c", "'git", "no-such-program-anywhere x", "T=secret://a", "T=secret://A git", "T=plain git"],
+)
 def test_a_pattern_that_cannot_be_meant_is_refused(pattern: str) -> None:
     """When the server starts, and not when a model calls."""
     with pytest.raises(InvalidRequest, match="--allow-command"):

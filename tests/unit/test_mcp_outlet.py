@@ -86,7 +86,10 @@ async def test_the_stream_of_standard_output_passes_it(held: HeldValues) -> None
         async def send(self, item: SessionMessage) -> None:
             sent.append(item)
 
-    stream = MaskedStream(Collecting(), Outlet(held))  # type: ignore[arg-type]  # all that is used of it
+        async def aclose(self) -> None:
+            pass
+
+    stream = MaskedStream(Collecting(), Outlet(held))
     await stream.send(SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=1, result={"text": VALUE})))
     await stream.send(SessionMessage(JSONRPCNotification(jsonrpc="2.0", method="x", params={"message": VALUE})))
     assert VALUE not in repr(sent)
