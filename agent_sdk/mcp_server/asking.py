@@ -6,7 +6,6 @@ What is decided there is signed by the person; nothing that the client answers c
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -55,6 +54,7 @@ class Asking:
         self._is_modern = context.protocol_version in MODERN_PROTOCOL_VERSIONS
         answer = (params.input_responses or {}).get(_KEY)
         self._answer = answer.action if isinstance(answer, ElicitResult) else "cancel"
+        self._is_patient = False
         self._asked_again = params.input_responses is not None
 
     def seconds(self, wished: int | UnsetType) -> float:
@@ -63,6 +63,7 @@ class Asking:
         Args:
             wished: what the call says; left out, it is not waited for whom nobody shows the link.
         """
+        self._is_patient = wished is not UNSET
         if wished is not UNSET:
             return wished
         return SHOWN_WAIT if self.can_show else 0
@@ -93,7 +94,7 @@ class Asking:
             seconds: how long it may take.
 
         Returns:
-            What the work returned; None if the user did not want to look.
+            What the work returned; None if the user did not want to look, or could not be shown the link.
 
         Raises:
             InputNeeded: if the client has to be asked by the call's result.
@@ -127,9 +128,14 @@ class Asking:
 
     async def _elicit(self, approvals: Sequence[str], purpose: str, scope: anyio.CancelScope) -> None:
         session, request_id = self._context.session, self._context.request_id
-        with suppress(MCPError):  # a client that cannot show it after all; people may learn of it elsewhere
-            message, url = _message(approvals, purpose), self.link(approvals)
-            if (await session.elicit_url(message, url, _id(approvals), request_id)).action in _NO:
+        message, url = _message(approvals, purpose), self.link(approvals)
+        try:
+            answer = await session.elicit_url(message, url, _id(approvals), request_id)
+        except MCPError:  # some clients say that they can, and then refuse: the model has to hand the link on
+            if not self._is_patient:
+                scope.cancel()
+        else:
+            if answer.action in _NO:
                 scope.cancel()
 
     async def _report(self, approvals: Sequence[str], seconds: float) -> None:

@@ -228,15 +228,18 @@ class Person:
     """Who sits in front of the client: answers elicitations as a test says.
 
     Args:
-        decides: what happens when a link is shown; returns `accept`, `decline` or `cancel`.
+        decides: what happens when a link is shown; returns `accept`, `decline` or `cancel`, or
+            `refuse` for a client that cannot show it after all.
     """
 
     def __init__(self, decides: Callable[[], Awaitable[str] | str] = lambda: "accept") -> None:
         self.decides = decides
         self.shown: list[Any] = []
 
-    async def __call__(self, context: Any, params: Any) -> types.ElicitResult:
+    async def __call__(self, context: Any, params: Any) -> types.ElicitResult | types.ErrorData:
         self.shown.append(params)
         answer = self.decides()
+        if answer == "refuse":
+            return types.ErrorData(code=types.INVALID_PARAMS, message="cannot show that")
         action: Any = answer if isinstance(answer, str) else await answer
         return types.ElicitResult(action=action)

@@ -221,16 +221,18 @@ async def test_a_person_is_shown_where_to_approve(served: Client, home: House) -
     assert (ran.structured_content["exit_code"], len(home.desk.requests)) == (0, before)
 
 
-async def test_a_person_who_does_not_look_ends_the_wait_and_decides_nothing(served: Client, home: House) -> None:
+@pytest.mark.parametrize("answer", ["decline", "cancel", "refuse"])
+async def test_who_does_not_look_ends_the_wait_and_decides_nothing(served: Client, home: House, answer: str) -> None:
     """The approval still waits; the model is told where, and to ask again with the same words."""
-    PERSON.decides = lambda: "decline"
-    result = await call(served, "request_access", names=["prod.deploy_key"], purpose="release 4.3")
+    PERSON.decides = lambda: answer
+    purpose = f"release with {answer}"
+    result = await call(served, "request_access", names=["prod.deploy_key"], purpose=purpose)
     (refused,) = result.structured_content["refused"]
     assert result.is_error
     assert (refused["code"], refused["approval"]) == ("approval_pending", home.pending()[-1])
     assert refused["link"].endswith(f"#matter-{refused['approval']}")
     home.desk.approve()
-    again = await call(served, "request_access", names=["prod.deploy_key"], purpose="release 4.3")
+    again = await call(served, "request_access", names=["prod.deploy_key"], purpose=purpose)
     assert again.structured_content["granted"][0]["name"] == "prod.deploy_key"
 
 
