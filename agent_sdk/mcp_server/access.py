@@ -7,6 +7,7 @@ approved, and what the audit says, is a purpose.
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import anyio
@@ -15,6 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import NotGranted, Refusal
 from agent_sdk.mcp_server.asking import Asking
+from agent_sdk.mcp_server.decisions import Decisions
 from agent_sdk.mcp_server.held_values import HeldValues
 from agent_sdk.mcp_server.results import ToolRefused, told
 from agent_sdk.outcome import Resolution
@@ -49,6 +51,7 @@ class Access:
 
     def __init__(self, client: AsyncSecretBroker, held: HeldValues) -> None:
         self.client = client
+        self.decisions = Decisions()
         self._held = held
         self._granted: dict[tuple[str, str, Way], Secret] = {}
         self._watched: dict[asyncio.Event, tuple[Secret, ...]] = {}
@@ -74,22 +77,27 @@ class Access:
         missing = [name for name in wanted if name not in held]
         if not missing:
             return Obtained(held)
-        answer = await self._ask(missing, purpose, deliver, 0)
+        answer = await self._ask(missing, purpose, deliver)
         secrets, refusals = {**held, **answer.secrets}, answer.refusals
         pending = [each for each in refusals if each.code == Code.APPROVAL_PENDING]
         if pending and (seconds := asking.seconds(wait)):
             waiting = [each.name for each in pending]
-            approvals = approvals_of(pending)
-            later = await asking.meanwhile(
-                lambda: self._ask(waiting, purpose, deliver, seconds), approvals, purpose, seconds
+            work = partial(
+                self.decisions.ask_until,
+                partial(self._ask, waiting, purpose, deliver),
+                lambda answer: approvals_of(answer.refusals),
+                answer,
+                seconds,
             )
+            later = await asking.meanwhile(work, approvals_of(pending), purpose, seconds)
             if later is not None:
                 secrets.update(later.secrets)
                 refusals = (*(each for each in refusals if each not in pending), *later.refusals)
         return Obtained({name: secrets[name] for name in wanted if name in secrets}, refusals)
 
     def heard(self, notice: Notice) -> None:
-        """Act on a notice of the broker's: what uses a secret that was taken back is told."""
+        """Act on a notice of the broker's: who waits for people, or uses what was taken back, is told."""
+        self.decisions.heard(notice)
         for revoked, secrets in self._watched.items():
             if notice.event == "run_revoked" or any(secret.revoked for secret in secrets):
                 revoked.set()
@@ -115,15 +123,15 @@ class Access:
         secret = self._granted.get((name, purpose, deliver))
         return None if secret is None or secret.expired else secret
 
-    async def _ask(self, names: Sequence[str], purpose: str, deliver: Way, wait: float) -> Resolution:
+    async def _ask(self, names: Sequence[str], purpose: str, deliver: Way) -> Resolution:
         try:
             answer = await self.client.get_many(
                 names,
                 purpose=purpose,
                 deliver=deliver,
                 partial=True,
-                wait_for_approval=wait > 0,
-                timeout=max(wait, 1) if wait else REQUEST_SECONDS,
+                wait_for_approval=False,
+                timeout=REQUEST_SECONDS,
             )
         except NotGranted as error:
             raise told(error) from None

@@ -6,11 +6,12 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import anyio
 import uvicorn
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
@@ -43,6 +44,7 @@ from agent_sdk.wire.messages import Notice
 HOST: Final = "127.0.0.1"
 PATH: Final = "/mcp"
 _MAX_SESSIONS: Final = 64
+_END_SECONDS: Final = 5.0
 
 
 class Offer(Struct, frozen=True):
@@ -81,7 +83,7 @@ async def _ready(credential: RunCredential, offer: Offer) -> AsyncIterator[tuple
     access = Access(client, held)
     routes = Routes(offer.egress_url, credential, held, offer.egress_audience) if offer.egress_url else None
     commands = Commands(access, held, offer.allowed, offer.root, offer.pass_env)
-    tools = offered_tools(access, commands, routes, Storing(client, held, commands))
+    tools = offered_tools(access, commands, routes, Storing(access, held, commands))
     async with client:
         try:
             yield make_server(tools, held, offer.dashboard_url), held
@@ -92,26 +94,47 @@ async def _ready(credential: RunCredential, offer: Offer) -> AsyncIterator[tuple
 
 
 async def serve_stdio(credential: RunCredential, offer: Offer) -> None:
-    """Serve one client over standard input and output, until the input ends or SIGTERM arrives.
+    """Serve one client over standard input and output, until it goes away or SIGTERM arrives.
 
     Args:
         credential: the run's.
         offer: what is offered.
     """
-    ended_by: list[bool] = []
-    async with stdio_server() as (incoming, outgoing):
-        async with _ready(credential, offer) as (server, held):
-            stream = MaskedStream(outgoing, Outlet(held))
-            serving = asyncio.create_task(server.run(incoming, stream, server.create_initialization_options()))
+    # A thread that reads standard input cannot be ended, so where it may still read, the process ends at once. All that
+    # has to be done by then has been: commands are ended, and what was held is given back.
+    try:
+        async with stdio_server() as (incoming, outgoing):
+            try:
+                is_stopped = await _serve_streams(credential, offer, incoming, outgoing)
+            except asyncio.CancelledError:  # standard output is closed: the client reads no more
+                os._exit(0)
+            if is_stopped:
+                os._exit(128 + signal.SIGTERM)
+    except* (ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass  # the same, and the client sends no more either
 
-            def stop() -> None:
-                ended_by.append(True)
+
+async def _serve_streams(credential: RunCredential, offer: Offer, incoming: Any, outgoing: Any) -> bool:
+    """Serve until the input ends or a signal comes; whether it was a signal."""
+    stopped = asyncio.Event()
+    async with _ready(credential, offer) as (server, held):
+        stream = MaskedStream(outgoing, Outlet(held))
+        serving = asyncio.create_task(server.run(incoming, stream, server.create_initialization_options()))
+
+        def stop() -> None:
+            stopped.set()
+            serving.cancel()
+
+        with _on_signals(stop):
+            try:
+                await asyncio.wait({serving})
+            finally:
                 serving.cancel()
-
-            with _on_signals(stop), suppress(asyncio.CancelledError):
-                await serving
-        if ended_by:  # a thread that reads standard input cannot be ended, and everything else is done
-            os._exit(128 + signal.SIGTERM)
+                with anyio.CancelScope(shield=True):  # commands are ended before what they had is given back
+                    await asyncio.wait({serving}, timeout=_END_SECONDS)
+        if serving.done() and not serving.cancelled():
+            serving.result()
+    return stopped.is_set()
 
 
 async def serve_http(

@@ -9,33 +9,33 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType
 
-from agent_sdk import outcome
-from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import ApprovalPending, InvalidRequest, NotGranted
-from agent_sdk.mcp_server.access import NOT_FOUND, REQUEST_SECONDS, approvals_of
+from agent_sdk.mcp_server.access import NOT_FOUND, REQUEST_SECONDS, Access, approvals_of
 from agent_sdk.mcp_server.arguments import GenerateSecret, StoreSecret
 from agent_sdk.mcp_server.asking import Asking
 from agent_sdk.mcp_server.commands import Commands
 from agent_sdk.mcp_server.held_values import HeldValues
 from agent_sdk.mcp_server.results import Stored, ToolRefused, refused_names, told
+from agent_sdk.outcome import Stored as Written
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import MAX_VALUE
 
 COMMAND_SECONDS: Final = 60.0
-Write = Callable[..., Awaitable[outcome.Stored]]
+Write = Callable[..., Awaitable[Written]]
 
 
 class Storing:
     """Stores secrets in the run's name.
 
     Args:
-        client: the run's.
+        access: the run's.
         held: learns each value before it is sent.
         commands: reads files of the server's folder, and runs what may be run.
     """
 
-    def __init__(self, client: AsyncSecretBroker, held: HeldValues, commands: Commands) -> None:
-        self._client = client
+    def __init__(self, access: Access, held: HeldValues, commands: Commands) -> None:
+        self._client = access.client
+        self._decisions = access.decisions
         self._held = held
         self._commands = commands
 
@@ -82,31 +82,31 @@ class Storing:
         raise InvalidRequest("say where the value is: either from_file or from_command")
 
     async def _written(self, write: Write, call: GenerateSecret | StoreSecret, asking: Asking) -> Stored:
+        outcome = await self._once(write)
+        seconds = asking.seconds(call.wait_seconds)
+        if isinstance(outcome, ApprovalPending) and seconds:
+            last: Written | ApprovalPending = outcome
+            work = partial(self._decisions.ask_until, partial(self._once, write), _waiting, last, seconds)
+            outcome = await asking.meanwhile(work, _waiting(outcome), call.purpose, seconds) or outcome
+        if isinstance(outcome, ApprovalPending):
+            raise refused_names(outcome.refusals, asking.link)
+        return Stored(outcome.name, outcome.version or "")
+
+    async def _once(self, write: Write) -> Written | ApprovalPending:
         try:
-            try:
-                stored = await write(timeout=REQUEST_SECONDS, wait_for_approval=False)
-            except ApprovalPending as pending:
-                stored = await self._approved(write, call, asking, pending)
+            return await write(timeout=REQUEST_SECONDS, wait_for_approval=False)
         except ApprovalPending as pending:
-            raise refused_names(pending.refusals, asking.link) from None
+            return pending
         except NotGranted as error:
             refused = told(error)
             if error.code == Code.UNAVAILABLE:
                 refused.advice = "it may have been stored or not. Do the same again: a conflict says that it was"
             raise refused from None
-        return Stored(stored.name, stored.version or "")
 
-    async def _approved(
-        self, write: Write, call: GenerateSecret | StoreSecret, asking: Asking, pending: ApprovalPending
-    ) -> outcome.Stored:
-        seconds = asking.seconds(call.wait_seconds)
-        if not seconds:
-            raise pending
-        wait = partial(write, timeout=seconds, wait_for_approval=True)
-        stored = await asking.meanwhile(wait, approvals_of(pending.refusals), call.purpose, seconds)
-        if stored is None:
-            raise pending
-        return stored
+
+def _waiting(outcome: Written | ApprovalPending) -> list[str]:
+    """The approvals that a write waits for."""
+    return approvals_of(outcome.refusals) if isinstance(outcome, ApprovalPending) else []
 
 
 def _or_none(version: str | UnsetType) -> str | None:

@@ -286,6 +286,36 @@ async def test_a_broker_that_does_not_answer_is_told_as_such(served: Client, hom
     home.desk.rate_limited.clear()
 
 
+@pytest.mark.parametrize("ending", ["signal", "gone"])
+async def test_whatever_ends_the_server_ends_its_commands(home: House, ending: str) -> None:
+    """SIGTERM, or a client that died: the program is ended, what it had is given back, and nobody sees a traceback."""
+    process = await home.start()
+    pid = home.folder / f"{ending}.pid"
+    code = (
+        f"import os,time; pid={str(pid)!r}; open(pid+'.new','w').write(str(os.getpid()));"
+        "os.rename(pid+'.new', pid); time.sleep(600)"
+    )
+    call = {"name": "run_command", "arguments": python(code, purpose=ending, env={"K": "secret://openai.api_key"})}
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    assert process.stdin
+    assert process.stderr
+    for number, (method, params) in enumerate([("initialize", hello), ("tools/call", call)]):
+        message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+        process.stdin.write(json.dumps(message).encode() + b"\n")
+    await until(pid.exists)
+    before = len(of(home, "release"))
+    if ending == "signal":
+        process.terminate()
+    else:
+        pipe: Any = process
+        pipe._transport.get_pipe_transport(1).close()
+        process.stdin.write(b'{"jsonrpc": "2.0", "id": 9, "method": "ping"}\n')
+    assert await process.wait() == (143 if ending == "signal" else 0)
+    assert not _lives(int(pid.read_text()))
+    assert len(of(home, "release")) == before + 1
+    assert await process.stderr.read() == b""
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
