@@ -2,12 +2,12 @@
 
 import secrets
 from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
 import httpx2
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agent_sdk.credential import RunCredential
 from agent_sdk.errors import InvalidRequest
@@ -44,7 +44,7 @@ _AGAIN_SECONDS: Final = 2.0
 
 
 class _Problem(Struct):
-    code: str
+    code: Annotated[str, Meta(pattern=r"^[a-z_]{1,64}\Z")]
 
 
 class Routes:
@@ -131,8 +131,7 @@ class Routes:
             if name.lower() not in _HIDDEN
         }
         code = _problem(answer, data)
-        advice = "" if code is None else ADVICE[code]
-        return RouteResult(answer.status_code, headers, body, left_out, code or "", advice)
+        return RouteResult(answer.status_code, headers, body, left_out, code, _advice(code))
 
     def _proof(self) -> dict[str, str]:
         """A proof that this process holds the run's key, good for one request (draft-ietf-wimse-wpt)."""
@@ -142,14 +141,20 @@ class Routes:
         return {PROOF_HEADER: sign_proof(run.seed, run.token, self._audience, wall_clock(), PROOF_LIFETIME, jti)}
 
 
-def _problem(answer: httpx2.Response, data: bytes) -> Code | None:
+def _advice(code: str) -> str:
+    if not code:
+        return ""
+    return ADVICE[Code(code)] if code in list(Code) else "read the body: correct the call, or tell the user"
+
+
+def _problem(answer: httpx2.Response, data: bytes) -> str:
     """The code of a refusal of the proxy's (RFC 9457). A service that writes the same is only misunderstood as one."""
     if answer.headers.get("content-type", "").partition(";")[0] != "application/problem+json":
-        return None
+        return ""
     try:
-        return Code(msgspec.json.decode(data, type=_Problem).code)
-    except (msgspec.MsgspecError, ValueError):
-        return None
+        return msgspec.json.decode(data, type=_Problem).code
+    except msgspec.MsgspecError:
+        return ""
 
 
 async def _read(answer: httpx2.Response) -> tuple[bytes, int]:
