@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from agent_sdk.masking.encoded_forms import LEAST_LINE, base64_forms, hex_forms
+from agent_sdk.masking.encoded_forms import LEAST_LINE, base64_ends, base64_runs, hex_forms
 from agent_sdk.masking.text_forms import html_forms, json_forms, source_forms, url_forms
 
 LEAST_VALUE: Final = 4
@@ -12,7 +12,13 @@ _LEAST_OF_ONE_CHARACTER: Final = 8
 _SPACE: Final = b" \t\r\n"
 # A line ends where one ends, or where one is escaped: a private key inside a JSON document.
 _LINE_END: Final = re.compile(rb"(?:\r?\n|\\r|\\n)+")
-_PEM_BOUNDARY: Final = re.compile(rb"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
+# Lines of keys, YAML, JSON and INI files that say nothing of a secret and stand in much that is printed.
+_HEADER: Final = re.compile(
+    rb"-----(?:BEGIN|END) [A-Z0-9 ]+-----"
+    rb"|(?:- )?\"?[\w.-]+\"?:\s*(?:[|>][-+]?|[\[{][\]}]?)?,?"  # a key whose value begins in the next line
+    rb"|\[[\w. -]+\]"
+    rb'|apiVersion: v1|kind: \w+|type: Opaque|"type": "service_account",?'
+)
 # They stand in nearly all that programs print, and are what anybody would guess first.
 _COMMON: Final = frozenset(
     b"true false null none undefined default example test debug info localhost 127.0.0.1 0.0.0.0 root admin user guest "
@@ -42,10 +48,10 @@ def forms_of(value: bytes) -> frozenset[bytes]:
         The value without the space around it, the same escaped and encoded, and so each of its lines.
     """
     core = _core(value)
-    forms = set(_written(core))
+    forms = {*_written(core), *_written_alone(core)}
     for line in _LINE_END.split(core):
         piece = line.strip(_SPACE)
-        if len(piece) >= LEAST_LINE and piece != core and can_be_masked(piece) and not _PEM_BOUNDARY.fullmatch(piece):
+        if len(piece) >= LEAST_LINE and piece != core and can_be_masked(piece) and not _HEADER.fullmatch(piece):
             forms.update(_written(piece))
     return frozenset(forms)
 
@@ -56,20 +62,25 @@ def _core(value: bytes) -> bytes:
 
 
 def _written(value: bytes) -> Iterator[bytes]:
+    """A value or a line of one, also inside other text."""
     yield value
-    yield from base64_forms(value)
+    yield from base64_runs(value)
     yield from hex_forms(value)
     yield from url_forms(value)
-    if (text := _text(value)) is None:
-        return
-    if "\n" in text:
-        yield value.replace(b"\r\n", b"\n")
-        yield value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    for forms in (json_forms, html_forms, source_forms):
-        yield from (written.encode() for written in forms(text))
-    wide = text.encode("utf-16-le")
-    yield wide
-    yield from base64_forms(wide)
+    if (text := _text(value)) is not None:
+        yield text.encode("utf-16-le")
+        for forms in (json_forms, html_forms, source_forms):
+            yield from (written.encode() for written in forms(text))
+
+
+def _written_alone(value: bytes) -> Iterator[bytes]:
+    """What more a whole value can look like."""
+    yield from base64_ends(value)
+    if (text := _text(value)) is not None:
+        yield from base64_runs(text.encode("utf-16-le"))
+        yield from base64_ends(text.encode("utf-16-le"))
+        lines = value.replace(b"\r\n", b"\n")
+        yield from (lines, lines.replace(b"\n", b"\r\n"))
 
 
 def _text(value: bytes) -> str | None:

@@ -39,7 +39,7 @@ class Masker:
 
     Every byte that belongs to a form is masked; forms that overlap become one mask, with the name of the longest. What
     is not a form passes unchanged. What may be the beginning of a form is held back until the rest, or `flush`, tells.
-    One masker serves one stream. Its `repr` shows no value.
+    One masker serves one stream, in one thread at a time. Its `repr` shows no value.
 
     Args:
         values: the values to mask, by name. Of two names with one value the first is shown.
@@ -77,13 +77,27 @@ class Masker:
         """
         if len(chunk) > _PIECE:
             return b"".join(self.feed(chunk[at : at + _PIECE]) for at in range(0, len(chunk), _PIECE))
-        text = self._held + chunk if self._held else chunk
-        found = self._index.occurrences(text)
-        keep_from = min((beginning.start for beginning in self._index.beginnings(text)), default=len(text))
-        if not found and not self._held:
-            self._held = text[keep_from:]
-            return text[:keep_from]
+        found = self._found_with(chunk)
+        if not (found or self._open or self._given) and len(chunk) > self._index.reach:
+            keep_from = self._index.first_beginning(chunk)
+            out = b"".join((self._held, memoryview(chunk)[:keep_from])) if self._held else chunk[:keep_from]
+            self._held = chunk[keep_from:]
+            return out
+        text = self._held + chunk
+        keep_from = self._index.first_beginning(text)
         return self._give(text, found, keep_from, keep_from)
+
+    def _found_with(self, chunk: bytes) -> list[Occurrence]:
+        """The forms in what is held and a chunk behind it. A long chunk is not copied for that."""
+        held = len(self._held)
+        if not held:
+            return self._index.occurrences(chunk)
+        seam = self._index.occurrences(self._held + chunk[: self._index.reach])
+        if len(chunk) <= self._index.reach:
+            return seam
+        found = [occurrence for occurrence in seam if occurrence.start < held]
+        found += (Occurrence(start + held, end + held, form) for start, end, form in self._index.occurrences(chunk))
+        return found
 
     def flush(self) -> bytes:
         """Give out what is held back: at the end of the stream, or when the program is silent and waits for a person.
@@ -97,11 +111,9 @@ class Masker:
         if not self.pending:
             return b""
         text = self._held
-        beginnings = self._index.beginnings(text)
-        keep_from = min((beginning.start for beginning in beginnings), default=len(text))
         found = self._index.occurrences(text)
-        found += [beginning for beginning in beginnings if _says_too_much(beginning)]
-        return self._give(text, found, len(text), keep_from)
+        found += filter(_says_too_much, self._index.beginnings(text))
+        return self._give(text, found, len(text), self._index.first_beginning(text))
 
     def replace(self, whole: bytes) -> bytes:
         """Mask a complete text on its own, apart from the stream.
@@ -154,7 +166,8 @@ class Masker:
         return masks
 
     def __repr__(self) -> str:
-        return f"<Masker of {len(self._order) - len(self.unmasked)} values>"
+        count = len(self._order) - len(self.unmasked)
+        return f"<Masker of {count} {'value' if count == 1 else 'values'}>"
 
 
 def _says_too_much(beginning: Occurrence) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from botocore.loaders import Loader, create_loader
@@ -24,6 +25,7 @@ from broker_worker.providers.aws_client import AwsSettings
 from broker_worker.providers.aws_parameter_store import ParameterStoreProvider
 from broker_worker.providers.aws_secrets_manager import SecretsManagerProvider
 
+SIMULATE = "SimulatePrincipalPolicy"
 ACCOUNT, REGION = "123456789012", "eu-central-1"
 _VARIABLES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN")
 
@@ -64,6 +66,8 @@ class AwsServer:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.after: dict[str, Callable[[], None]] = {}
         """What happens once after the next answer to an action was made and before it is sent."""
+        self.simulation: Callable[[str, str], bool] | None = None
+        """Whether IAM says that an action is allowed on an ARN; None if IAM may not be asked for that."""
         self._says = says
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
@@ -144,9 +148,12 @@ class AwsServer:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length)
         environ["wsgi.input"] = io.BytesIO(body)
+        is_query = str(environ.get("CONTENT_TYPE", "")).startswith("application/x-www-form-urlencoded")
+        asked = parse_qs(body.decode()) if is_query else json.loads(body or b"{}")
+        action = asked["Action"][0] if is_query else action
         with self._one_at_a_time:
-            self.asked.append((action, json.loads(body or b"{}")))
-            fault = self._fault(action)
+            self.asked.append((action, asked))
+            fault = _simulated(asked, self.simulation) if action == SIMULATE else self._fault(action)
         with self._arrived:
             self._arrived.notify_all()
         if fault is not None and not fault.lost:
@@ -171,6 +178,33 @@ class AwsServer:
         headers = {"Content-Type": "application/x-amz-json-1.1", **fault.headers}
         start_response(f"{fault.status} fault", list(headers.items()))
         return [fault.content(self._says)]
+
+
+def _simulated(asked: Mapping[str, Sequence[str]], is_allowed: Callable[[str, str], bool] | None) -> Fault:
+    """What IAM says, which moto does not know (API reference, SimulatePrincipalPolicy)."""
+    if is_allowed is None:
+        return Fault(status=403, body=b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>")
+    actions = [values[0] for key, values in asked.items() if key.startswith("ActionNames.member.")]
+    arns = [values[0] for key, values in asked.items() if key.startswith("ResourceArns.member.")]
+    decided = {action: {arn: is_allowed(action, arn) for arn in arns} for action in actions}
+    results = "".join(
+        f"<member><EvalActionName>{action}</EvalActionName><EvalResourceName>{arns[0]}</EvalResourceName>"
+        f"<EvalDecision>implicitDeny</EvalDecision><ResourceSpecificResults>{_each(found)}</ResourceSpecificResults>"
+        "</member>"
+        for action, found in decided.items()
+    )
+    answer = f"<IsTruncated>false</IsTruncated><EvaluationResults>{results}</EvaluationResults>"
+    name = "SimulatePrincipalPolicy"
+    body = f"<{name}Response><{name}Result>{answer}</{name}Result></{name}Response>"
+    return Fault(status=200, headers={"Content-Type": "text/xml"}, body=body.encode())
+
+
+def _each(found: Mapping[str, bool]) -> str:
+    return "".join(
+        f"<member><EvalResourceName>{arn}</EvalResourceName>"
+        f"<EvalResourceDecision>{'allowed' if allowed else 'implicitDeny'}</EvalResourceDecision></member>"
+        for arn, allowed in found.items()
+    )
 
 
 @cache

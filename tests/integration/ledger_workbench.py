@@ -46,13 +46,22 @@ def story() -> dict[str, list[list[AuditRecord]]]:
     first = [
         [record(at=0, uses=1, source="provider", task="nightly", issuer="local", **opened)],
         [
-            record(at=1000, uses=2, source="cache", **opened),
+            record(at=1000, uses=2, source="cache", age_s=41, **opened),
             record(at=1100, outcome="refused", code="denied", reason="no_grant", secret_name="github.token"),
         ],
         [record("approval_requested", at=2000, approver="ops", purpose="deploy", expires_at=10 * MINUTE, **asked)],
         [record("approval_settled", at=5000, outcome="granted", reason="approved", approver="ana", **asked)],
         [
-            record(at=6000, lease_id=lease(2), uses=1, expires_at=5 * MINUTE, version="v1", **asked),
+            record(
+                at=6000,
+                lease_id=lease(2),
+                uses=1,
+                source="stale",
+                age_s=700,
+                expires_at=5 * MINUTE,
+                version="v1",
+                **asked,
+            ),
             record(
                 "revoked", at=9000, agent_id=None, run_id=None, subject="run:claude/run-2", reason="x", approver="bo"
             ),

@@ -196,10 +196,12 @@ def test_what_the_examples_show_in_comments_is_valid_too(tmp_path: Path, name: s
 
 
 def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
-    """The YAML of docs/policy.md, in its order: policy, entry, registry, its rule, broker, issuers, expectations."""
+    """The YAML of docs/policy.md, in its order: policy, entry, who acts, registry, its rule, broker, …, expectations."""
     text = (EXAMPLES.parent / "docs" / "policy.md").read_text()
-    rules, entry, secrets, creation, broker, issuers, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    agents = rules.replace("agents:\n", "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry))
+    rules, entry, acting, secrets, creation, broker, issuers, *tokens, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    own = "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry)
+    agents = rules.replace("agents:\n", own + acting.removeprefix("agents:\n"))
+    assert len(tokens) <= 1
     path = folder(
         tmp_path, policy_yaml=agents, secrets_yaml=secrets + creation, broker_yaml=broker, issuers_yaml=issuers
     )

@@ -1,7 +1,7 @@
 """A provider whose vault is slow, down, flapping or rationed, behind what all providers have in common."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ class LendingVault(Vault):
             raise self.failure
         self.revoked = upstream_lease
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
-        return Scope("vaults", ("Private",), None, "narrow it")
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        return Scope("vaults", ("Private",), "narrow it")
 
 
 async def kinds(provider: ResilientProvider, refs: Sequence[str]) -> list[str]:
@@ -315,9 +315,9 @@ async def test_what_a_provider_sees_is_asked_where_it_can_tell() -> None:
     states = StateNotebook()
     provider = hardened(LendingVault(), states, Budget(2, None, 50))
     assert isinstance(provider, ScopeReporter)
-    assert await provider.visible(REFS) == Scope("vaults", ("Private",), None, "narrow it")
-    assert (await failure_of(provider.visible(REFS))).kind is FailureKind.OVER_BUDGET
-    assert await hardened(Vault()).visible(REFS) is None
+    assert await provider.visible(REFS, ()) == Scope("vaults", ("Private",), "narrow it")
+    assert (await failure_of(provider.visible(REFS, ()))).kind is FailureKind.OVER_BUDGET
+    assert await hardened(Vault()).visible(REFS, ()) is None
 
 
 async def test_nothing_of_a_defect_is_repeated() -> None:
