@@ -24,7 +24,7 @@ MAX_LEASE_MS: Final = 3600 * 1000
 _PERSON_KEY = b"sb1 lease key"
 _PERSON = b"sb1 lease"
 _Place = tuple[bytes, str, str | None]
-"""Under which the book keeps a lease: the run's key, the secret, its version."""
+"""Under which the book keeps a lease: the run's key (and that of who acts for it), the secret, its version."""
 
 
 class _Body(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -124,6 +124,7 @@ class Holding:
         expires_at: until when the value may be used, ms since the epoch; renewing moves it.
         uses: how often the value was handed out under it.
         upstream: what the vault calls its own lease, if it made the value for us and takes it back.
+        actor: agent and run key of who asked for it on the run's behalf, has the value and is told; None for the run.
     """
 
     agent_id: str
@@ -134,6 +135,12 @@ class Holding:
     expires_at: int
     uses: int = 1
     upstream: str | None = None
+    actor: tuple[str, bytes] | None = None
+
+    @property
+    def keeper(self) -> tuple[str, bytes]:
+        """Agent and run key of who has the value."""
+        return self.actor or (self.agent_id, self.run_key)
 
 
 class LeaseBook:
@@ -158,9 +165,11 @@ class LeaseBook:
     def __len__(self) -> int:
         return len(self._open)
 
-    def held(self, run_key: bytes, name: str, version: str | None, now: int) -> Holding | None:
-        """The lease under which a run has this version already."""
-        holding = self._open.get((run_key, name, version))
+    def held(
+        self, run_key: bytes, name: str, version: str | None, now: int, actor: tuple[str, bytes] | None = None
+    ) -> Holding | None:
+        """The lease under which a run, or an actor on its behalf, has this version already."""
+        holding = self._open.get((run_key if actor is None else run_key + actor[1], name, version))
         return holding if holding is not None and now < holding.expires_at else None
 
     def sharing(self, upstream: str) -> list[Holding]:
@@ -221,4 +230,5 @@ class LeaseBook:
 
 
 def _place_of(holding: Holding) -> _Place:
-    return holding.run_key, holding.lease.name, holding.lease.version
+    actor_key = b"" if holding.actor is None else holding.actor[1]
+    return holding.run_key + actor_key, holding.lease.name, holding.lease.version

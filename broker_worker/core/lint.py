@@ -66,7 +66,8 @@ def _meet(one: str, other: str) -> bool:
 
 def _serves(first: Grant, grant: Grant) -> bool:
     """Whether an entry without conditions allows everything that a later one does."""
-    return set(grant.actions) <= set(first.actions) and (first.overwrite or not grant.overwrite)
+    is_wider = set(grant.actions) <= set(first.actions) and set(grant.deliver) <= set(first.deliver)
+    return is_wider and (first.overwrite or not grant.overwrite)
 
 
 class _Linter:
@@ -103,6 +104,7 @@ class _Linter:
             if self._whole and grant.actions != ("resolve",):
                 yield from self._written(grant)
         yield from self._unreachable(agent)
+        yield from self._delegation(agent)
         if self._whole:
             yield from (found for denial in agent.denials for found in self._denial(denial))
         if agent.grants and not effective:
@@ -192,6 +194,20 @@ class _Linter:
                 yield Finding("grant_unreachable", message, grant.origin, "keep one of the two")
             elif grant.runs is None and grant.not_after is None and not grant.purpose_required:
                 first.setdefault(key, []).append(grant)
+
+    def _delegation(self, agent: AgentPolicy) -> Iterator[Finding]:
+        """Agents that act for nobody, and values that only a proxy may use where there is none."""
+        acts_for, agents = agent.acts_for, self._policy.agents
+        for other in sorted((acts_for.agents or frozenset()) - agents.keys()) if acts_for is not None else ():
+            message = f"agent `{agent.agent_id}` acts for agent `{other}`, which the policy does not have"
+            yield Finding("unknown_agent", message, agent.origin, "correct the name, or add the agent to the policy")
+        if any(each.acts_for is not None and each.acts_for.covers(agent.agent_id, "proxy") for each in agents.values()):
+            return
+        for grant in agent.grants:
+            if grant.deliver == ("proxy",):
+                message = f"`{grant.pattern.text}` may only be used through a proxy, and none acts for this agent"
+                hint = "write `acts_for: {agents: […], deliver: [proxy]}` below the agent that the proxy runs as"
+                yield Finding("no_proxy", message, grant.origin, hint)
 
     def _roles(self) -> Iterator[Finding]:
         taken = {role for agent in self._policy.agents.values() for role in agent.roles}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Request, Source
+from agent_sdk.wire.messages import Request, Source, Way
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
@@ -13,7 +13,7 @@ from broker_worker.core.policy import ApprovalRule, Decision, Grant
 from broker_worker.pipeline.peers import Peer
 from broker_worker.ports import Entry
 
-Action = Literal["resolve", "put", "generate", "renew", "release", "list"]
+Action = Literal["resolve", "put", "generate", "renew", "release", "list", "report"]
 
 
 @dataclass(slots=True)
@@ -64,6 +64,9 @@ class Ask:
     """A request that opened, with the identity that its token proves.
 
     Args:
+        identity: whose rights decide: the sender's, or that of the run that it asks for.
+        actor: the sender, if it asks on behalf of another run.
+        deliver: how a value is to reach the work.
         guarded: whether people may have to approve one of its names.
         writes: whether it stores a value, which the vault must be asked for.
         draft: the sealed reply that was prepared for it.
@@ -83,6 +86,13 @@ class Ask:
     guarded: bool = False
     writes: bool = False
     draft: bytes | None = field(default=None, repr=False)
+    actor: RunIdentity | None = None
+    deliver: Way | None = None
+
+    @property
+    def sender(self) -> RunIdentity:
+        """Who sent it, and is answered."""
+        return self.actor or self.identity
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
         """Refuse the request as a whole; a reply that was drafted for it is dropped."""

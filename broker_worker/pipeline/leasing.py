@@ -69,19 +69,22 @@ class Leases:
         """
         if case.holding is not None:  # settled before, and prepared anew
             return
-        run_key, version = ask.identity.run_public_key, known.fetched.version
-        held = self.book.held(run_key, case.name, version, now)
+        identity, version, actor = ask.identity, known.fetched.version, None
+        if ask.actor is not None:
+            actor = (ask.actor.agent_id, ask.actor.run_public_key)
+        run_key = identity.run_public_key
+        held = self.book.held(run_key, case.name, version, now, actor)
         is_same = held is not None and held.upstream == known.fetched.upstream_lease
         if held is not None and is_same and held.lease.ends_at >= expires_at:
             self.book.use(held, expires_at)
             case.holding = held
             return
-        identity = ask.identity
         ends_at = expires_at
         if renewable:
             ends_at = self._hard_end(case, identity.expires_at, expires_at, now)
             ends_at = max(expires_at, ends_at if known.lent_until is None else min(ends_at, known.lent_until))
-        lease = self._mint.issue(identity.agent_id, run_key, case.name, version, now, ends_at)
+        keeper = actor or (identity.agent_id, run_key)  # only who has the value can renew the lease or give it back
+        lease = self._mint.issue(*keeper, case.name, version, now, ends_at)
         holding = Holding(
             identity.agent_id,
             identity.run_id,
@@ -90,6 +93,7 @@ class Leases:
             lease,
             expires_at,
             upstream=known.fetched.upstream_lease,
+            actor=actor,
         )
         self.book.note(holding)
         case.holding = holding

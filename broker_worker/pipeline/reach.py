@@ -35,7 +35,7 @@ def runs_reached(revocation: Revocation, ended: Sequence[Holding], peers: PeerCa
         ended: the leases that it ends.
         peers: the runs that this worker has heard of.
     """
-    runs = {(holding.agent_id, holding.run_key) for holding in ended}
+    runs = {(holding.agent_id, holding.run_key) for holding in ended if holding.actor is None}
     for peer in peers.of_agent(_agent_of(revocation)):
         if any(_is_of_run(revocation, peer.agent_id, each.run_id, each.token_id) for each in peer.identities()):
             runs.add((peer.agent_id, peer.run_public_key))

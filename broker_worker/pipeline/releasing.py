@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import Generate, Put, Resolve
+from agent_sdk.wire.messages import Call, Generate, Put, Report, Resolve
 from broker_worker.core.errors import AuditError
 from broker_worker.core.redaction import NOTE
 from broker_worker.pipeline import records
@@ -88,6 +90,8 @@ class Releaser:
             if ask.code is not None:
                 record = records.whole_request(ask, now, now_us, policy)
                 noted += self._once((agent_id, ask.identity.run_id, reason), record, now)
+            elif isinstance(body, Report):
+                noted += [records.call(ask, self._shown(made), policy) for made in body.calls]
             elif not ask.cases:
                 noted.append(records.whole_request(ask, now, now_us, policy))
             for case in ask.cases if ask.code is None else ():
@@ -98,6 +102,16 @@ class Releaser:
                 name = case.name if is_known else self._cache.redact(case.name)
                 noted.append(records.access(ask, case, name, now, now_us, policy))
         return noted
+
+    def _shown(self, made: Call) -> Call:
+        """A call as it may be recorded: its texts are an agent's, or the upstream's."""
+        redact = self._cache.redact
+        texts = (redact(made.route), redact(made.host), redact(made.method), redact(made.path))
+        if texts == (made.route, made.host, made.method, made.path) and made.fault is None:
+            return made
+        route, host, method, path = texts
+        fault = None if made.fault is None else redact(made.fault)
+        return structs.replace(made, route=route, host=host, method=method, path=path, fault=fault)
 
     def prepare(
         self, asks: Sequence[Ask], noted: Sequence[AuditRecord], policy: str, *, begin: bool = False

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import MAX_TIME, Notice
 from broker_worker.core.announcements import Announcement, open_announcement, sign_announcement
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import Holding
 from broker_worker.core.places import versioned_part
 from broker_worker.pipeline.leasing import Leases
-from broker_worker.pipeline.letters import Letter, seal_notice
+from broker_worker.pipeline.letters import Letter, seal_notices
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.ports import Cache, WriteLog, WriteNote
 
@@ -107,7 +106,8 @@ class Superseding:
         letters: list[Letter] = []
         for holding, ref in self._holders(beside, configuration):
             if self._leases.is_superseded(ref, holding.lease):
-                letters += self._letter(holding, note.at, session)
+                notice = Notice("secret_rotated", note.at, name=holding.lease.name)
+                letters += seal_notices(notice, [holding.keeper], session, self._nonces)
                 if holding.lease.version is None:  # the next use must not go on under it
                     self._leases.book.end(holding)
         return letters
@@ -130,10 +130,3 @@ class Superseding:
             if ref is not None:
                 found.append((holding, ref))
         return found
-
-    def _letter(self, holding: Holding, at: int, session: Session) -> list[Letter]:
-        notice = Notice("secret_rotated", at, name=holding.lease.name)
-        try:
-            return [seal_notice(notice, holding.agent_id, holding.run_key, session, self._nonces)]
-        except WireError:  # no key of anybody's
-            return []

@@ -14,7 +14,9 @@ ISOLATED = [
     "keynames",
     "messages",
     "names",
+    "proof",
     "sealing",
+    "static_tokens",
     "tokens",
 ]
 
