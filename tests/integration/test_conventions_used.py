@@ -199,6 +199,18 @@ async def test_docker_is_answered_as_its_helpers_answer(environment: Mapping[str
     assert (code, errors) == (2, "error: SECRET_AGENT_DOCKER: entry 1 is not of the form ghcr.io=USER:secret.name\n")
 
 
+async def test_claude_code_and_codex_read_the_key_from_standard_output(environment: Mapping[str, str]) -> None:
+    """`apiKeyHelper` is run by `/bin/sh`, Codex's `auth` command as an argument list; a refusal is no key."""
+    helper = f"{' '.join(AGENT)} get openai.api_key --purpose 'Claude Code'"
+    code, output, _ = await run(environment, "/bin/sh", "-c", helper)
+    assert (code, output.strip()) == (0, "canary-of-openai-5a7f")
+    code, output, errors = await run(environment, *AGENT, "get", "openai.api_key", "--purpose", "Codex")
+    assert (code, output.strip(), errors) == (0, "canary-of-openai-5a7f", "")
+    code, output, errors = await run(environment, *AGENT, "get", "hidden.key")
+    assert (code, output) == (1, "")
+    assert errors.startswith("error: hidden.key: denied")
+
+
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None or shutil.which("ssh-add") is None, reason="needs OpenSSH")
 async def test_openssh_signs_with_a_key_that_it_never_has(environment: Mapping[str, str], tmp_path: Path) -> None:
     """Real `ssh-add -l` and `ssh-keygen -Y sign` below the agent; the signature verifies, the socket is gone after."""

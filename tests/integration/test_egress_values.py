@@ -282,5 +282,5 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
 async def test_a_port_that_is_taken(bench: Bench) -> None:
     """Two proxies at one port: the second says so."""
     second = Egress(bench.file, bench.desk.credential("egress"), port=bench.port)
-    with pytest.raises(SetupError, match="nothing can listen"):
+    with pytest.raises(SetupError, match="cannot be used"):
         await second.run(lambda _: None)
