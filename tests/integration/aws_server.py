@@ -8,22 +8,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
-from botocore.loaders import Loader, create_loader
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from moto.secretsmanager.models import SecretsManagerBackend, secretsmanager_backends
-from moto.ssm.models import SimpleSystemManagerBackend, ssm_backends
 from provider_conformance import CANARY, everything_said
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from broker_worker.core.errors import ProviderError
 from broker_worker.ports import Fetched
 from broker_worker.providers.aws_client import AwsSettings
 from broker_worker.providers.aws_parameter_store import ParameterStoreProvider
 from broker_worker.providers.aws_secrets_manager import SecretsManagerProvider
+
+if TYPE_CHECKING:  # moto reads a lot when it is loaded: only a process that runs such a test waits for it
+    from botocore.loaders import Loader
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler
+    from moto.secretsmanager.models import SecretsManagerBackend
+    from moto.ssm.models import SimpleSystemManagerBackend
+    from werkzeug.serving import BaseWSGIServer
 
 SIMULATE = "SimulatePrincipalPolicy"
 ACCOUNT, REGION = "123456789012", "eu-central-1"
@@ -75,9 +77,7 @@ class AwsServer:
         self._one_at_a_time = threading.Lock()
         self._arrived = threading.Condition()
         self._stopping = threading.Event()
-        self._server: BaseWSGIServer = make_server(
-            "127.0.0.1", 0, self._answer, threaded=True, request_handler=_QuietHandler
-        )
+        self._server = _listen(self._answer)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -91,13 +91,17 @@ class AwsServer:
         return AwsSettings(REGION, None, self.url, timeout_seconds)
 
     @property
-    def secrets(self) -> SecretsManagerBackend:
+    def secrets(self) -> "SecretsManagerBackend":
         """What Secrets Manager holds."""
+        from moto.secretsmanager.models import secretsmanager_backends  # noqa: PLC0415  # as above
+
         return secretsmanager_backends[ACCOUNT][REGION]
 
     @property
-    def parameters(self) -> SimpleSystemManagerBackend:
+    def parameters(self) -> "SimpleSystemManagerBackend":
         """What the Parameter Store holds."""
+        from moto.ssm.models import ssm_backends  # noqa: PLC0415  # as above
+
         return ssm_backends[ACCOUNT][REGION]
 
     def add_secret(self, name: str, text: str | None = None, binary: str | None = None) -> str:
@@ -128,7 +132,7 @@ class AwsServer:
     def wait_for(self, action: str, count: int) -> None:
         """Wait until an action was asked for so often."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self.count(action) >= count, 20)
+            assert self._arrived.wait_for(lambda: self.count(action) >= count, 60)
 
     def release(self) -> None:
         """Let everything go that hangs."""
@@ -136,6 +140,9 @@ class AwsServer:
 
     def stop(self) -> None:
         """Stop and forget everything."""
+        from moto.secretsmanager.models import secretsmanager_backends  # noqa: PLC0415  # as above
+        from moto.ssm.models import ssm_backends  # noqa: PLC0415  # as above
+
         self._stopping.set()
         self._server.shutdown()
         self._thread.join()
@@ -208,25 +215,44 @@ def _each(found: Mapping[str, bool]) -> str:
 
 
 @cache
-def _moto() -> DomainDispatcherApplication:
+def _moto() -> "DomainDispatcherApplication":
+    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415  # as above
+        DomainDispatcherApplication,
+        create_backend_app,
+    )
+
     return DomainDispatcherApplication(create_backend_app)
 
 
 @cache
-def _loader(data_path: str | None) -> Loader:
+def _loader(data_path: str | None) -> "Loader":
+    from botocore.loaders import create_loader  # noqa: PLC0415  # as above
+
     return create_loader(data_path)
+
+
+@cache
+def _quiet_handler() -> "type[MotoRequestHandler]":
+    from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415  # as above
+
+    class Quiet(MotoRequestHandler):
+        def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002  # werkzeug's name
+            pass
+
+    return Quiet
+
+
+def _listen(application: Callable[[dict[str, Any], Any], Iterable[bytes]]) -> "BaseWSGIServer":
+    from werkzeug.serving import make_server  # noqa: PLC0415  # as above
+
+    return make_server("127.0.0.1", 0, application, threaded=True, request_handler=_quiet_handler())
 
 
 def _ignore(*_: object) -> None:
     """Drop the head of an answer."""
 
 
-class _QuietHandler(MotoRequestHandler):
-    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002  # werkzeug's name
-        pass
-
-
-def _follow_labels(backend: SecretsManagerBackend) -> None:
+def _follow_labels(backend: "SecretsManagerBackend") -> None:
     """Have the version labelled AWSCURRENT be the one that is read: moto forgets it when the label is moved."""
     secrets: Iterable[Any] = backend.secrets.values()
     for secret in secrets:

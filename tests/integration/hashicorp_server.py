@@ -290,4 +290,4 @@ def serving(vault: FakeVault, wrap: Callable[[Any], Any] | None = None) -> Itera
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
-        thread.join(5)
+        thread.join(45)

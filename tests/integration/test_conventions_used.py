@@ -12,14 +12,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
 from broker_home import Home
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from desk_workbench import LONG, FakeVault
-from langchain_openai import ChatOpenAI
-from openai import OpenAI
 
 from agent_sdk import SecretBroker
 
@@ -175,6 +172,8 @@ async def test_boto3_takes_its_credentials_from_the_process(
         monkeypatch.delenv(name, raising=False)
 
     def taken() -> tuple[str, str, str]:
+        import boto3  # noqa: PLC0415  # large: only a process that runs this test waits for it
+
         found = boto3.Session().get_credentials()
         assert found is not None
         frozen = found.get_frozen_credentials()
@@ -257,6 +256,9 @@ async def test_clients_take_a_callable_in_place_of_a_key(
     url = f"http://127.0.0.1:{server.server_port}/v1"
 
     def chat() -> None:
+        from langchain_openai import ChatOpenAI  # noqa: PLC0415  # seconds: only a process that runs this test waits
+        from openai import OpenAI  # noqa: PLC0415  # as above
+
         with SecretBroker(home.credential(), timeout=LONG) as broker:
             source = broker.source("openai.api_key", purpose="chat")
             OpenAI(api_key=source, base_url=url, max_retries=0).chat.completions.create(

@@ -252,9 +252,9 @@ def test_the_process_keeps_the_ledger_until_its_stdin_ends(home: Path, valkey_ur
             assert line, lines
             lines.append(line)
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         process.stderr.close()
     assert "3 events" in invoke(home, "ledger", "status").output

@@ -161,8 +161,8 @@ async def test_messages_do_not_spoil_a_value(script: MakeScript) -> None:
 
 async def test_output_without_an_end_is_cut_off(script: MakeScript) -> None:
     """The program is ended as soon as it printed too much, not at its deadline."""
-    async with asyncio.timeout(5):
-        assert await kind_of(provider_of(script("exec cat /dev/zero"), timeout_seconds=10)) is FailureKind.TOO_LARGE
+    async with asyncio.timeout(45):
+        assert await kind_of(provider_of(script("exec cat /dev/zero"), timeout_seconds=90)) is FailureKind.TOO_LARGE
 
 
 async def test_a_program_that_hangs_is_ended_with_all_that_it_started(script: MakeScript) -> None:
@@ -199,7 +199,7 @@ async def test_few_programs_run_at_once(script: MakeScript, tmp_path: Path) -> N
 
 async def test_waiting_for_a_turn_counts(script: MakeScript) -> None:
     """So a slow command delays a call by no more than its own time, and what came in time is served."""
-    provider = CommandProvider({"it": Command((script('sleep "$1"; echo x'), "{name}"), timeout_seconds=1)}, ENVIRON)
+    provider = CommandProvider({"it": Command((script('sleep "$1"; echo x'), "{name}"), timeout_seconds=2)}, ENVIRON)
     refs = [
         *(f"exec://it/4{i}" for i in range(CONCURRENCY - 1)),
         "exec://it/0",
@@ -207,7 +207,7 @@ async def test_waiting_for_a_turn_counts(script: MakeScript) -> None:
         "exec://it/50",
         "exec://it/51",
     ]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answers = await provider.get_many(refs)
     served = [ref for ref in refs if isinstance(answers[ref], Fetched)]
     assert served == ["exec://it/0", "exec://it/0.0"]

@@ -341,7 +341,7 @@ async def test_hanging_request_ends_at_its_deadline(monkeypatch: pytest.MonkeyPa
     """A core that never answers costs a typed TIMEOUT, and the provider works once it answers again."""
     core = FakeNativeCore({REFS[0]: CANARY})
     install(monkeypatch, core)
-    desk = Desk(core, timeout=0.05)
+    desk = Desk(core, timeout=0.4)
     await desk.get(REFS[0])
     core.gate = asyncio.Event()
     assert (await desk.refused()).kind is FailureKind.TIMEOUT
@@ -356,7 +356,7 @@ async def test_hanging_sign_in_ends_at_its_deadline(monkeypatch: pytest.MonkeyPa
     core = FakeNativeCore({})
     install(monkeypatch, core)
     core.gate = asyncio.Event()
-    desk = Desk(core, timeout=0.1)
+    desk = Desk(core, timeout=0.4)
     errors = await asyncio.gather(desk.refused(), desk.refused())
     assert [error.kind for error in errors] == [FailureKind.TIMEOUT] * 2
     assert core.sign_ins == ATTEMPTS

@@ -52,7 +52,7 @@ class Bao:
     def call(self, method: str, path: str, **body: Any) -> Any:
         """A request with the root token; its answer must be good."""
         answer = self.http.request(
-            method, f"{self.url}/v1/{path}", json=body or None, headers={"X-Vault-Token": ROOT}, timeout=10
+            method, f"{self.url}/v1/{path}", json=body or None, headers={"X-Vault-Token": ROOT}, timeout=45
         )
         assert answer.ok, answer.text
         return answer.json() if answer.content else {}
@@ -90,7 +90,7 @@ def bao() -> Iterator[Bao]:
     process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
     made = Bao(f"http://{url}")
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not made.is_ready():
             assert time.monotonic() < end
             assert process.poll() is None
@@ -104,7 +104,7 @@ def bao() -> Iterator[Bao]:
         yield made
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(45)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -116,7 +116,7 @@ def valkey(bao: Bao) -> Iterator[int]:
     command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen([*command, "--requirepass", "admin"], stdout=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 45
         while not _answers(port, "default", "admin"):
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -136,7 +136,7 @@ def valkey(bao: Bao) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(45)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -274,7 +274,7 @@ async def test_a_credential_that_nobody_gets_does_not_stay(bao: Bao, valkey: int
         before = set(client.acl_users())
         assert await kind_of(provider, "vault://database/creds/nobody#password") is K.NOT_FOUND
         assert await kind_of(provider, "vault://database/creds/reader#nothing") is K.NOT_FOUND
-        end = time.monotonic() + 5
+        end = time.monotonic() + 45
         while set(client.acl_users()) != before:
             assert time.monotonic() < end
             await asyncio.sleep(0.01)
@@ -356,14 +356,14 @@ async def test_an_agent_borrows_a_credential_and_gives_it_back(
     )
     up = processes.start("up", "--no-ledger", "--no-dashboard", "--workers", "1")
     ready = ("worker_ready", "jobs_ready")
-    await until(lambda: all(word in processes.log for word in ready) or up.poll() is not None, 30)
+    await until(lambda: all(word in processes.log for word in ready) or up.poll() is not None, 90)
     async with embedded_home.client() as claude:
         borrowed = await claude.get_many(["db.user", "db.password"])
         login = borrowed["db.user"].reveal(), borrowed["db.password"].reveal()
         assert _answers(valkey, *login)
         await claude.release(borrowed["db.user"])
         await claude.release(borrowed["db.password"])
-        await until(lambda: not _answers(valkey, *login), 20)
+        await until(lambda: not _answers(valkey, *login), 60)
         again = await claude.get("db.password")
         assert again.reveal() != login[1]
     up.terminate()

@@ -41,7 +41,7 @@ def expected(folder: Path) -> dict[str, list[tuple[object, ...]]]:
     return tables(engine)
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)  # a database each
 @given(data=st.data())
 def test_any_way_of_arriving_gives_the_same_tables(
     folder: Path, expected: object, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -27,7 +27,7 @@ class FaultyVault(LocalVault):
         self.threads.append(threading.get_ident())
         if self.error is not None:
             raise self.error
-        self.release.wait(10)
+        self.release.wait(45)
         return {}
 
 

@@ -194,7 +194,7 @@ def test_boto3_is_not_loaded_before_it_is_needed() -> None:
         "around = compose.Surroundings(Path('/v'), Path('/k'), lambda path: b'', {}, lambda: 0)\n"
         "print(len(compose.make_providers(sections, around)), sorted({'boto3', 'botocore'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "2 []\n"
 
 
@@ -223,7 +223,7 @@ def test_connect_addresses_that_can_be_meant(options: dict[str, Any]) -> None:
 def test_connects_client_is_not_loaded_before_it_is_needed() -> None:
     """A worker that uses other vaults does not pay for an HTTP client."""
     script = "import sys; from broker_worker.app import compose\nprint('httpx' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False\n"
 
 

@@ -260,7 +260,7 @@ async def test_a_hanging_vault_ends_at_the_deadline_and_is_left_alone() -> None:
 async def test_a_write_is_tried_once() -> None:
     """Whatever happens: nobody knows whether it arrived. It is counted, and a vault in trouble is not written to."""
     vault, states = Vault(), StateNotebook()
-    provider = hardened(vault, states, Budget(100), deadline=0.05)
+    provider = hardened(vault, states, Budget(100), deadline=0.5)
 
     async def hang() -> str | None:
         await asyncio.Event().wait()
@@ -289,7 +289,7 @@ async def test_a_write_is_tried_once() -> None:
 async def test_a_credential_can_always_be_given_back() -> None:
     """Whatever the breaker and the budget say; only of a provider that takes it, which can be asked by its type."""
     vault, states = LendingVault(), StateNotebook()
-    provider = hardened(vault, states, Budget(1, None, 0), deadline=0.05)
+    provider = hardened(vault, states, Budget(1, None, 0), deadline=0.5)
     assert isinstance(provider, DynamicProvider)
     assert not isinstance(hardened(Vault()), DynamicProvider)
     vault.failures = [REFUSED]
@@ -346,7 +346,7 @@ async def test_what_is_about_a_write_is_no_failure_of_the_vault(kind: FailureKin
 async def test_a_vault_that_begins_to_fail_is_logged_once_and_a_refusal_each_time() -> None:
     """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
     vault, states = Vault(), StateNotebook()
-    provider = hardened(vault, states, deadline=0.05)
+    provider = hardened(vault, states, deadline=0.5)
     odd = ProviderError(FailureKind.UNKNOWN, "odd")
     with capture_logs() as lines:
         for failure in (odd, odd, AWAY, REFUSED, REFUSED, None, None):
