@@ -59,6 +59,12 @@ class _Connection(RequestHandler):
 
     __slots__ = ()
 
+    def close(self) -> None:
+        """End an idle connection at once, which aiohttp leaves open and deaf, and any other after its call."""
+        super().close()
+        if not self._request_in_progress:
+            self.force_close()
+
     def handle_error(
         self,
         request: BaseRequest,
