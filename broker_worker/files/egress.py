@@ -94,7 +94,7 @@ def _route(routes: Section, name: str) -> Route:
         name=name,
         upstream=_upstream(section.require("upstream", why="write `upstream: https://api.example.com`"), private),
         secret=section.require("secret", why="write the name of the secret that goes with it").name(check_secret_name),
-        send=_send(section.require("send", why=_SHOW)),
+        send=_send(section.require("send", why=_SHOW, private=True)),  # where people paste the value itself
         allow=_allowed(section.require("allow", why="write `allow: [{method: GET, path: /v1/models}]`")),
         origin=routes.origin_of(name),
         bounds=_bounds(section),
