@@ -89,6 +89,7 @@ class _Linter:
             yield from self._secrets()
             yield from self._issuers()
             yield from self._dashboard()
+            yield from self._tokens()
 
     def _agent(self, agent: AgentPolicy) -> Iterator[Finding]:
         effective = False
@@ -201,6 +202,12 @@ class _Linter:
         for other in sorted((acts_for.agents or frozenset()) - agents.keys()) if acts_for is not None else ():
             message = f"agent `{agent.agent_id}` acts for agent `{other}`, which the policy does not have"
             yield Finding("unknown_agent", message, agent.origin, "correct the name, or add the agent to the policy")
+        if acts_for is not None and acts_for.audience is None:
+            served = (a for a in agents.values() if any(acts_for.covers(a.agent_id, way) for way in acts_for.deliver))
+            for other in (each.agent_id for each in served if each.proof_required):
+                message = f"agent `{agent.agent_id}` takes no proofs, which agent `{other}` requires"
+                hint = 'add `audience: "http://127.0.0.1:PORT"` to its `acts_for`: the address where it is called'
+                yield Finding("no_audience", message, agent.origin, hint)
         if any(each.acts_for is not None and each.acts_for.covers(agent.agent_id, "proxy") for each in agents.values()):
             return
         for grant in agent.grants:
@@ -260,3 +267,18 @@ class _Linter:
                 if isinstance(key, WebAuthnKey) and key.rp_id != dashboard.rp_id:
                     message = f"a key of `{person.name}` belongs to {key.rp_id}; the dashboard is at {dashboard.origin}"
                     yield Finding("key_of_another_host", message, person.origin, "enrol the person again, or remove it")
+
+    def _tokens(self) -> Iterator[Finding]:
+        """Static tokens that are good for nothing. Their ids are not told: a token may have been written there."""
+        for token in self._configuration.static_tokens.values():
+            agent = self._policy.agents.get(token.agent)
+            if token.expires_at <= self._now:
+                yield Finding("token_ended", "this static token has ended", token.origin, "take its entry out")
+            elif agent is None:
+                message = f"a static token is for agent `{token.agent}`, which the policy does not have"
+                yield Finding(
+                    "unknown_agent", message, token.origin, "take its entry out, or add the agent to the policy"
+                )
+            elif agent.proof_required:
+                message = f"a static token can show no proof, which agent `{token.agent}` requires"
+                yield Finding("no_proof", message, token.origin, "take its entry out, or launch the script as a run")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent_sdk.wire.tokens import TrustAnchor
-from broker_worker.core.configuration import CacheSettings, Configuration, SecretEntry
+from broker_worker.core.configuration import CacheSettings, Configuration, SecretEntry, StaticToken
 from broker_worker.core.lint import lint
 from broker_worker.core.policy import Origin
 from broker_worker.files.policy import read_policy
@@ -148,3 +148,20 @@ def test_findings_are_in_the_order_of_lines_and_have_hints() -> None:
     lines = [finding.origin.line for finding in findings if finding.origin is not None]
     assert lines == sorted(lines)
     assert all(finding.hint for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("agent", "expires_at", "expected"),
+    [("codex", NOW + 1, []), ("codex", NOW, ["token_ended"]), ("ghost", NOW + 1, ["unknown_agent"]),
+     ("careful", NOW + 1, ["no_proof"])],
+)  # fmt: skip
+def test_a_static_token_that_is_good_for_nothing_is_found(agent: str, expires_at: int, expected: list[str]) -> None:
+    """One that is over, one of an agent that there is not, and one of an agent that has to show proofs."""
+    policy = "agents:\n  codex: {allow: [one]}\n  careful: {allow: [one], proof: required}\n"
+    token = StaticToken("k3v7qd2x", agent, bytes(32), NOW - 1, expires_at, Origin("tokens.yaml", 2))
+    whole = replace(
+        configuration(policy, "one", issuer_for=("codex", "careful")), static_tokens={token.token_id: token}
+    )
+    findings = lint(whole, NOW)
+    assert [finding.code for finding in findings] == expected
+    assert all(str(finding.origin) == "tokens.yaml:2" and "k3v7qd2x" not in finding.message for finding in findings)
