@@ -107,7 +107,9 @@ def test_a_script_without_a_first_line_is_the_shells(house: AgentHouse, tmp_path
     script = tmp_path / "script"
     script.write_text('echo "$1 $A"\n')
     script.chmod(0o755)
-    done = agent(house, "run", "--env", "A=secret://a.key", "--", "script", "x", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    done = agent(
+        house, "run", "--env", "A=secret://a.key", "--", "script", "x", PATH=f"{tmp_path}:{os.environ['PATH']}"
+    )
     assert done.stdout == b"x [masked a.key]\n"
 
 
@@ -258,7 +260,16 @@ def test_a_value_that_cannot_be_masked_is_told_once_and_the_command_goes_on(hous
 def test_without_masking_the_command_has_our_own_streams(house: AgentHouse, tmp_path: Path) -> None:
     """The very file that we were given."""
     with (tmp_path / "out").open("wb") as out:
-        command = ("run", "--no-masking", "--env", "A=secret://a.key", "--", "sh", "-c", "readlink /proc/self/fd/1; echo $A")
+        command = (
+            "run",
+            "--no-masking",
+            "--env",
+            "A=secret://a.key",
+            "--",
+            "sh",
+            "-c",
+            "readlink /proc/self/fd/1; echo $A",
+        )
         subprocess.run([*AGENT, *command], env=house.environ(), stdout=out, check=True)
     assert (tmp_path / "out").read_text() == f"{tmp_path / 'out'}\n{KEY}\n"
 

@@ -83,9 +83,7 @@ async def test_a_renewal_that_is_refused_is_told(house: House, monkeypatch: pyte
     assert house.told == ["the lease of a.key is not renewed: a.key: denied; the command goes on"]
 
 
-async def test_a_broker_that_is_away_for_a_moment_is_asked_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_broker_that_is_away_for_a_moment_is_asked_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody needs to know."""
     house.client.desk.ttl = timedelta(milliseconds=400)
     await house.keep()
