@@ -20,31 +20,37 @@ def hex_forms(value: bytes) -> Iterator[bytes]:
         yield from _lines(digits, _HEX_LINE)
 
 
-def base64_forms(value: bytes) -> Iterator[bytes]:
-    """A value in base64 (RFC 4648, sections 4 and 5): alone, inside a longer encoded text, and in lines.
+def base64_runs(value: bytes) -> Iterator[bytes]:
+    """What a value alone decides of a longer text in base64 (RFC 4648, sections 4 and 5).
 
     A character of base64 is six bits, so a value begins at one of three places in a group of four characters. For each
-    of them there is the run of characters that the value alone decides, and what ends the text where the value, or a
-    line end after it, is the end.
+    of them there is one run.
     """
-    for standard in _standard_base64(value):
-        if len(standard) >= LEAST_BASE64:
-            yield standard
-            yield standard.translate(_URL_SAFE)
-
-
-def _standard_base64(value: bytes) -> Iterator[bytes]:
     for before in range(3):
-        first = -(-8 * before // 6)
-        yield b64encode(bytes(before) + value)[first : 8 * (before + len(value)) // 6]
-        for end in _ENDS:
-            text = b64encode(bytes(before) + value + end)[first:]
-            yield text
-            yield text.rstrip(b"=")
+        yield from _both_alphabets(b64encode(bytes(before) + value)[_first(before) : 8 * (before + len(value)) // 6])
+
+
+def base64_ends(value: bytes) -> Iterator[bytes]:
+    """The same with what is behind it where the value, or a line end after it, is the end; and the text in lines."""
     for end in _ENDS:
-        text = b64encode(value + end)
+        for before in range(3):
+            text = b64encode(bytes(before) + value + end)[_first(before) :]
+            yield from _both_alphabets(text)
+            yield from _both_alphabets(text.rstrip(b"="))
         for length in _LINE_LENGTHS:
-            yield from _lines(text, length)
+            for line in _lines(b64encode(value + end), length):
+                yield from _both_alphabets(line)
+
+
+def _first(before: int) -> int:
+    """The first character that a value decides alone which begins behind so many bytes."""
+    return -(-8 * before // 6)
+
+
+def _both_alphabets(standard: bytes) -> Iterator[bytes]:
+    if len(standard) >= LEAST_BASE64:
+        yield standard
+        yield standard.translate(_URL_SAFE)
 
 
 def _lines(text: bytes, length: int) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from agent_sdk.masking.encoded_forms import LEAST_LINE, base64_forms, hex_forms
+from agent_sdk.masking.encoded_forms import LEAST_LINE, base64_ends, base64_runs, hex_forms
 from agent_sdk.masking.text_forms import html_forms, json_forms, source_forms, url_forms
 
 LEAST_VALUE: Final = 4
@@ -42,7 +42,7 @@ def forms_of(value: bytes) -> frozenset[bytes]:
         The value without the space around it, the same escaped and encoded, and so each of its lines.
     """
     core = _core(value)
-    forms = set(_written(core))
+    forms = {*_written(core), *_written_alone(core)}
     for line in _LINE_END.split(core):
         piece = line.strip(_SPACE)
         if len(piece) >= LEAST_LINE and piece != core and can_be_masked(piece) and not _PEM_BOUNDARY.fullmatch(piece):
@@ -56,20 +56,25 @@ def _core(value: bytes) -> bytes:
 
 
 def _written(value: bytes) -> Iterator[bytes]:
+    """A value or a line of one, also inside other text."""
     yield value
-    yield from base64_forms(value)
+    yield from base64_runs(value)
     yield from hex_forms(value)
     yield from url_forms(value)
-    if (text := _text(value)) is None:
-        return
-    if "\n" in text:
-        yield value.replace(b"\r\n", b"\n")
-        yield value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    for forms in (json_forms, html_forms, source_forms):
-        yield from (written.encode() for written in forms(text))
-    wide = text.encode("utf-16-le")
-    yield wide
-    yield from base64_forms(wide)
+    if (text := _text(value)) is not None:
+        yield text.encode("utf-16-le")
+        for forms in (json_forms, html_forms, source_forms):
+            yield from (written.encode() for written in forms(text))
+
+
+def _written_alone(value: bytes) -> Iterator[bytes]:
+    """What more a whole value can look like."""
+    yield from base64_ends(value)
+    if (text := _text(value)) is not None:
+        yield from base64_runs(text.encode("utf-16-le"))
+        yield from base64_ends(text.encode("utf-16-le"))
+        lines = value.replace(b"\r\n", b"\n")
+        yield from (lines, lines.replace(b"\n", b"\r\n"))
 
 
 def _text(value: bytes) -> str | None:

@@ -158,7 +158,8 @@ class Masker:
         return masks
 
     def __repr__(self) -> str:
-        return f"<Masker of {len(self._order) - len(self.unmasked)} values>"
+        count = len(self._order) - len(self.unmasked)
+        return f"<Masker of {count} {'value' if count == 1 else 'values'}>"
 
 
 def _says_too_much(beginning: Occurrence) -> bool:
