@@ -19,6 +19,7 @@ from agent_sdk.outcome import Answer, Resolution, Stored
 from agent_sdk.redis_transport import RedisTransport
 from agent_sdk.request import checked_generate, checked_names, checked_put, checked_resolve, checked_seconds
 from agent_sdk.secret import Secret, loan_of, wall_clock
+from agent_sdk.source import AsyncSecretSource
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import (
@@ -202,6 +203,21 @@ class AsyncSecretBroker:
             return Resolution(answer.secrets, answer.refusals)
         answer.raise_if_refused()
         return answer.secrets
+
+    def source(
+        self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
+    ) -> AsyncSecretSource:
+        """A secret as a coroutine function, for clients that take one in place of a key.
+
+        `AsyncOpenAI(api_key=broker.source("openai.api_key"))` asks when it needs the key, and again when it is over.
+
+        Args:
+            name: its canonical name.
+            purpose: as for `get`.
+            ttl: as for `get`.
+            timeout: as for `get`.
+        """
+        return AsyncSecretSource(lambda: self.get(name, purpose=purpose, ttl=ttl, timeout=timeout), name)
 
     async def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """The names that this run may ask for.

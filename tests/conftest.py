@@ -20,9 +20,9 @@ settings.load_profile("patient")
 # Test code that several modules share lies beside them and is imported by its own name.
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("integration", "browser")]
 pytest.register_assert_rewrite(
-    "provider_conformance", "desk_workbench", "broker_home", "dashboard_house", "browser_site"
+    "provider_conformance", "desk_workbench", "broker_home", "dashboard_house", "browser_site", "egress_workbench"
 )
-pytest_plugins = ["broker_home", "people_home", "dashboard_house", "browser_site", "browser_museum"]
+pytest_plugins = ["broker_home", "people_home", "dashboard_house", "browser_site", "browser_museum", "egress_workbench"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

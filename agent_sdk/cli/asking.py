@@ -1,7 +1,7 @@
 """What the commands that ask the broker have in common: their options, and the client of this run."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -9,6 +9,7 @@ import click
 from agent_sdk.client import TIMEOUT_SECONDS, AsyncSecretBroker
 from agent_sdk.credential import RunCredential
 from agent_sdk.references import SCHEME
+from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import check_secret_name
 
@@ -30,6 +31,20 @@ def ask(call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
             return await call(client)
 
     return asyncio.run(asked())
+
+
+def ask_for(*names: str, purpose: str, timeout: float) -> Mapping[str, Secret]:
+    """Ask for the values of names, all or none.
+
+    Args:
+        names: the secrets.
+        purpose: what they are for.
+        timeout: seconds.
+
+    Raises:
+        NotGranted: if one of them is refused.
+    """
+    return ask(lambda client: client.get_many(names, purpose=purpose, timeout=timeout))
 
 
 def checked_name(_ctx: click.Context, _param: click.Parameter, text: str) -> str:

@@ -10,6 +10,8 @@ import structlog
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
+from broker_worker.app.part_credentials import RENEW_SECONDS, Mint, PartCredential
+from broker_worker.app.proxy import ProxyCredential, ProxyPart
 from broker_worker.app.reloading import watch
 from broker_worker.app.rotation_schedule import has_schedule
 from broker_worker.app.upstream import has_dynamic
@@ -23,6 +25,8 @@ from broker_worker.queue.acl import ensure_users
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
+PROXY_SECONDS = 28.0
+"""How long the egress proxy may take to let calls in flight end; without any it is gone at once."""
 STOP_SECONDS = 20.0
 """How long workers may take to drain; what comes before and after has less."""
 _CHECK_SECONDS = 0.5
@@ -42,6 +46,9 @@ class Supervisor:
         ledger: whether to run the ledger.
         dashboard: whether to run the dashboard.
         notifications: whether to run the process that tells people, if the files say whom.
+        gateway: whether to run the HTTP gateway, if broker.yaml has `server`.
+        mint: mints the runs of parts that ask on behalf of others; None for no such parts.
+        egress: keeps the credential of the egress proxy, which runs if there is an egress.yaml; None for no proxy.
     """
 
     def __init__(
@@ -54,6 +61,9 @@ class Supervisor:
         ledger: bool = False,
         dashboard: bool = False,
         notifications: bool = True,
+        gateway: bool = False,
+        mint: Mint | None = None,
+        egress: ProxyCredential | None = None,
     ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
@@ -61,10 +71,17 @@ class Supervisor:
         self._beside = {"ledger": ("ledger", "run")} if ledger else {}
         self._seen = {"dashboard": ("dashboard",)} if dashboard else {}
         self._may_notify = notifications
+        self._egress = None if egress is None else ProxyPart(settings.config_dir, egress)
+        self._files_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._answers_http = asyncio.Event()
+        self._gateway: PartCredential | None = None
+        if gateway and mint is not None:
+            self._gateway = PartCredential(settings.run_dir, "gateway", "value", mint, SystemClock().now)
         self._queue_key = b""
         self._server: EmbeddedServer | None = None
+        self._configuration: Configuration | None = None
 
     def stop(self) -> None:
         """Drain the workers, then stop the server."""
@@ -90,9 +107,13 @@ class Supervisor:
                 await ensure_users(self._settings.queue_address, self._queue_key, agents)
                 _log.info("queue_ready", server="REDIS_URL")
             self._want_jobs(configuration)
+            self._want_gateway(configuration)
             house = self._house()
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._follow_policy()), group.create_task(self._watch_server())]
+                beside = (self._follow_policy(), self._watch_server(), self._keep_credentials())
+                helpers = [group.create_task(each) for each in beside]
+                if self._egress is not None:
+                    helpers.append(group.create_task(self._egress.keep(self._files_changed)))
                 living = group.create_task(house.run())
                 await self._stopping.wait()
                 house.stop()
@@ -100,11 +121,16 @@ class Supervisor:
                 for task in helpers:
                     task.cancel()
         finally:
+            if self._gateway is not None:
+                self._gateway.remove()
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
 
     def _house(self) -> House:
-        """All parts. People's page goes first, then the workers, and last what follows up on their work."""
+        """All parts. The proxy goes first, while its calls are still recorded, then people's page, then the workers.
+
+        Last goes what follows up on their work.
+        """
         command = (sys.executable, "-m", "broker_worker.cli", "--home", str(self._settings.home), *self._options)
         workers = [Part("worker", name, ("worker", "--name", name)) for name in self._names]
         jobs = [
@@ -114,7 +140,13 @@ class Supervisor:
         ]
         ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
         dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
-        return House(command, ((dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0)))
+        if self._gateway is not None:
+            environ = {"SECRET_BROKER_HOME": str(self._settings.home), **self._gateway.environ}
+            dashboard.append(Part("gateway", "gateway", ("gateway",), environ, self._answers_http, alone=True))
+        egress = [] if self._egress is None else [self._egress.part]
+        return House(
+            command, ((egress, PROXY_SECONDS), (dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0))
+        )
 
     def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
         """A job process, logged in as the user `jobs`: it never sees the key that all passwords come from."""
@@ -139,6 +171,19 @@ class Supervisor:
         if rotates:
             self._rotates.set()
 
+    def _want_gateway(self, configuration: Configuration) -> None:
+        """Give the gateway its credential and start it, if the files have it; one that runs goes on."""
+        self._configuration = configuration
+        if self._gateway is not None and configuration.server is not None and self._gateway.keep(configuration):
+            self._answers_http.set()
+
+    async def _keep_credentials(self) -> None:
+        """Mint credentials anew before they end."""
+        while not self._stopping.is_set():
+            await self._pause(RENEW_SECONDS)
+            if self._configuration is not None:
+                self._want_gateway(self._configuration)
+
     async def _follow_policy(self) -> None:
         """Give agents that the policy adds a user on the queue, and take away those of agents that are gone."""
         changed = asyncio.Event()
@@ -154,6 +199,8 @@ class Supervisor:
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
                     self._want_jobs(configuration)
+                    self._want_gateway(configuration)
+                    self._files_changed.set()
                 except ConfigError:
                     continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:

@@ -22,6 +22,7 @@ from broker_worker.core.lint import Finding, lint
 from broker_worker.core.policy import VERBS, WAYS, ApprovalRule, Verb
 from broker_worker.core.references import scheme_of
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.egress import EGRESS_FILE, check_egress
 from broker_worker.files.expectations import DEFAULT_RUN, Expectation, read_expectations
 from broker_worker.providers.schemes import check_configuration
 from broker_worker.settings import Settings
@@ -53,6 +54,8 @@ def check(settings: Settings, path: Path | None, strict: bool, as_json: bool) ->
     try:
         configuration = load_configuration(path)
         check_configuration(configuration)
+        if (path / EGRESS_FILE).exists():
+            check_egress(path / EGRESS_FILE, configuration)
     except ConfigError as error:
         if as_json:
             _print_json(_refused_result(path, error))

@@ -138,12 +138,21 @@ class ProviderSettings:
     commands: Mapping[str, Command] = field(default_factory=dict)
 
 
+_NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost")
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where the HTTP gateway listens: a loopback address only. Nothing listens there yet."""
+    """Where the HTTP gateway listens: a loopback address only."""
 
     host: str = "127.0.0.1"
     port: int = 7700
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What a client on this host may call the gateway, without a path; the first is what documents call it."""
+        names = _NAMES_OF_LOOPBACK if self.host in _NAMES_OF_LOOPBACK else (self.host,)
+        return tuple(f"http://{f'[{name}]' if ':' in name else name}:{self.port}" for name in names)
 
 
 DASHBOARD_PORT = 7710

@@ -141,4 +141,8 @@ def configuration_digest(configuration: Configuration) -> str:
         (sorted(approvers.origins), approvers.max_open_per_run),
         (configuration.dashboard.port, configuration.dashboard.origin),
         sorted((target.name, target.kind, sorted(target.groups)) for target in configuration.notifications),
+        sorted(
+            (token.token_id, token.agent, token.sha256.hex(), token.created_at, token.expires_at)
+            for token in configuration.static_tokens.values()
+        ),
     )

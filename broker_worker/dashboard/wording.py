@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from agent_sdk.wire.audit import decode_line
+
 Tone = Literal["good", "bad", "wait", "note", "plain"]
 """`good` was given, `bad` was refused or ended, `wait` waits for a person, `note` deserves a look."""
 
@@ -67,6 +69,20 @@ def tone(event: Mapping[str, Any]) -> Tone:
         event: a row of the ledger's `events`.
     """
     return _worded(event)[1]
+
+
+def called(event: Mapping[str, Any]) -> str:
+    """What a proxy asked of whom, and what came back; empty for what is no call.
+
+    Args:
+        event: a row of the ledger's `events`, with `call_line`.
+    """
+    line = event.get("call_line")
+    if not line:
+        return ""
+    call = decode_line(line.encode())
+    status = "no answer" if call.status is None else str(call.status)
+    return f"{call.method} {call.host}{call.path}: {status}, {call.elapsed_ms or 0} ms"
 
 
 def _worded(event: Mapping[str, Any]) -> tuple[str, Tone]:

@@ -62,6 +62,7 @@ class Subjects:
             return
         try:
             subject = self._identity(body.subject.token, configuration.static_tokens, verifier, now, grace)
+            _check_claimed(body.subject, subject)
             if not grace:
                 self._check_proof(body.subject, subject, acts_for, configuration, now)
         except WireError as error:
@@ -99,6 +100,12 @@ class Subjects:
         if subject.issuer == STATIC_ISSUER or acts_for.audience is None:
             raise WireError("no proof counts here", code=Code.UNAUTHENTICATED, reason="proof_not_taken")
         verify_proof(shown.proof, shown.token, subject.run_public_key, (acts_for.audience,), now, self._skew)
+
+
+def _check_claimed(shown: Subject, subject: RunIdentity) -> None:
+    """What it called itself besides must be what its token says."""
+    if shown.agent not in (None, subject.agent_id) or shown.run not in (None, subject.run_id):
+        raise WireError("the token is another's", code=Code.UNAUTHENTICATED, reason="is_another")
 
 
 def _verified(token: str, verifier: TokenVerifier, now: int, grace: int) -> RunIdentity:

@@ -120,14 +120,14 @@ class House:
     def record(self, event: str = "access", *, at: int | None = None, **columns: Any) -> int:
         """Put an event into the ledger; its position is returned."""
         self.sequence += 1
-        columns = {"outcome": None, "worker": "worker-1", "chain": CHAIN, "sequence": self.sequence} | columns
+        standard = {"outcome": None, "worker": "worker-1", "chain": CHAIN, "sequence": self.sequence, "line": "{}"}
+        columns = standard | columns
         with self.writer.begin() as connection:
             made = connection.execute(
                 EVENTS.insert().values(
                     event=event,
                     at=self.now if at is None else at,
                     event_id=event_id(columns["chain"], columns["sequence"]),
-                    line="{}",
                     **columns,
                 )
             )

@@ -121,6 +121,17 @@ async def test_what_the_run_shows_must_be_good(bench: DeskBench) -> None:
     assert reply.code == Code.EXPIRED
 
 
+@pytest.mark.parametrize("claimed", [{"agent": "codex"}, {"run": "run-of-another"}, {"agent": "claude", "run": "x"}])
+async def test_who_calls_itself_another_is_nobody(bench: DeskBench, claimed: dict[str, str]) -> None:
+    """A name beside the token counts only if the token says the same."""
+    run, gateway = bench.run("claude"), bench.run("gateway")
+    token, own = run.credential.token, {"agent": "claude", "run": run.credential.run_id}
+    assert (await ask(bench, gateway, Subject(token, **own), KEY, "value")).status == "ok"
+    reply = await ask(bench, gateway, Subject(token, **claimed), KEY, "value")
+    assert (reply.status, reply.code) == ("refused", Code.UNAUTHENTICATED)
+    assert refusal(bench)[2] == "subject_is_another"
+
+
 async def test_a_policy_can_want_a_proof(bench: DeskBench) -> None:
     """Made by the run's key, out to the audience that the policy names, and still good."""
     run, other, gateway = bench.run("codex"), bench.run("codex"), bench.run("gateway")
