@@ -3,9 +3,9 @@
     python tests/benchmarks/run_bench.py [--rounds 7] [--mib 1024]
 
 `cat FILE` writes into a pipe that this process empties; then the same under `secret-agent run`, with three values to
-mask, and under `secret-agent run --no-masking`. Each round measures all three, one after the other, so that what else the
-machine does falls on all. Of a stream, time counts from its first byte to its end; of a start, from the call to the first
-byte of `echo`. Medians of the rounds.
+mask, and under `secret-agent run --no-masking`. Each round measures all three, one after the other, so that what else
+the machine does falls on all. Of a stream, time counts from its first byte to its end; of a start, from the call to the
+first byte of `echo`. Medians of the rounds.
 """
 
 import argparse

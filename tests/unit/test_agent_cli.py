@@ -53,7 +53,7 @@ def test_get_writes_a_private_file_and_says_so_to_the_policy(agent: Agent, desk:
         assert agent("get", "a.key", "-o", str(path)).exit_code == 0
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("value-a", 0o600)
     assert desk.requests[0].deliver == "file"
-    assert os.listdir(tmp_path) == ["key"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_inject_fills_a_template_with_one_request(agent: Agent, desk: FakeDesk, 
 
 
 def test_inject_writes_nothing_if_anything_is_wrong(agent: Agent, desk: FakeDesk, tmp_path: Path) -> None:
-    """A refused name, a reference that is none, a file that is not to be replaced: before anything is asked, if it can."""
+    """A refused name, a reference that is none, a file that is not to be replaced; if it can, before it asks."""
     out = tmp_path / "o"
     done = agent("inject", "-i", "-", "-o", str(out), stdin=b"{{ secret://a.key }} {{ secret://no.key }}")
     assert (done.exit_code, out.exists()) == (1, False)
