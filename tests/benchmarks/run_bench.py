@@ -41,9 +41,10 @@ def stream_seconds(command: Sequence[str], environ: dict[str, str], size: int) -
     began = time.perf_counter()
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
-        got = process.stdout.readinto(buffer)
+        pipe = process.stdout.fileno()
+        got = os.readv(pipe, [buffer])
         first = time.perf_counter()
-        while count := process.stdout.readinto(buffer):
+        while count := os.readv(pipe, [buffer]):
             got += count
         ended = time.perf_counter()
     assert (got, process.returncode) == (size, 0), (got, process.returncode)
