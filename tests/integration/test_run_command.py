@@ -207,11 +207,14 @@ def test_signals_reach_the_command_and_it_decides(house: AgentHouse) -> None:
         assert (process.stdout.read(), process.wait(LONG)) == (b"usr\n", 9)
 
 
-def test_a_value_that_is_taken_back_ends_the_command(house: AgentHouse) -> None:
-    """By SIGTERM if nothing else is said; people are told which one."""
-    with started(house, "--env", "A=secret://a.key", "--", "sh", "-c", LOOP) as process:
+def test_a_value_that_is_taken_back_ends_the_command(house: AgentHouse, tmp_path: Path) -> None:
+    """By SIGTERM if nothing else is said, and what it started as well; people are told which one."""
+    script = f"sh -c 'sleep 60; :' & echo $! > {tmp_path}/pid; {LOOP}"
+    with started(house, "--env", "A=secret://a.key", "--", "sh", "-c", script) as process:
         house.tell(lambda: house.desk.revoke("a.key"))
         assert process.wait(LONG) == -signal.SIGTERM
+        pid = (tmp_path / "pid").read_text().strip()
+        until(lambda: not Path(f"/proc/{pid}").exists() or "(zombie)" in Path(f"/proc/{pid}/status").read_text())
         assert process.stderr is not None
         assert process.stderr.read() == (
             b"secret-agent: a.key was revoked; the command is told to end (SIGTERM), and killed after 10 s\n"
