@@ -56,13 +56,13 @@ def is_raw(screen: Screen) -> bool:
 
 
 def test_a_command_finds_a_terminal_of_our_terminals_size(house: AgentHouse) -> None:
-    """On all three streams, and a change of size is told; what it shows is masked."""
-    script = "import os,signal,sys; print(*map(os.isatty, range(3)), os.environ['A']); "
+    """On all three streams, and a change of size is told; what it shows is masked; no signal is blocked for it."""
+    script = "import os,signal,sys; print(*map(os.isatty, range(3)), os.environ['A'], signal.pthread_sigmask(signal.SIG_BLOCK, [])); "
     script += "signal.signal(signal.SIGWINCH, lambda *_: (print(*os.get_terminal_size()), os._exit(3))); "
     script += "print(*os.get_terminal_size(), flush=True); signal.pause()"
     with alone(house, sys.executable, "-c", script) as made:
         fcntl.ioctl(made.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
-        assert made.wait_for("\r\n") == b"True True True [masked a.key]\r\n"
+        assert made.wait_for("\r\n") == b"True True True [masked a.key] set()\r\n"
         assert made.wait_for("\r\n") == b"77 33\r\n"
         fcntl.ioctl(made.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         os.kill(made.pid, signal.SIGWINCH)
@@ -208,6 +208,25 @@ def test_in_a_pipeline_only_the_output_goes_through_us(shell: Screen) -> None:
     shown = shell.wait_for("done\r\n").replace(b"\r\n", b"\n")
     assert b"PIPE [MASKED A.KEY]\n" in shown
     assert b"tty\n" in shown
+
+
+def test_a_key_that_reaches_the_command_by_itself_is_not_passed_on_again(shell: Screen, tmp_path: Path) -> None:
+    """In a pipeline the terminal tells all of it; what a process sends to us is passed on."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('int', flush=True))\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: (print('usr', flush=True), os._exit(0)))\n"
+        "print('up', os.getppid(), flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    shell.type(f"echo | {RUN} {sys.executable} {program}\n")
+    shell.wait_for("up ")
+    pid = int(shell.wait_for("\r\n"))
+    shell.type("\x03")
+    shell.wait_for("int\r\n")
+    os.kill(pid, signal.SIGUSR1)
+    assert b"int" not in shell.wait_for("usr\r\n")
 
 
 def test_a_command_that_cannot_be_started_leaves_the_terminal_as_it_was(house: AgentHouse) -> None:
