@@ -181,3 +181,31 @@ def test_a_refusal_says_what_to_do(agent: Agent, desk: FakeDesk, code: Code, hin
     error, hinted = done.stderr.splitlines()
     assert error.startswith("error: a.key: ")
     assert hinted.startswith(f"hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "say what to start: secret-agent run [OPTIONS] -- COMMAND"),
+        (["--on-revoke", "SIGFOO", "--", "true"], "expected end, ignore or a signal such as TERM, HUP or USR1"),
+        (["--env", "A=plain", "--", "true"], "--env A takes a reference, secret://…"),
+        (["--timeout", "0", "--", "true"], "0.0 is not in the range"),
+        ([*(f"--env=A{n}=secret://k{n}" for n in range(65)), "--", "true"], "can be given 64 secrets in one way"),
+    ],
+)
+def test_a_run_that_is_not_understood_starts_nothing(agent: Agent, arguments: list[str], expected: str) -> None:
+    """The exit code is 2."""
+    done = agent("run", *arguments)
+    assert done.exit_code == 2
+    assert expected in done.stderr
+
+
+def test_a_run_without_a_credential_says_how_to_start_it() -> None:
+    """Before anything is started; the exit code is 7."""
+    nothing = dict.fromkeys(
+        ("SECRET_BROKER_CREDENTIAL", "SECRET_BROKER_CREDENTIAL_FD", "SECRET_BROKER_CREDENTIAL_FILE")
+    )
+    done = CliRunner().invoke(main, ["run", "--env", "A=secret://a", "--", "true"], env=nothing)
+    assert done.exit_code == 7
+    assert "error: this run was handed no credential" in done.stderr
+    assert "hint: start it with `secret-broker launch --agent ID" in done.stderr
