@@ -12,6 +12,7 @@ import base64
 import fcntl
 import os
 import random
+import resource
 import statistics
 import string
 import subprocess
@@ -50,7 +51,8 @@ def log_lines(chance: random.Random, size: int, every: int | None, known: list[b
     while length < size:
         line = (
             f"2026-11-29T20:{chance.randrange(60):02}:{chance.random() * 60:09.6f}Z INFO "
-            f"worker[{chance.randrange(9999)}] request={chance.randbytes(8).hex()} path=/api/v1/items/{chance.randrange(10**5)} status=200 "
+            f"worker[{chance.randrange(9999)}] request={chance.randbytes(8).hex()} "
+            f"path=/api/v1/items/{chance.randrange(10**5)} status=200 "
             f'agent="Mozilla/5.0 (X11; Linux x86_64)" took={chance.random() * 100:.3f}ms'
         ).encode()
         if every and len(lines) % every == 0:
@@ -95,8 +97,14 @@ def pump(mask: bool) -> None:
     """Copy standard input to standard output as `secret-agent run` does with a program's output."""
     feed = Masker(values(random.Random(2026))).feed if mask else bytes  # nothing secret
     fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, PIPE)
-    while chunk := os.read(0, PIPE // 4):
+    while chunk := os.read(0, CHUNK):
         os.write(1, feed(chunk))
+
+
+def processor_time() -> float:
+    """Of all the children that have ended, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def pipes(rounds: int, mib: int) -> None:
@@ -113,15 +121,19 @@ def pipes(rounds: int, mib: int) -> None:
             for _ in range(mib * (1 << 20) // TEXT):
                 file.write(block)
         took: dict[str, list[float]] = {end: [] for end in ends}
+        used: dict[str, list[float]] = {end: [] for end in ends}
         for _ in range(rounds):
             for end, command in ends.items():
-                start = time.perf_counter()
+                start, before = time.perf_counter(), processor_time()
                 subprocess.run(f"cat {source} | {command} > /dev/null", shell=True, check=True)
                 took[end].append(time.perf_counter() - start)
+                used[end].append(processor_time() - before)
     base = statistics.median(took["cat"])
     for end, times in took.items():
         middle = statistics.median(times)
-        print(f"{end:>10}  {mib} MiB of log lines in {middle:.3f} s ({middle / base - 1:+.0%} against cat)")
+        against = f"{middle / base - 1:+.0%} against cat"
+        processor = statistics.median(used[end])
+        print(f"{end:>10}  {mib} MiB of log lines in {middle:.3f} s ({against}), {processor:.3f} s of processor time")
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ async def test_a_value_that_is_no_text_comes_in_base64(gateway: Reached) -> None
     [
         ({}, Subject("eyJ.e30.c2ln", None, "claude", "run-1")),
         ({"Authorization": "bearer  a.b.c"}, Subject("a.b.c", None, "claude", "run-1")),
-        ({"Workload-Proof-Token": "p.q.r"}, Subject("eyJ.e30.c2ln", "p.q.r", "claude", "run-1")),
+        ({"Workload-Proof-Token": "p.q"}, Subject("eyJ.e30.c2ln", "p.q", "claude", "run-1")),
         (
             {"Authorization": "WPT p.q.r", "Workload-Identity-Token": "a.b.c"},
             Subject("a.b.c", "p.q.r", "claude", "run-1"),
@@ -105,6 +105,18 @@ async def test_what_a_program_shows_is_passed_on_to_the_broker(
     """The gateway believes nothing of it; the broker verifies it, and that it is one run's."""
     assert (await gateway.ask(headers=headers)).status_code == 200
     assert gateway.desk.requests[-1].subject == subject
+
+
+async def test_a_proof_serves_once(gateway: Reached) -> None:
+    """Whoever saw one cannot show it again; what the broker took for no proof may be shown again, and is none again."""
+    proof = {"Workload-Proof-Token": "once.and.again"}
+    gateway.desk.refused["unknown"] = Code.UNAUTHENTICATED
+    for _ in range(2):
+        assert (await gateway.ask({"secrets": ["unknown"]}, proof)).status_code == 401
+    assert (await gateway.ask(headers=proof)).status_code == 200
+    replayed = await gateway.ask(headers=proof)
+    assert (replayed.status_code, problem_of(replayed)["code"]) == (401, "unauthenticated")
+    assert len(gateway.desk.requests) == 3
 
 
 async def test_one_refused_name_holds_back_all_values(gateway: Reached) -> None:

@@ -155,7 +155,7 @@ def test_a_run_whose_time_is_over_starts_nothing(house: AgentHouse, tmp_path: Pa
     over = tmp_path / "over.json"
     over.touch(0o600)
     over.write_text(run.to_json())
-    done = agent(house, "run", "--", "echo", "no", A="secret://a.key", **{FILE_VARIABLE: str(over)})
+    done = agent(house, "run", "--", "echo", "no", A="secret://a.key", SECRET_BROKER_CREDENTIAL_FILE=str(over))
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.startswith(b"error: nothing was started: this run's token is over: start the run again")
     assert house.desk.requests == []
@@ -284,6 +284,8 @@ def test_much_output_takes_little_memory(house: AgentHouse) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         pipe = process.stdout.fileno()
         size = sum(len(chunk) for chunk in iter(lambda: os.read(pipe, 1 << 20), b""))
         peak = int(process.stderr.read().split()[1])

@@ -91,7 +91,7 @@ class Installation:
 
     def waiting(self) -> list[str]:
         """What waits for a decision, by id."""
-        return [item["id"] for item in json.loads(self.broker("approvals", "list", "--json") or "[]")]
+        return [item["approval_id"] for item in json.loads(self.broker("approvals", "list", "--json") or "[]")]
 
     def decide(self, approval: str, *, allow: bool) -> str:
         """Approve or deny as alice."""
