@@ -148,6 +148,20 @@ def test_people_are_waited_for_within_the_time(house: AgentHouse) -> None:
     assert done.returncode == 0
 
 
+def test_who_is_tired_of_waiting_for_people_interrupts(house: AgentHouse, tmp_path: Path) -> None:
+    """Nothing is started; what was granted is given back."""
+    house.desk.needs_approval.add("b.key")
+    options = ("--timeout", "60", "--env", "A=secret://a.key", "--env", "B=secret://b.key")
+    going = Going(house, [*options, "--", "touch", str(tmp_path / "started")])
+    assert b"waiting for people to approve b.key" in going.stderr.readline()
+    going.send_signal(signal.SIGINT)
+    assert (going.wait(), going.stderr.read()) == (130, b"interrupted\n")
+    assert not (tmp_path / "started").exists()
+    assert house.desk.leases[-1].ended == "released"
+    going.stdout.close()
+    going.stderr.close()
+
+
 def test_a_run_whose_time_is_over_starts_nothing(house: AgentHouse, tmp_path: Path) -> None:
     """And asks nothing."""
     run = RunCredential.from_json(house.run.to_json())
