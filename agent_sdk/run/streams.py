@@ -145,10 +145,19 @@ def _terminal_line(streams: Streams, number: int) -> int:
 
 def _pipe_line(streams: Streams, number: int) -> int:
     ours, theirs = os.pipe()
-    capacity = _OF_A_TERMINAL
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # the user has many pipes; a small one works too
-            fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _OF_A_PIPE)
-        capacity = fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ)
+    capacity = _widen(theirs)
+    _widen(number)  # if it is a pipe: its reader reads on while we search
     streams.lines.append(Line(theirs, ours, number, capacity))
     return theirs
+
+
+def _widen(pipe: int) -> int:
+    """Let a pipe keep more, where the system can; how much it keeps at most, in bytes."""
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):
+        return _OF_A_TERMINAL
+    with contextlib.suppress(OSError):  # it is none, or the user has many: a small one works too
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _OF_A_PIPE)
+    try:
+        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return _OF_A_TERMINAL
