@@ -10,6 +10,8 @@ from desk_workbench import until
 from egress_upstream import Authority, Received, answer
 from egress_workbench import ROUTE, SECRET, VALUE, Bench, open_bench
 
+from agent_sdk.wire.static_tokens import mint
+
 
 async def test_the_value_goes_where_the_route_says(bench: Bench) -> None:
     """The upstream gets the value and its own Host; the run's token stays here."""
@@ -58,6 +60,16 @@ async def test_the_token_stands_wherever_an_sdk_puts_its_key(bench: Bench, name:
     assert request.header("authorization") == f"Bearer {VALUE}"
     assert bench.run.token not in str(request)
     assert "mine" not in str(request)
+
+
+async def test_a_static_token_does_as_well(bench: Bench) -> None:
+    """A script that nobody launched shows its static token, and is asked for as what that stands for."""
+    token, _ = mint(bytes(37))
+    async with bench.agent.get(f"{bench.address}/openai/v1/models", headers={"x-api-key": token}) as got:
+        assert got.status == 200
+    (asked,) = [each.subject for each in bench.desk.requests if each.operation == "resolve"]
+    assert asked is not None
+    assert asked.token == token
 
 
 async def test_basic_and_query_and_own_header(tmp_path: Path, authority: Authority) -> None:
