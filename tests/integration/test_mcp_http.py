@@ -106,9 +106,10 @@ async def test_a_call_waits_as_long_as_it_says(home: House) -> None:
     assert heard[0].startswith("waiting for people to approve ")
 
 
+@pytest.mark.parametrize("mode", ["legacy", MODERN])
 @pytest.mark.parametrize("answer", ["accept", "decline"])
-async def test_a_person_is_shown_where_to_approve_in_the_newer_way(home: House, answer: str) -> None:
-    """The call ends with the link, the client shows it and makes the call again (SEP-2322)."""
+async def test_a_person_is_shown_where_to_approve(home: House, mode: str, answer: str) -> None:
+    """The server asks while the call runs; since 2026-07-28 the client makes the call again (SEP-2322)."""
 
     def decide() -> str:
         if answer == "accept":
@@ -116,8 +117,8 @@ async def test_a_person_is_shown_where_to_approve_in_the_newer_way(home: House, 
         return answer
 
     person = Person(decide)
-    async with client(home.http(), MODERN, person) as served:
-        arguments = {"names": ["prod.deploy_key"], "purpose": f"release with {answer}"}
+    async with client(home.http(), mode, person) as served:
+        arguments = {"names": ["prod.deploy_key"], "purpose": f"release with {answer} in {mode}"}
         result = await call(served, "request_access", **arguments)
     (shown,) = person.shown
     assert shown.url == f"https://desk.example/approvals#matter-{home.desk.approvals[-1].approval_id}"

@@ -443,7 +443,7 @@ async def test_a_command_that_hangs_stops_no_other(script: MakeScript) -> None:
     """Also where both are asked for together, time after time."""
     clock = Turnable()
     slow = Command((script("sleep 4716"),), timeout_seconds=1)
-    provider = of_commands(clock, slow=slow, it=Command(("printf", "x")))
+    provider = CommandProvider({"slow": slow, "it": Command(("printf", "x"))}, ENVIRON, clock)
     refs = [f"exec://{name}" for name in ("slow", "it")]
     answers = await provider.get_many(refs)
     assert answers["exec://it"] == Fetched(b"x")
