@@ -76,7 +76,8 @@ async def test_basic_and_query_and_own_header(tmp_path: Path, authority: Authori
     """A route can put the value into a password, the query or a header of its own, where callers may put the token."""
     text = ROUTE + "".join(
         f"    {name}:\n      upstream: https://localhost:{{port}}/base\n      secret: {SECRET}\n      send: {send}\n"
-        "      allow: [{{method: GET, path: /v1/*}}]\n      ca_file: {ca}\n      allow_private: [127.0.0.1/32]\n"
+        "      allow: [{{method: GET, path: /v1/*}}]\n      ca_file: {ca}\n"
+        "      allow_private: [127.0.0.0/8, '::1/128']\n"
         for name, send in (
             ("git", "{{basic: {{user: x-access-token}}}}"),
             ("maps", "{{query: key}}"),
