@@ -11,6 +11,7 @@ main.commands = CommandTable(
         "git-credential": "agent_sdk.cli.git_credential:git_credential",
         "inject": "agent_sdk.cli.inject:inject",
         "list": "agent_sdk.cli.list_names:list_names",
+        "mcp": "agent_sdk.cli.mcp:mcp",
         "put": "agent_sdk.cli.put:put",
         "run": "agent_sdk.cli.run:run",
         "headers": "agent_sdk.cli.headers:headers",

@@ -11,7 +11,6 @@ from broker_worker.core.limits import Rate
 from broker_worker.core.policy import Origin
 
 EGRESS_PORT = 7720
-EGRESS_AGENT = "egress"
 PLACE = "{secret}"
 """Where the value stands in a header's template."""
 
@@ -152,14 +151,12 @@ class EgressSettings:
     Args:
         routes: by their names.
         port: where the proxy listens on 127.0.0.1.
-        agent: as which agent `secret-broker up` starts it.
         max_calls: how many calls are in flight at most, all runs together.
         max_calls_per_run: and of one run.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
     port: int = EGRESS_PORT
-    agent: str = EGRESS_AGENT
     max_calls: int = 256
     max_calls_per_run: int = 32
 

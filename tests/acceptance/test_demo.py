@@ -67,7 +67,7 @@ def run(folder: Path) -> Shown:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     files = [path.name for path in folder.iterdir()]
@@ -204,15 +204,15 @@ def end_in_the_middle(folder: Path, number: int) -> tuple[int, str]:
                 assert line, demo.stderr.read()
             assert processes_of(folder)
             demo.send_signal(number)
-            _, errors = demo.communicate(timeout=60)
+            _, errors = demo.communicate(timeout=150)
         finally:
             demo.kill()
     return demo.returncode, errors
 
 
 def await_end_of_processes(folder: Path) -> list[str]:
-    """Wait until no process names the folder, for at most half a minute; returns those that are left."""
-    end = time.monotonic() + 30
+    """Wait until no process names the folder, for at most 90 seconds; returns those that are left."""
+    end = time.monotonic() + 90
     while (left := processes_of(folder)) and time.monotonic() < end:
         time.sleep(0.05)
     return left

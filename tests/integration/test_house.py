@@ -74,7 +74,7 @@ async def living(*floors: tuple[list[Part], float]) -> AsyncIterator[House]:
         yield house
     finally:
         house.stop()
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
 
 
 async def test_a_part_alone_gets_none_of_our_variables(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,13 +139,13 @@ async def test_up_starts_the_process_that_notifies_when_there_is_somebody_to_tel
 ) -> None:
     """Also when the file says so later; it logs in as the user `jobs`, and ends with the house."""
     up = processes.start("up", "--no-ledger", "--no-dashboard")
-    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
+    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 90)
     assert "jobs_launched" not in processes.log
     target = {"name": "bell", "kind": "command", "command": ["/bin/true"]}
     embedded_home.write(**{**ENV_FILES, "broker": f"provider: {{type: env}}\nnotifications: {json.dumps([target])}"})
-    await until(lambda: "jobs_ready" in processes.log or up.poll() is not None, 30)
+    await until(lambda: "jobs_ready" in processes.log or up.poll() is not None, 90)
     with embedded_home.redis() as redis:
-        await until(lambda: redis.smembers("rq:workers:notifications"), 30)
+        await until(lambda: redis.smembers("rq:workers:notifications"), 90)
     password = user_url("unix:///x", embedded_home.queue_key, JOBS).split(":")[2].split("@")[0]
     assert password not in processes.log
     up.terminate()
