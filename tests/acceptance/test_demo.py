@@ -20,7 +20,10 @@ from broker_worker.cli.demo.stage import WIDTH
 from broker_worker.cli.demo.traces import Search
 
 COMMAND = [sys.executable, "-m", "broker_worker.cli", "demo"]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the demo needs the embedded server")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="the demo needs the embedded server"),
+    pytest.mark.timeout(600),  # a dozen processes start in it, so its time is that of whoever else uses the machine
+]
 
 
 @dataclass(frozen=True)
