@@ -11,6 +11,7 @@ from agent_sdk.errors import ApprovalPending, NotGranted
 from agent_sdk.wire.errors import SecretBrokerError
 from broker_worker.core.egress import Route
 from broker_worker.core.limits import Rate
+from broker_worker.core.shown_proofs import ShownProofs
 from broker_worker.egress.identity import Caller
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.limits import Buckets
@@ -54,6 +55,7 @@ class Values:
         self._kept: OrderedDict[_Key, _Remembered] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[LentValue]] = {}
         self._accepted: OrderedDict[str, None] = OrderedDict()
+        self._proofs = ShownProofs()
         self._strangers = Buckets(lambda: time.monotonic_ns() // 1000)
 
     def forget(self) -> None:
@@ -76,7 +78,7 @@ class Values:
         """
         token, key = caller.subject.token, (caller.subject.token, route.name)
         if caller.subject.proof is not None:
-            return await self._checked(self._ask(route, caller))
+            return await self._checked(self._ask_once(route, caller, caller.subject.proof))
         kept = self._kept.get(key)
         if kept is not None:
             if kept.until > asyncio.get_running_loop().time():
@@ -94,6 +96,15 @@ class Values:
             asking = self._asking[key] = asyncio.create_task(self._ask(route, caller))
             asking.add_done_callback(lambda task: self._settle(key, caller, task))
         return await self._checked(asyncio.shield(asking))
+
+    async def _ask_once(self, route: Route, caller: Caller, proof: str) -> LentValue:
+        if not self._proofs.take(proof, time.time_ns() // 1_000_000):
+            raise unauthenticated("this proof was shown before: make a new one for each call")
+        try:
+            return await self._ask(route, caller)
+        except NotGranted as error:
+            self._proofs.give_back(proof, error.code)
+            raise
 
     async def _ask(self, route: Route, caller: Caller) -> LentValue:
         secret = await self._client().get(

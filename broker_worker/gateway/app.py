@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -21,9 +22,10 @@ from starlette.types import ASGIApp
 from agent_sdk.errors import LeaseExpired, NotGranted, Unavailable
 from agent_sdk.secret import Secret
 from broker_worker.core.configuration import ServerSettings
+from broker_worker.core.shown_proofs import ShownProofs
 from broker_worker.gateway.asking import Clients
 from broker_worker.gateway.guards import MAX_BODY, Gate
-from broker_worker.gateway.problems import UNAVAILABLE_SECONDS, Problem, not_granted
+from broker_worker.gateway.problems import UNAVAILABLE_SECONDS, Problem, not_granted, unauthenticated
 from broker_worker.gateway.reading import check_media_type, read_subject, read_wanted
 
 RESOLVE_PATH: Final = "/v1/secrets/resolve"
@@ -46,6 +48,7 @@ class Gateway:
     def __init__(self, clients: Clients, server: ServerSettings, body_seconds: float = BODY_SECONDS) -> None:
         self._clients, self._server, self._body_seconds = clients, server, body_seconds
         self._under_way = 0
+        self._proofs = ShownProofs()
 
     def app(self) -> ASGIApp:
         """The ASGI application."""
@@ -71,6 +74,9 @@ class Gateway:
         wanted = read_wanted(await self._body(request))
         if self._under_way >= MAX_UNDER_WAY:
             raise Problem(503, "unavailable", "too many requests are under way", retry_after=UNAVAILABLE_SECONDS)
+        proof = subject.proof
+        if proof is not None and not self._proofs.take(proof, time.time_ns() // 1_000_000):
+            raise unauthenticated()
         self._under_way += 1
         try:
             client = await self._clients.current()
@@ -83,6 +89,8 @@ class Gateway:
             )
             answer = _resolved(found, request.state.request_id)
         except NotGranted as error:
+            if proof is not None:
+                self._proofs.give_back(proof, error.code)
             raise not_granted(error) from None
         except LeaseExpired:  # revoked, or over, in the moment between
             raise not_granted(Unavailable("what was granted is over already")) from None

@@ -92,8 +92,8 @@ async def test_a_value_that_is_no_text_comes_in_base64(gateway: Reached) -> None
         ({"Authorization": "bearer  a.b.c"}, Subject("a.b.c", None, "claude", "run-1")),
         ({"Workload-Proof-Token": "p.q.r"}, Subject("eyJ.e30.c2ln", "p.q.r", "claude", "run-1")),
         (
-            {"Authorization": "WPT p.q.r", "Workload-Identity-Token": "a.b.c"},
-            Subject("a.b.c", "p.q.r", "claude", "run-1"),
+            {"Authorization": "WPT s.t.u", "Workload-Identity-Token": "a.b.c"},
+            Subject("a.b.c", "s.t.u", "claude", "run-1"),
         ),
         ({"Authorization": f"Bearer {STATIC}", "X-Agent-Run-Id": None}, Subject(STATIC, None, "claude", None)),
         ({"Authorization": f"Bearer {STATIC}", "X-Agent-Run-Id": "a"}, Subject(STATIC, None, "claude", "a")),
@@ -105,6 +105,15 @@ async def test_what_a_program_shows_is_passed_on_to_the_broker(
     """The gateway believes nothing of it; the broker verifies it, and that it is one run's."""
     assert (await gateway.ask(headers=headers)).status_code == 200
     assert gateway.desk.requests[-1].subject == subject
+
+
+async def test_a_proof_counts_once(gateway: Reached) -> None:
+    """Whoever reads it on its way has no use of it; one that served nothing may come again."""
+    headers = {"Workload-Proof-Token": "once.only.signed"}
+    assert (await gateway.ask(headers=headers)).status_code == 200
+    asked = len(gateway.desk.requests)
+    again = await gateway.ask(headers=headers)
+    assert (again.status_code, problem_of(again)["code"], len(gateway.desk.requests)) == (401, "unauthenticated", asked)
 
 
 async def test_one_refused_name_holds_back_all_values(gateway: Reached) -> None:
