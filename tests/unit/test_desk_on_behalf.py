@@ -18,6 +18,7 @@ from agent_sdk.wire.static_tokens import mint
 from broker_worker.core.configuration import StaticToken
 from broker_worker.core.policy import Origin
 from broker_worker.pipeline.delegation import FAULTS
+from broker_worker.ports import WriteNote
 
 GATEWAY = "http://127.0.0.1:7700"
 POLICY = f"""
@@ -299,10 +300,10 @@ async def test_what_people_allow_a_proxy_they_do_not_allow_the_run(tmp_path: Pat
 
 async def test_whoever_acts_for_others_does_not_act_for_itself(bench: DeskBench) -> None:
     """Else an agent would have what it may only have used, by showing its own token."""
-    own = "        allow: [{secret: anthropic.api_key, deliver: [proxy]}]\n        acts_for: {all_agents: true, deliver: [proxy]}"
-    bench.load(
-        policy=POLICY.replace("        allow: []\n        acts_for: {agents: [claude, codex], deliver: [proxy]}", own)
-    )
+    acts, mine = "acts_for: {agents: [claude, codex],", "allow: [{secret: anthropic.api_key, deliver: [proxy]}]"
+    policy = POLICY.replace(f"allow: []\n        {acts}", f"{mine}\n        acts_for: {{all_agents: true,")
+    assert mine in policy
+    bench.load(policy=policy)
     proxy, other = bench.run("egress"), bench.run("egress")
     for subject in (proxy, other):
         assert (await ask(bench, proxy, shown(subject))).code == Code.DENIED
@@ -385,6 +386,17 @@ async def test_who_acts_for_others_renews_no_lease_of_theirs_by_rights_of_its_ow
         bench.affairs.leases.book.end(holding)
     assert (await bench.ask(proxy, body=Renew(result.lease))).results[0].code == Code.DENIED
     assert (await bench.ask(proxy, body=Release(result.lease))).results[0].code == Code.EXPIRED
+
+
+async def test_whoever_acts_for_many_runs_is_told_once_of_a_new_version(bench: DeskBench) -> None:
+    """Else the notices of thousands of leases would push answers out of its stream."""
+    proxy = bench.run("egress")
+    for run in (bench.run("claude"), bench.run("claude")):
+        assert (await ask(bench, proxy, shown(run))).status == "ok"
+    note = WriteNote("0" * 32, "written", PROXIED, "local://anthropic", bench.clock.now(), version="8")
+    superseding, desk = bench.affairs.superseding, bench.desk
+    (letter,) = superseding.note(note, desk.configuration, desk.session, bench.clock.now())
+    assert (notice(proxy, letter).event, notice(proxy, letter).name) == ("secret_rotated", PROXIED)
 
 
 @pytest.mark.parametrize("kind", ["agent", "run", "token"])
