@@ -73,11 +73,15 @@ class Upstream:
     prefix: tuple[str, ...] = ()
 
     @property
-    def origin(self) -> str:
-        """Scheme, host and port, as URLs write them (RFC 6454)."""
+    def authority(self) -> str:
+        """Host and port as URLs write them, the port only if it is not the scheme's (RFC 3986, section 3.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        usual = self.port == (443 if self.scheme == "https" else 80)
-        return f"{self.scheme}://{host}" if usual else f"{self.scheme}://{host}:{self.port}"
+        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port (RFC 6454)."""
+        return f"{self.scheme}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)

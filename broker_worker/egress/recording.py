@@ -109,8 +109,10 @@ class Recorder:
         except (Unavailable, RateLimited) as error:
             self._failed(begun, str(error.code))
             return False
-        except NotGranted as error:  # such as a run whose token ended meanwhile; it would be refused again
-            _log.error("egress_calls_not_recorded", calls=len(calls), reason=str(error.code))
+        except NotGranted as error:  # such as a run whose token ended long ago; it would be refused again
+            # A call that never left may have been anybody's, with a made-up token.
+            log = _log.error if any(call.status is not None for call in calls) else _log.info
+            log("egress_calls_not_recorded", calls=len(calls), reason=str(error.code))
             return True
         except SecretBrokerError as error:  # the client was closed; there is another one, or we are ending
             self._failed(begun, type(error).__name__)

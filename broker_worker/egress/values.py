@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import ApprovalPending, NotGranted
 from agent_sdk.wire.errors import SecretBrokerError
-from agent_sdk.wire.proof import MAX_LIFETIME
 from broker_worker.core.egress import Route
 from broker_worker.core.limits import Rate
+from broker_worker.core.shown_proofs import ShownProofs
 from broker_worker.egress.identity import Caller
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.limits import Buckets
@@ -27,9 +27,6 @@ _STRANGERS = Rate(600, 60_000, 60)
 """How often the broker is asked about tokens that it has not accepted yet: guesses must not use up our own limits."""
 _MAX_ENTRIES = 2048
 _SKEW_MS = 30_000
-_MAX_PROOFS = 16_384
-_PROOF_SECONDS = MAX_LIFETIME / 1000 + 2 * _SKEW_MS / 1000
-"""For how long a proof is remembered: longer than any is good."""
 
 _Key = tuple[str, str]
 
@@ -58,7 +55,7 @@ class Values:
         self._kept: OrderedDict[_Key, _Remembered] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[LentValue]] = {}
         self._accepted: OrderedDict[str, None] = OrderedDict()
-        self._proofs: OrderedDict[str, float] = OrderedDict()
+        self._proofs = ShownProofs()
         self._strangers = Buckets(lambda: time.monotonic_ns() // 1000)
 
     def forget(self) -> None:
@@ -77,7 +74,7 @@ class Values:
         """
         token, key = caller.subject.token, (caller.subject.token, route.name)
         if caller.subject.proof is not None:
-            return await self._prove(route, caller, caller.subject.proof)
+            return await self._checked(self._ask_once(route, caller, caller.subject.proof))
         kept = self._kept.get(key)
         if kept is not None:
             if kept.until > asyncio.get_running_loop().time():
@@ -96,21 +93,13 @@ class Values:
             asking.add_done_callback(lambda task: self._settle(key, caller, task))
         return await self._checked(asyncio.shield(asking))
 
-    async def _prove(self, route: Route, caller: Caller, proof: str) -> LentValue:
-        """Ask with a proof, which serves once (docs/protocol.md, "Proof of possession")."""
-        now = asyncio.get_running_loop().time()
-        while self._proofs and next(iter(self._proofs.values())) < now:
-            self._proofs.popitem(last=False)
-        if proof in self._proofs:
+    async def _ask_once(self, route: Route, caller: Caller, proof: str) -> LentValue:
+        if not self._proofs.take(proof, time.time_ns() // 1_000_000):
             raise unauthenticated("this proof was shown before: make a new one for each call")
-        if len(self._proofs) >= _MAX_PROOFS:
-            raise Refusal(429, "rate_limited", "too many proofs at once: try again", 1)
-        self._proofs[proof] = now + _PROOF_SECONDS
         try:
-            return await self._checked(self._ask(route, caller))
-        except Refusal as refusal:
-            if refusal.code == "unauthenticated":
-                self._proofs.pop(proof, None)  # no broker takes it, so it need not be remembered
+            return await self._ask(route, caller)
+        except NotGranted as error:
+            self._proofs.give_back(proof, error.code)
             raise
 
     async def _ask(self, route: Route, caller: Caller) -> LentValue:

@@ -56,6 +56,7 @@ async def test_a_proof_is_for_one_call(bench: Bench) -> None:
     """A call with a proof of possession is asked for by itself, with that proof, and serves no call without."""
     for proof in ("a.b.c", "d.e.f"):
         assert (await bench.call(headers={"Workload-Proof-Token": proof})).status == 200
+    assert (await bench.call(headers={"Workload-Proof-Token": "a.b.another"})).status == 401
     assert (await bench.call()).status == 200
     subjects = [each.subject for each in bench.desk.requests if each.operation == "resolve" and each.subject]
     assert [subject.proof for subject in subjects] == ["a.b.c", "d.e.f", None]

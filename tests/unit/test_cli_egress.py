@@ -68,6 +68,19 @@ def test_nobody_may_act_for_others(config: Path) -> None:
     assert "hint: write below `agents:` in policy.yaml: egress: {allow: []" in result.stderr
 
 
+def test_doctor_says_whether_the_routes_could_be_served(config: Path) -> None:
+    """Doctor has a line for the proxy where there is a file of routes, and none where there is not."""
+    (config.parent / "keys").mkdir(mode=0o700)
+    arguments = ("doctor", "--only", "configuration")
+    assert "egress: routes: 1, as the agent egress" in run(*arguments).output
+    file = config / "egress.yaml"
+    file.write_text(file.read_text().replace("https:", "http:"))
+    result = run(*arguments)
+    assert (result.exit_code, "egress.yaml:4: `upstream`: a secret would leave" in result.output) == (1, True)
+    file.unlink()
+    assert "egress" not in run(*arguments).output
+
+
 def test_the_proxy_needs_a_run_of_its_own(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started without a credential, it says how to start it."""
     for name in ("", "_FD", "_FILE"):
