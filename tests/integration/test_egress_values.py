@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from desk_workbench import until
-from egress_upstream import Authority
+from egress_upstream import Authority, answer
 from egress_workbench import ROUTE, SECRET, Bench, Got, open_bench
 
 from agent_sdk.credential import RunCredential
+from agent_sdk.masking import Masker
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire.errors import Code
 from broker_worker.core.errors import ConfigError, SetupError
-from broker_worker.egress import recording, serving, values
+from broker_worker.egress import recording, scrubbing, serving, values
 from broker_worker.egress.serving import Egress
 
 
@@ -41,6 +42,24 @@ async def test_a_run_is_asked_for_once_a_minute(bench: Bench, monkeypatch: pytes
     third = bench.auth(bench.desk.credential("grok"))
     assert [(await bench.call(headers=third)).status for _ in range(2)] == [200, 200]
     assert asked(bench.desk) == 4
+
+
+async def test_what_looks_for_a_value_is_made_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs that are lent one value share what keeps it out of answers; another value has its own."""
+    made: list[str] = []
+
+    def noted(found: dict[str, bytes]) -> Masker:
+        made.extend(found)
+        return Masker(found)
+
+    monkeypatch.setattr(scrubbing, "Masker", noted)
+    for agent in ("a", "b", "c"):
+        assert (await bench.call(headers=bench.auth(bench.desk.credential(agent)))).status == 200
+    assert made == [SECRET]
+    bench.desk.values[SECRET] = "sk-another-9XbQ27"
+    bench.upstream.says("/v1/said", answer(b"sk-another-9XbQ27"))
+    got = await bench.call("/openai/v1/said", headers=bench.auth(bench.desk.credential("d")))
+    assert (got.body, len(made)) == (b"[masked openai.api_key]", 2)
 
 
 async def test_a_value_is_not_used_past_its_lease(bench: Bench) -> None:
