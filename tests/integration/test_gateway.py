@@ -298,6 +298,13 @@ async def test_a_request_for_another_server_is_refused(gateway: Reached, host: s
     assert gateway.desk.requests == []
 
 
+async def test_a_request_for_no_server_is_refused(gateway: Reached) -> None:
+    """HTTP/1.0 lets a client leave the Host header out; we do not."""
+    answer = await gateway.raw(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert b" 421 " in answer.split(b"\r\n")[0]
+    assert b'"code":"misdirected"' in answer
+
+
 async def test_it_is_found_as_localhost_too(gateway: Reached) -> None:
     """In whatever case a client writes it."""
     assert (await gateway.ask(headers={"Host": f"LOCALHOST:{gateway.port}"})).status_code == 200
