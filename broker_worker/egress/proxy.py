@@ -120,7 +120,8 @@ class Proxy:
             async with asyncio.timeout(route.bounds.timeout_seconds):
                 with self._in_flight.one(token):
                     loan = await self._values.lend(route, case.caller)
-                    loan.scrubber()  # before the value leaves: what cannot be kept out of answers is not sent
+                    if not loan.is_ready:  # what cannot be kept out of answers is not sent
+                        await asyncio.to_thread(loan.scrubber)
                     case.has_left = True
                     passage = Passage(
                         request, route, case.line.session, target.segments, case.caller.query, headers, loan

@@ -16,6 +16,7 @@ from broker_worker.egress.identity import Caller
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.limits import Buckets
 from broker_worker.egress.problems import Refusal, refused_by_broker, unauthenticated
+from broker_worker.egress.scrubbing import Scrubbers
 
 REMEMBERED_SECONDS = 60.0
 """For how long a granted value serves the same run on the same route without asking again."""
@@ -55,6 +56,7 @@ class Values:
         self._kept: OrderedDict[_Key, _Remembered] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[LentValue]] = {}
         self._accepted: OrderedDict[str, None] = OrderedDict()
+        self._scrubbers = Scrubbers()
         self._proofs = ShownProofs()
         self._strangers = Buckets(lambda: time.monotonic_ns() // 1000)
 
@@ -110,7 +112,7 @@ class Values:
             deliver="proxy",
             on_behalf_of=caller.subject,
         )
-        return LentValue(secret)
+        return LentValue(secret, self._scrubbers)
 
     async def _checked(self, asking: Awaitable[LentValue]) -> LentValue:
         try:
