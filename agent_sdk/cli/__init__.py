@@ -5,6 +5,7 @@ from agent_sdk.cli.root import main
 
 main.commands = CommandTable(
     {
+        "scan": "agent_sdk.cli.scan:scan",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
 )
