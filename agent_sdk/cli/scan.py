@@ -24,6 +24,10 @@ _NEXT: Final = (
 )
 
 
+def _processors() -> int:
+    return min(os.cpu_count() or 1, _MAX_JOBS)
+
+
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path())
 @click.option("--git", "of_history", is_flag=True, help="Scan the history of the repositories that PATHs are in.")
@@ -35,8 +39,17 @@ _NEXT: Final = (
 )
 @click.option("--update-baseline", is_flag=True, help="Write what was found into the baseline; leaves with 0.")
 @click.option("--format", "form", type=click.Choice(["human", "json", "sarif"]), default="human", show_default=True)
-@click.option("--jobs", type=click.IntRange(1, 64), default=lambda: min(os.cpu_count() or 1, _MAX_JOBS), show_default="the processors", help="Processes at most.")  # fmt: skip
-@click.option("--max-size", type=click.IntRange(1, 1024), default=10, show_default=True, metavar="MIB", help="Do not read larger files.")  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), default=_processors, show_default="the processors", help="Processes at most."
+)
+@click.option(
+    "--max-size",
+    type=click.IntRange(1, 1024),
+    default=10,
+    show_default=True,
+    metavar="MIB",
+    help="Do not read larger files.",
+)
 def scan(
     paths: tuple[str, ...],
     of_history: bool,

@@ -131,6 +131,6 @@ class Baseline:
 
 def _is_below(path: str, folders: Iterable[str]) -> bool:
     return any(
-        folder == "." and not path.startswith("../") or path == folder or path.startswith(f"{folder}/")
+        (folder == "." and not path.startswith("../")) or path == folder or path.startswith(f"{folder}/")
         for folder in folders
     )

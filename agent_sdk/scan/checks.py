@@ -74,7 +74,7 @@ def _json(text: bytes) -> dict[str, Any]:
 
 
 def is_jwt(token: bytes) -> bool:
-    """Whether it is a signed token (RFC 7519, section 3) that is meant to be kept, and not an example or a public one."""
+    """Whether it is a signed token (RFC 7519, section 3), and neither an example nor a public one."""
     header, payload, _ = token.split(b".", 2)
     claims = _json(payload)
     is_public = claims.get("sub") == _EXAMPLE_JWT or claims.get("role") == "anon"  # Supabase's key for browsers

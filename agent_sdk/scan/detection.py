@@ -1,8 +1,8 @@
 """Finds plaintext secrets in one text. Pure: no files, no clock, no settings.
 
-The order is by cost. Runs of characters that could be a key are found in one pass, and what a run begins with chooses the
-forms it is held against; a word such as `password` is looked for before anything is read around it. So a file without
-either costs little more than reading it.
+The order is by cost. Runs of characters that could be a key are found in one pass, and what a run begins with chooses
+the forms it is held against; a word such as `password` is looked for before anything is read around it. So a file
+without either costs little more than reading it.
 """
 
 import re
@@ -25,9 +25,12 @@ from agent_sdk.scan.shapes import (
 ALLOW: Final = b"secret-scan: allow"
 """A line with these words is let through."""
 CODE: Final = frozenset(
-    b".py .pyi .pyx .js .jsx .mjs .cjs .ts .tsx .go .rs .java .kt .kts .scala .c .h .cc .cpp .cxx .hpp .cs .fs .vb .rb .erb .php "
-    b".swift .m .mm .lua .pl .pm .ex .exs .erl .hs .ml .clj .dart .r .jl .zig .nim .groovy .sql .vue .svelte .html .htm .css .scss "
-    b".less .proto .graphql .md .rst .adoc .tex .ipynb .sol .v .sv .vhd .asm .s .el .lisp .map .svg .pod .po .pot .diff .patch".split()
+    (
+        b".py .pyi .pyx .js .jsx .mjs .cjs .ts .tsx .go .rs .java .kt .kts .scala .c .h .cc .cpp .cxx .hpp .cs .fs "
+        b".vb .rb .erb .php .swift .m .mm .lua .pl .pm .ex .exs .erl .hs .ml .clj .dart .r .jl .zig .nim .groovy "
+        b".sql .vue .svelte .html .htm .css .scss .less .proto .graphql .md .rst .adoc .tex .ipynb .sol .v .sv "
+        b".vhd .asm .s .el .lisp .map .svg .pod .po .pot .diff .patch"
+    ).split()
 )
 """Endings of programs and prose. What is none of these is taken for a configuration."""
 _RUN: Final = re.compile(rb"[A-Za-z0-9_.~-]{18,}")

@@ -1,7 +1,7 @@
 """Values that are secrets because of their names: `DB_PASSWORD=…`, `"api_key": "…"`, `--token …`.
 
-A name alone says little (`token_type`, `password_file`), and so does entropy alone (hashes, identifiers). Here both must
-agree: a name that is of a secret, and a value that could have been drawn at random and stands as a literal.
+A name alone says little (`token_type`, `password_file`), and so does entropy alone (hashes, identifiers). Here both
+must agree: a name that is of a secret, and a value that could have been drawn at random and stands as a literal.
 """
 
 import re
@@ -36,7 +36,7 @@ _KEYED: Final = re.compile(
 _INNOCENT: Final = re.compile(
     rb"public|publishable|pubkey|anon|(?:^|[_.-])(?:no|is|has|use|max|min|num|allow|show|hide|enable|disable|require|forgot|reset|"
     rb"validate|check|get|set|update|change|verify|generate|create|delete|remove|primary|foreign|sort|partition|cache|hash|"
-    rb"cursor|next|page|continuation|csrf|xsrf|idempotency|dedupe?|translation|i18n|message|label|host|ssh_host|known)[_.-]?"
+    rb"cursor|next|page|s3|object|bucket|result|input|output|lock|upload|client_request|request|routing|partial|map|continuation|csrf|xsrf|idempotency|dedupe?|translation|i18n|message|label|host|ssh_host|known)[_.-]?"
     rb"(?:\w+[_.-])?(?:key|token|password|secret|passwd|credential)s?$|token(?:s|ize[rd]?|izer|ization|_?limit|_?budget|_?usage)|"
     rb"secret(?:ary|ly|s?manager|_?manager)|keyboard|keyword|keycloak_?(?:url|host)|keystroke|monkey|donkey|turkey|author|"
     rb"(?:file|path|dir|folder|name|names|id|ids|url|uri|endpoint|host|port|type|kind|ref|refs|env|var|length|len|size|policy|field|"
@@ -46,7 +46,8 @@ _INNOCENT: Final = re.compile(
     rb"input|error|message|min|max|column|index|code|map|set|list|usage|server|service|username|user|email)$"
 )
 _ASSIGN: Final = re.compile(
-    rb"""[\w.-]{0,40}(?:\\{0,3}["'`])?\]?(?P<sep>[ \t]*(?:=>|:=|=(?![=~>])|:(?![:=]))[ \t]*|,[ \t]*(?=["'`])|[ \t]*>(?![=>])|[ \t]+)"""
+    rb"""[\w.-]{0,40}(?:\\{0,3}["'`])?\]?"""
+    rb"""(?P<sep>[ \t]*(?:=>|:=|=(?![=~>])|:(?![:=]))[ \t]*|,[ \t]*(?=["'`])|[ \t]*>(?![=>])|[ \t]+)"""
     rb"""(?:[A-Za-z_][\w.\[\]| ]{0,30}=[ \t]*(?=[bru]?["'`]))?"""
     rb"""(?:[bBrRuUfF@]{0,2}(?P<quote>\\{0,3}["'`])(?P<quoted>[^\r\n]{1,1024}?)(?P=quote)|(?P<bare>[^\s"'`<>,;]{4,1024}))"""
 )
@@ -130,7 +131,7 @@ def _is_random(value: bytes, *, is_setting: bool) -> bool:
     if _TOKENISH.fullmatch(value) is None or is_worded(value) or value.startswith((b"/", b"./", b"#", b"@")):
         return False
     if _HEX.fullmatch(value):
-        return entropy(value) >= 2.7 and not value.isdigit()
+        return len(value) >= (16 if is_setting else 24) and entropy(value) >= 2.7 and not value.isdigit()
     if len(value) < (12 if is_setting else 16) or not re.search(rb"\d", value) or not re.search(rb"[A-Za-z]", value):
         return False
     return (
@@ -184,6 +185,8 @@ def _at(text: bytes, at: int, end: int, seen: set[int], *, is_code: bool) -> Ite
 
 def _is_assigned(name: bytes, prefix: bytes, separator: bytes, *, is_bare: bool, is_code: bool) -> bool:
     """Whether the separator between a name and a value makes the one the other's, where they stand."""
+    if prefix.endswith((b"::", b":")) and not separator.endswith((b" ", b"=")):
+        return False  # a part of a name or of an address, such as an ARN
     is_flag = name.startswith(b"--")
     if separator.isspace():
         return is_flag

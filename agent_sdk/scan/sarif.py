@@ -21,8 +21,8 @@ _HELP: Final = (
 def sarif_of(report: Report) -> str:
     """The report as a SARIF log.
 
-    A result's `place` fingerprint is made of its file, kind and order there, so it says nothing of the value; `value` is
-    there with a baseline only, whose salt keys it.
+    A result's `place` fingerprint is made of its file, kind and order there, so it says nothing of the value; `value`
+    is there with a baseline only, whose salt keys it.
     """
     kinds = sorted({each.kind for each in (*report.new, *report.known)})
     indexes = {kind: index for index, kind in enumerate(kinds)}

@@ -1,4 +1,4 @@
-"""Secrets that are told by what they stand in: URLs with passwords, headers, key blocks, formats of certain programs."""
+"""Secrets that are told by what they stand in: URLs, headers, key blocks, files of certain programs."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ _DATABASES: Final = re.compile(
     rb"snowflake|redshift|neo4j|bolt|couchdb|cassandra|db2|jdbc|influx|ldap|nats|kafka|memcache|sqlite)"
 )
 _PEM: Final = re.compile(
-    rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\\[nr]|[\sA-Za-z0-9+/=:,.\"'|\\()@-]){64,16384}?(?:-----END|\Z)"
+    rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    rb"(?:\\[nr]|[\sA-Za-z0-9+/=:,.\"'|\\()@-]){64,16384}?(?:-----END|\Z)"
 )
 _BEARER: Final = re.compile(rb"[ \t]+(?P<value>[A-Za-z0-9._~+/=-]{16,2048})")
 _BASIC: Final = re.compile(rb"[ \t]+(?P<value>[A-Za-z0-9+/]{8,512}={0,2})(?![A-Za-z0-9+/=])")
