@@ -29,8 +29,8 @@ _FILLER: Final = re.compile(
 )
 _COMMON: Final = frozenset(
     b"password passwd pass pwd secret secrets token key apikey admin root user username postgres mysql mongo mongodb "
-    b"redis guest rabbitmq minio minioadmin elastic none null nil undefined true false yes no test testing tester example empty "
-    b"unset required optional string str bytes text value any default basic bearer hidden private public database "
+    b"redis guest rabbitmq minio minioadmin elastic none null nil undefined true false yes no test testing tester "
+    b"example empty unset required optional string str bytes text value any default basic bearer hidden private public database "
     b"letmein welcome qwerty enabled disabled prompt ask auto file environment env keyring plain plaintext "
     b"password1 password123 admin123 test123 test1234 secret123 pass123 passw0rd p@ssw0rd p@ssword changeit neo4j sa "
     b"vagrant docker ansible oracle kafka grafana jenkins nobody".split()

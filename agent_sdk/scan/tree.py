@@ -13,10 +13,25 @@ from agent_sdk.scan.finding import Finding, finding_of
 from agent_sdk.scan.reading import MAX_BYTES, TooLargeError, as_text, read_file
 
 SKIPPED_FOLDERS: Final = frozenset(
-    (
-        ".git .hg .svn .bzr node_modules .venv __pycache__ .tox .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis "
-        ".import_linter_cache .eggs .terraform .gradle"
-    ).split()
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        ".bzr",
+        "node_modules",
+        ".venv",
+        "__pycache__",
+        ".tox",
+        ".nox",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+        ".import_linter_cache",
+        ".eggs",
+        ".terraform",
+        ".gradle",
+    }
 )
 """Folders that are not entered, unless all are asked for: of version control, installed packages and caches."""
 _CHUNK: Final = 500
