@@ -62,14 +62,14 @@ _VENDORS: Final = tuple(
     for name, value, kind in (
         (rb"aws|secret_?access_?key", rb"[A-Za-z0-9/+]{40}", "aws-secret-access-key"),
         (
-            rb"accountkey|storage_?(?:account_?)?key",
+            rb"account_?key|storage_?(?:account_?)?key",
             rb"[A-Za-z0-9+/]{76,86}(?:==|\+ASt[A-Za-z0-9+/=]{6,8})?",
             "azure-storage-key",
         ),
-        (rb"sharedaccesskey", rb"[A-Za-z0-9+/]{43}=", "azure-shared-access-key"),
+        (rb"shared_?access_?key", rb"[A-Za-z0-9+/]{43}=", "azure-shared-access-key"),
         (rb"azure", rb"[0-9a-f]{32}|[A-Za-z0-9]{52}JQQJ99[A-Za-z0-9]{26}|[A-Za-z0-9]{84}", "azure-key"),
         (rb"twilio", rb"[0-9a-f]{32}", "twilio-auth-token"),
-        (rb"cloudflare|(?:^|_)cf_", rb"[A-Za-z0-9_-]{37,40}", "cloudflare-token"),
+        (rb"cloud_?flare|(?:^|_)cf_", rb"[A-Za-z0-9_-]{37,40}", "cloudflare-token"),
         (rb"heroku", rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "heroku-key"),
         (rb"vercel", rb"[A-Za-z0-9]{24}", "vercel-token"),
         (rb"mailgun", rb"[0-9a-f]{32}-[0-9a-f]{8}-[0-9a-f]{8}", "mailgun-key"),
@@ -114,7 +114,7 @@ _HUMPS: Final = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])")
 
 def _is_password(value: bytes, *, is_setting: bool) -> bool:
     """Whether somebody could have chosen or drawn it as a password."""
-    if not 6 <= len(value) <= 256 or any(c in value for c in b" \t") or b"://" in value:
+    if not 6 <= len(value) <= 256 or b"://" in value or (b" " in value and not is_setting):
         return False
     if is_setting:
         return not is_worded(value) or (len(value) >= 9 and _is_mixed(value) and not value.startswith((b"/", b".")))
@@ -126,9 +126,15 @@ def _is_mixed(value: bytes) -> bool:
     return re.search(rb"[A-Za-z]", value) is not None and (has_digit or has_symbol)
 
 
+def _is_path(value: bytes) -> bool:
+    return value.startswith((b"./", b"../", b"~/", b"#", b"@")) or (
+        value.startswith(b"/") and is_worded(value[1:].partition(b"/")[0])
+    )
+
+
 def _is_random(value: bytes, *, is_setting: bool) -> bool:
     """Whether it could have been drawn at random: long, mixed, and no words."""
-    if _TOKENISH.fullmatch(value) is None or is_worded(value) or value.startswith((b"/", b"./", b"#", b"@")):
+    if _TOKENISH.fullmatch(value) is None or is_worded(value) or _is_path(value):
         return False
     if _HEX.fullmatch(value):
         return len(value) >= (16 if is_setting else 24) and entropy(value) >= 2.7 and not value.isdigit()
@@ -187,6 +193,8 @@ def _is_assigned(name: bytes, prefix: bytes, separator: bytes, *, is_bare: bool,
     """Whether the separator between a name and a value makes the one the other's, where they stand."""
     if prefix.endswith((b"::", b":")) and not separator.endswith((b" ", b"=")):
         return False  # a part of a name or of an address, such as an ARN
+    if prefix.endswith((b"checksum/", b"hash/", b"sha256/")):
+        return False  # what Kubernetes' annotations say of a secret's content
     is_flag = name.startswith(b"--")
     if separator.isspace():
         return is_flag

@@ -28,12 +28,15 @@ _FILLER: Final = re.compile(
     re.IGNORECASE,
 )
 _COMMON: Final = frozenset(
-    b"password passwd pass pwd secret secrets token key apikey admin root user username postgres mysql mongo mongodb "
-    b"redis guest rabbitmq minio minioadmin elastic none null nil undefined true false yes no test testing tester "
-    b"example empty unset required optional string str bytes text value any default basic bearer hidden private public database "
-    b"letmein welcome qwerty enabled disabled prompt ask auto file environment env keyring plain plaintext "
-    b"password1 password123 admin123 test123 test1234 secret123 pass123 passw0rd p@ssw0rd p@ssword changeit neo4j sa "
-    b"vagrant docker ansible oracle kafka grafana jenkins nobody".split()
+    (
+        b"password passwd pass pwd secret secrets token key apikey admin root user username postgres mysql mongo "
+        b"mongodb redis guest rabbitmq minio minioadmin elastic none null nil undefined true false yes no test "
+        b"testing tester example empty unset required optional string str bytes text value any default basic "
+        b"bearer hidden private public database letmein welcome qwerty enabled disabled prompt ask auto file "
+        b"environment env keyring plain plaintext password1 password123 admin123 test123 test1234 secret123 "
+        b"pass123 passw0rd p@ssw0rd p@ssword changeit neo4j sa vagrant docker ansible oracle kafka grafana "
+        b"jenkins nobody"
+    ).split()
 )
 EXAMPLES: Final = frozenset(
     {
@@ -97,7 +100,13 @@ def is_worded(value: bytes) -> bool:
         value: a text without line breaks.
     """
     parts = [part for part in _PARTS.split(value) if part]
-    return all(_WORDS.fullmatch(part) or _CAMEL.fullmatch(part) for part in parts)
+    return all(_WORDS.fullmatch(part) or _is_camel(part) for part in parts)
+
+
+def _is_camel(part: bytes) -> bool:
+    """Whether capitals begin words in it; drawn at random there would be more of them."""
+    capitals = sum(65 <= c <= 90 for c in part)
+    return _CAMEL.fullmatch(part) is not None and len(part) >= 3 * capitals
 
 
 def entropy(value: bytes) -> float:
