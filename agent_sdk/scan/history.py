@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Final
 
 from agent_sdk.scan.detection import find_secrets
@@ -42,12 +42,14 @@ class Blob:
     Args:
         path: from the repository's top on.
         commit: the first commit with this content at this path; empty for the index.
-        content: the file's bytes.
+        name: git's name of the content.
+        content: the file's bytes; None if they were given before, at another path.
     """
 
     path: str
     commit: str
-    content: bytes = field(repr=False)
+    name: bytes
+    content: bytes | None = field(repr=False)
 
 
 class Repository:
@@ -107,19 +109,24 @@ class Repository:
             self._check(diff)
 
     def _contents(self, changes: "Iterator[_Change]", max_bytes: int, tally: Tally) -> Iterator[Blob]:
-        seen: set[tuple[bytes, bytes]] = set()
+        read: set[tuple[bytes, bytes]] = set()
+        given: set[tuple[bytes, bytes]] = set()
         with self._start("cat-file", "--batch", stdin=True) as reader:
             assert reader.stdin is not None
             assert reader.stdout is not None
             for change in changes:
-                # the name's ending decides how a content is read, so one content under two endings is looked at twice
-                key = (change.blob, change.path.rpartition(b"/")[2].rpartition(b".")[2])
-                if key in seen:
+                if (change.blob, change.path) in given:
                     continue
-                seen.add(key)
-                content = _content(reader.stdin, reader.stdout, change.blob, max_bytes, tally)
-                if content is not None:
-                    yield Blob(os.fsdecode(change.path), change.commit, content)
+                given.add((change.blob, change.path))
+                # a file's ending decides how it is read, so one content under two endings is looked at twice
+                key = (change.blob, _ending(change.path))
+                content: bytes | None = None
+                if key not in read:
+                    read.add(key)
+                    content = _content(reader.stdin, reader.stdout, change.blob, max_bytes, tally)
+                    if content is None:
+                        continue
+                yield Blob(os.fsdecode(change.path), change.commit, change.blob, content)
             reader.stdin.close()
 
     def _start(self, *arguments: str, stdin: bool = False) -> "subprocess.Popen[bytes]":
@@ -179,6 +186,10 @@ def _changes(stream: IO[bytes]) -> Iterator[_Change]:
             _, mode, _, blob, _ = words.split(b" ")
 
 
+def _ending(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2].rpartition(b".")[2]
+
+
 def _fields(stream: IO[bytes]) -> Iterator[bytes]:
     rest = b""
     while chunk := stream.read(65536):
@@ -224,16 +235,24 @@ def scan_blobs(
         Where each value stood first, once for each file that had it.
     """
     first: dict[tuple[str, str, str], Finding] = {}
+    known: dict[tuple[bytes, bytes], list[Finding]] = {}
     for blob in blobs:
         path = os.path.join(top, blob.path) if top else blob.path  # noqa: PTH118  # paths are plain texts here, as in `tree`
         if leaves_out(path):
             continue
-        text = as_text(blob.content)
-        if text is None:
-            tally.binary += 1
-            continue
-        tally.files += 1
-        for match in find_secrets(text, blob.path):
-            found = finding_of(match, text, path, salt, blob.commit)
-            first.setdefault((path, found.kind, found.fingerprint), found)
+        key = (blob.name, _ending(os.fsencode(blob.path)))
+        if blob.content is not None:
+            known[key] = _scan(blob, blob.content, salt, tally)
+        for found in known.get(key, ()):
+            here = replace(found, path=path, commit=blob.commit)
+            first.setdefault((path, here.kind, here.fingerprint), here)
     return sorted(first.values(), key=lambda each: (each.path, each.line, each.column))
+
+
+def _scan(blob: Blob, content: bytes, salt: bytes, tally: Tally) -> list[Finding]:
+    text = as_text(content)
+    if text is None:
+        tally.binary += 1
+        return []
+    tally.files += 1
+    return [finding_of(match, text, blob.path, salt, blob.commit) for match in find_secrets(text, blob.path)]

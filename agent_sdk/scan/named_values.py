@@ -43,7 +43,7 @@ _INNOCENT: Final = re.compile(
     rb"label|hint|ttl|expiry|expires|expires_?in|expiration|lifetime|count|version|format|regex|pattern|prefix|suffix|header|"
     rb"status|state|mode|method|class|algorithm|alg|hash|digest|hashed|encrypted|sha\d*|fingerprint|thumbprint|checksum|"
     rb"integrity|arn|location|store|provider|scheme|strategy|rotation|enabled|required|template|title|text|desc\w*|placeholder|"
-    rb"input|error|message|min|max|column|index|code|map|set|list|usage|server|service|username|user|email)$"
+    rb"input|error|message|min|max|column|index|code|map|set|list|usage|server|service|username|user|email|used|at|on|date|time|age|days)$"
 )
 _ASSIGN: Final = re.compile(
     rb"""[\w.-]{0,40}(?:\\{0,3}["'`])?\]?"""
@@ -114,7 +114,7 @@ _HUMPS: Final = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])")
 
 def _is_password(value: bytes, *, is_setting: bool) -> bool:
     """Whether somebody could have chosen or drawn it as a password."""
-    if not 6 <= len(value) <= 256 or b"://" in value or (b" " in value and not is_setting):
+    if not 6 <= len(value) <= 256 or b"://" in value or value.count(b" ") > (2 if is_setting else 0):
         return False
     if is_setting:
         return not is_worded(value) or (len(value) >= 9 and _is_mixed(value) and not value.startswith((b"/", b".")))

@@ -34,8 +34,10 @@ SKIPPED_FOLDERS: Final = frozenset(
     }
 )
 """Folders that are not entered, unless all are asked for: of version control, installed packages and caches."""
-_CHUNK: Final = 500
-_WORTH_A_PROCESS: Final = 2000
+CHUNK = 500
+"""Files that a process is given at once."""
+WORTH_A_PROCESS = 2000
+"""So many files are shared out among processes."""
 
 
 @dataclass(slots=True)
@@ -103,9 +105,9 @@ def scan_paths(paths: Sequence[str], scope: Scope, jobs: int) -> tuple[list[Find
     """
     tally = Tally()
     files = list(walk(paths, scope, tally))
-    chunks = [files[at : at + _CHUNK] for at in range(0, len(files), _CHUNK)]
+    chunks = [files[at : at + CHUNK] for at in range(0, len(files), CHUNK)]
     found: list[Finding] = []
-    for part, seen in _run(chunks, scope, jobs if len(files) >= _WORTH_A_PROCESS else 1):
+    for part, seen in _run(chunks, scope, jobs if len(files) >= WORTH_A_PROCESS else 1):
         found += part
         tally.add(seen)
     return sorted(found, key=lambda each: (each.path, each.line, each.column)), tally

@@ -247,7 +247,7 @@ def seen_by_git(plans: Sequence[EnvPlan]) -> tuple[list[Seen], list[str]]:
         try:
             for blob in repository.blobs(MAX_BYTES, tally):
                 for move in moves:
-                    if move.variable not in seen and _is_in(move, blob.content):
+                    if move.variable not in seen and _is_in(move, blob.content or b""):
                         seen[move.variable] = Seen(move.variable, blob.commit, blob.path)
         except ScanError as error:
             notes.append(f"{repository.top}: git's history was looked at in part: {error}")
