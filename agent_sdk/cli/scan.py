@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -69,6 +70,9 @@ def scan(
 
     Exit codes: 0 nothing new, 1 something new, 2 it could not be scanned.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end a scan
     if of_history and staged:
         raise click.UsageError("--git and --staged exclude each other")
     if update_baseline and baseline is None:

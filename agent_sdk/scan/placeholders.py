@@ -54,7 +54,7 @@ EXAMPLES: Final = frozenset(
 )
 """Keys that vendors' own documents show: AWS, the storage emulators of Azure and Cosmos DB, Stripe, GitHub."""
 _WORDS: Final = re.compile(rb"[A-Za-z]?[a-z]*|[A-Z]+|\d{1,3}|v\d+|[a-z]{1,3}\d{1,3}|[A-Z]{1,3}\d{1,3}")
-_CAMEL: Final = re.compile(rb"[A-Za-z][a-z]+(?:[A-Z][a-z]+|[A-Z]{1,4}(?=[A-Z_\d]|\Z)|\d{1,2})*")
+_CAMEL: Final = re.compile(rb"[A-Za-z][a-z]++(?:[A-Z][a-z]++|[A-Z]{1,4}(?=[A-Z_\d]|\Z)|\d{1,2}(?!\d))*+")
 _PARTS: Final = re.compile(rb"[_.\-/:@ ]+")
 
 

@@ -17,7 +17,7 @@ _DATABASES: Final = re.compile(
 )
 _PEM: Final = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-    rb"(?:\\[nr]|[\sA-Za-z0-9+/=:,.\"'|\\()@-]){64,16384}?(?:-----END|\Z)"
+    rb"(?:\\[nr]|(?!-----)[\sA-Za-z0-9+/=:,.\"'|\\()@-]){64,16384}+(?:-----END|\Z)"
 )
 _BEARER: Final = re.compile(rb"[ \t]+(?P<value>[A-Za-z0-9._~+/=-]{16,2048})")
 _BASIC: Final = re.compile(rb"[ \t]+(?P<value>[A-Za-z0-9+/]{8,512}={0,2})(?![A-Za-z0-9+/=])")
@@ -46,7 +46,7 @@ _NAMED_FILES: Final = {
     b"master.key": (_MASTER_KEY, "rails-master-key"),
 }
 _MANIFEST: Final = re.compile(rb"(?m)^kind:[ \t]*[\"']?Secret\b")
-_DATA: Final = re.compile(rb"(?m)^data:[ \t]*\r?\n((?:[ \t]+[^\r\n]*(?:\r?\n|\Z))+)")
+_DATA: Final = re.compile(rb"(?m)^data:[ \t]*\r?\n((?:[ \t][^\r\n]*+(?:\r?\n|\Z))++)")
 _ENTRY: Final = re.compile(
     rb"(?m)^[ \t]+(?P<name>[\w.-]+):[ \t]*[\"']?(?P<value>[A-Za-z0-9+/]{8,8192}={0,2})[\"']?[ \t]*\r?$"
 )

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/scan_bench.py [--files 20000]
 
-Files of 1 to 10 KB, their text cut out of the standard library's sources, one in fifty with a planted key; the files are
-in the page cache, as they were just written. Every round is a process of its own, start included.
+Files of 1 to 10 KB, their text cut out of the standard library's sources, one in fifty with a planted key; the files
+are in the page cache, as they were just written. Every round is a process of its own, start included.
 """
 
 import argparse

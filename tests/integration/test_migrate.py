@@ -204,18 +204,20 @@ def test_places_of_created_names_need_no_line(run: Run, home: Path) -> None:
 def test_what_cannot_be_done_safely_is_refused(run: Run) -> None:
     """Each before anything is changed, with what to do; no value is shown."""
     cases = {
-        "read-only": lambda: Path(".env").chmod(0o440),
-        "hard links": lambda: os.link(".env", "other"),
-        "two values": lambda: Path(".env").write_text(f"DB_PASSWORD={SECOND}\nDB_PASSWORD={SECOND}x\n"),
-        "is made of DB_PASSWORD": lambda: Path(".env").write_text(f"DB_PASSWORD={SECOND}\nU=x${{DB_PASSWORD}}\n"),
-        "makes no secret name": lambda: Path(".env").write_text(f"PASSWORD={SECOND}\n"),
-        "is no `NAME=value` line": lambda: Path(".env").write_text(f"DB_PASSWORD='{SECOND}\n"),
+        "read-only": BEFORE,
+        "hard links": BEFORE,
+        "two values": f"DB_PASSWORD={SECOND}\nDB_PASSWORD={SECOND}x\n",
+        "is made of DB_PASSWORD": f"DB_PASSWORD={SECOND}\nU=x${{DB_PASSWORD}}\n",
+        "makes no secret name": f"PASSWORD={SECOND}\n",
+        "is no `NAME=value` line": f"DB_PASSWORD='{SECOND}\n",
     }
-    for message, prepare in cases.items():
-        for path in (Path(".env"), Path("other")):
-            path.unlink(missing_ok=True)
-        Path(".env").write_bytes(BEFORE.encode())
-        prepare()
+    for message, text in cases.items():
+        for old in (Path(".env"), Path("other")):
+            old.unlink(missing_ok=True)
+        Path(".env").write_text(text)
+        Path(".env").chmod(0o400 if message == "read-only" else 0o600)
+        if message == "hard links":
+            Path("other").hardlink_to(".env")
         name = ("--name", "PASSWORD=Not A Name") if "secret name" in message else ()
         result = run(".env", "--yes", *name)
         assert result.exit_code in {3, 7}, (message, result.output)

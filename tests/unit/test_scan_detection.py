@@ -56,6 +56,24 @@ def test_any_bytes_are_scanned(pieces: list[bytes], name: str) -> None:
         end = match.end
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"-----BEGIN RSA PRIVATE KEY-----\n" * 20_000,
+        b"password=" + b"a" + b"A1" * 400_000 + b"!",
+        b"secret: aa" + b"1" * 900 + b"!\n" + b"token: a" + b"A" * 900 + b"!",
+        b"kind: Secret\ndata:\n" + b" " * 300_000 + b"\r",
+        b"key=" * 20_000,
+        b"http://" * 50_000 + b":" * 50_000,
+        b"eyJ" + b"a" * 500_000 + b".eyJ",
+    ],
+    ids=["blocks", "run", "digits", "spaces", "keys", "urls", "token"],
+)
+def test_hostile_texts_end(text: bytes) -> None:
+    """No text takes more than its size is worth, or the test's time is over."""
+    find_secrets(text, ".env")
+
+
 def test_an_allowed_line_is_let_through() -> None:
     """The comment counts on its line and on no other."""
     text = f"DB_PASSWORD={PASSWORD} # secret-scan: allow\nMAIL_PASSWORD={PASSWORD}\n"
