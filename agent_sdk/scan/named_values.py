@@ -93,16 +93,26 @@ def judge(name: bytes, value: bytes, *, is_setting: bool) -> str | None:
     Returns:
         The kind; None if it is no secret, or cannot be told from what is none.
     """
-    lowered = _snake(name).lower()
-    is_password = _PASSWORDS.search(lowered) is not None
-    if not (is_password or _KEYED.search(lowered)) or _INNOCENT.search(lowered) or is_placeholder(value):
+    if not names_a_secret(name) or is_placeholder(value):
         return None
-    if is_password:
+    lowered = _snake(name).lower()
+    if _PASSWORDS.search(lowered):
         return "password" if _is_password(value, is_setting=is_setting) else None
     for vendor, form, kind in _VENDORS:
         if vendor.search(lowered) and form.fullmatch(value) and not is_worded(value):
             return kind
     return "generic-secret" if _is_random(value, is_setting=is_setting) else None
+
+
+def names_a_secret(name: bytes) -> bool:
+    """Whether a name is that of a secret, and not of something beside one.
+
+    Args:
+        name: the name as written.
+    """
+    lowered = _snake(name).lower()
+    is_of_secret = _PASSWORDS.search(lowered) is not None or _KEYED.search(lowered) is not None
+    return is_of_secret and _INNOCENT.search(lowered) is None
 
 
 def _snake(name: bytes) -> bytes:

@@ -8,66 +8,18 @@ done twice.
 import hashlib
 import hmac
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
-from agent_sdk.scan.errors import ScanError
-from agent_sdk.scan.history import Repository
-from agent_sdk.scan.reading import MAX_BYTES
-from agent_sdk.scan.tree import Tally
+from broker_worker.app.config_additions import Additions
 from broker_worker.app.migration_plan import EnvPlan, Move
 from broker_worker.app.operator_vault import OperatorVault, operator_vault
-from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import ConfigError, FailureKind, ProviderError, SetupError
-from broker_worker.files.configuration import BROKER_FILE, POLICY_FILE, SECRETS_FILE, load_configuration
+from broker_worker.core.errors import FailureKind, ProviderError, SetupError
 from broker_worker.files.env_backup import KEY, Backup, load_backup, store_backup
 from broker_worker.files.keys import ensure_seed
-from broker_worker.files.yaml_additions import YamlText
-from broker_worker.private_files import make_private_folder, sync_folder
+from broker_worker.private_files import sync_folder
 from broker_worker.settings import Settings
-
-_SHORTEST: Final = 6
-"""Shorter values are not looked for in git's history: they stand everywhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileChange:
-    """What an operator's file becomes."""
-
-    path: Path
-    before: bytes
-    after: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Additions:
-    """What the operator's files say after a migration.
-
-    Args:
-        changes: the files that change, the registry's before the policy's.
-        configuration: all files read together as they will be.
-    """
-
-    changes: tuple[FileChange, ...]
-    configuration: Configuration
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A value that git has.
-
-    Args:
-        variable: the variable.
-        commit: the first commit that has it.
-        path: the file there.
-    """
-
-    variable: str
-    commit: str
-    path: str
 
 
 @dataclass(slots=True)
@@ -83,80 +35,6 @@ class Outcome:
     stored: list[str] = field(default_factory=list)
     found: list[str] = field(default_factory=list)
     backups: list[Path] = field(default_factory=list)
-
-
-def plan_additions(settings: Settings, moves: Sequence[Move], agents: Sequence[str], held: Configuration) -> Additions:
-    """Work out the lines that registry and policy need, and check the files as they will be.
-
-    Args:
-        settings: the installation.
-        moves: what is moved.
-        agents: who may have it.
-        held: the operator's files as they are.
-
-    Raises:
-        ConfigError: if a file is written in a form that cannot be added to, or would not be valid.
-    """
-    folder = settings.config_dir
-    texts: dict[Path, YamlText] = {}
-
-    def text_of(own: str) -> YamlText:
-        path = folder / own if (folder / own).exists() else folder / BROKER_FILE
-        if path not in texts:
-            texts[path] = YamlText(path.read_bytes(), str(path))
-        return texts[path]
-
-    references = {move.name: move.ref for move in moves if not move.is_registered}
-    if references:
-        text_of(SECRETS_FILE).add_references(references)
-    for agent in agents:
-        names = [name for name in dict.fromkeys(move.name for move in moves) if not _may_have(held, agent, name)]
-        if agent not in held.policy.agents:
-            path = folder / POLICY_FILE
-            hint = "add the agent there first; what an unknown agent may have is not guessed"
-            raise ConfigError(f"there is no agent `{agent}`", file=str(path), hint=hint)
-        if names:
-            text_of(POLICY_FILE).add_grants(agent, names)
-    changes = [FileChange(path, path.read_bytes(), text.raw) for path, text in texts.items()]
-    changes = [change for change in changes if change.before != change.after]
-    candidate = _checked(settings, changes) if changes else held
-    _refuse_side_effects(held, candidate, references)
-    return Additions(tuple(changes), candidate)
-
-
-def _may_have(held: Configuration, agent: str, name: str) -> bool:
-    policy = held.policy.agents.get(agent)
-    return policy is not None and any(g.pattern.matches(name) and "resolve" in g.actions for g in policy.grants)
-
-
-def _checked(settings: Settings, changes: Sequence[FileChange]) -> Configuration:
-    """Read the operator's files as they will be, in a folder beside them that is removed again."""
-    staging = settings.home / f".migrate-{os.getpid()}-{os.urandom(4).hex()}"
-    make_private_folder(staging)
-    try:
-        for file in settings.config_dir.glob("*.yaml"):
-            shutil.copyfile(file, staging / file.name)
-        for change in changes:
-            (staging / change.path.name).write_bytes(change.after)
-        return load_configuration(staging)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _refuse_side_effects(held: Configuration, candidate: Configuration, references: dict[str, str]) -> None:
-    registry = {name: entry.ref for name, entry in held.registry.items()} | references
-    if {name: entry.ref for name, entry in candidate.registry.items()} != registry:
-        raise SetupError(
-            "the registry cannot be added to safely", hint="add the names to secrets.yaml by hand, and try again"
-        )
-    before = {agent: [(g.pattern.text, g.actions) for g in rules.grants] for agent, rules in held.policy.agents.items()}
-    after = {
-        agent: [(g.pattern.text, g.actions) for g in rules.grants] for agent, rules in candidate.policy.agents.items()
-    }
-    if set(before) != set(after) or any(not set(before[agent]) <= set(after[agent]) for agent in before):
-        raise SetupError(
-            "the policy cannot be added to safely", hint="add the names to policy.yaml by hand, and try again"
-        )
 
 
 async def migrate(settings: Settings, plans: Sequence[EnvPlan], additions: Additions, by: str) -> Outcome:
@@ -221,45 +99,6 @@ async def _holds(vault: OperatorVault, move: Move) -> bool:
             hint=f"give it another name with --name {move.variable}=NAME, or leave it where it is with --exclude",
         )
     return True
-
-
-def seen_by_git(plans: Sequence[EnvPlan]) -> tuple[list[Seen], list[str]]:
-    """Which of the values git has, in any commit that is still there.
-
-    Args:
-        plans: the env files.
-
-    Returns:
-        The values that it has, each with the first commit and file; and why a file's repository was not looked at.
-    """
-    seen: dict[str, Seen] = {}
-    notes: list[str] = []
-    wanted: dict[str, tuple[Repository, list[Move]]] = {}
-    for plan in plans:
-        try:
-            repository = Repository(str(plan.path.parent))
-        except ScanError as error:
-            notes.append(f"{plan.path}: git's history was not looked at: {error}")
-            continue
-        wanted.setdefault(repository.top, (repository, []))[1].extend(plan.moves)
-    for repository, moves in wanted.values():
-        tally = Tally()
-        try:
-            for blob in repository.blobs(MAX_BYTES, tally):
-                for move in moves:
-                    if move.variable not in seen and _is_in(move, blob.content or b""):
-                        seen[move.variable] = Seen(move.variable, blob.commit, blob.path)
-        except ScanError as error:
-            notes.append(f"{repository.top}: git's history was looked at in part: {error}")
-        if tally.large or tally.unreadable:
-            notes.append(
-                f"{repository.top}: {tally.large + len(tally.unreadable)} contents of git's were not looked at"
-            )
-    return list(seen.values()), notes
-
-
-def _is_in(move: Move, content: bytes) -> bool:
-    return any(len(text) >= _SHORTEST and text in content for text in {move.value, move.written})
 
 
 def restore(settings: Settings, path: Path, *, force: bool) -> tuple[Path, bool]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_sdk.scan.detection import find_secrets
-from agent_sdk.scan.named_values import judge
+from agent_sdk.scan.named_values import judge, names_a_secret
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, Configuration
 from broker_worker.core.errors import SetupError
@@ -76,6 +76,7 @@ class EnvPlan:
         before: its bytes.
         after: its bytes with references.
         moves: the variables that move, in their order.
+        doubtful: variables with a secret's name that stay, since their values do not look like one.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class EnvPlan:
     before: bytes = field(repr=False)
     after: bytes = field(repr=False)
     moves: tuple[Move, ...]
+    doubtful: tuple[str, ...] = ()
 
 
 def plan_file(path: Path, configuration: Configuration, choice: Choice) -> EnvPlan:
@@ -112,7 +114,8 @@ def plan_file(path: Path, configuration: Configuration, choice: Choice) -> EnvPl
     _refuse_used(file, {each.name for each in chosen}, str(path))
     moves = tuple(_move_of(each, configuration, choice, str(path)) for each in chosen)
     after = file.with_values({move.variable: f"{_SCHEME}{move.name}" for move in moves})
-    return EnvPlan(real, stat.S_IMODE(status.st_mode), before, after, moves)
+    doubtful = tuple(each.name for each in file.settings if each not in chosen and _is_doubtful(each, choice))
+    return EnvPlan(real, stat.S_IMODE(status.st_mode), before, after, moves, doubtful)
 
 
 def refuse_clashes(plans: Sequence[EnvPlan]) -> None:
@@ -152,6 +155,13 @@ def _is_chosen(setting: Setting, choice: Choice) -> bool:
         or judge(setting.name.encode(), value, is_setting=True) is not None
         or bool(find_secrets(value, ".env"))
     )
+
+
+def _is_doubtful(setting: Setting, choice: Choice) -> bool:
+    """Whether people should look: a reference or a template is none, a weak password may be one."""
+    if setting.name in choice.exclude or any(mark in setting.value for mark in ("://", "${", "{{", "<")):
+        return False
+    return names_a_secret(setting.name.encode())
 
 
 def _refuse_unsafe(path: Path, mode: int, links: int) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from broker_worker.app.migrating import Additions, migrate, plan_additions, seen_by_git
+from broker_worker.app.config_additions import Additions, plan_additions
+from broker_worker.app.migrating import migrate
 from broker_worker.app.migrating import restore as put_back
 from broker_worker.app.migration_plan import (
     Choice,
@@ -18,6 +19,7 @@ from broker_worker.app.migration_plan import (
     refuse_clashes,
     refuse_unknown,
 )
+from broker_worker.app.seen_by_git import seen_by_git
 from broker_worker.cli.revoke import BY
 from broker_worker.cli.root import USAGE, printable
 from broker_worker.files.configuration import load_configuration
@@ -98,6 +100,8 @@ def migrate_files(
     refuse_unknown(plans, {*include, *names})
     moves = [move for plan in plans for move in plan.moves]
     if not moves:
+        for name in dict.fromkeys(name for plan in plans for name in plan.doubtful):
+            click.echo(f"{name} stays: its value does not look like a secret's (--include {name})")
         click.echo("no secret found: nothing to move (--include VARIABLE moves one all the same)")
         return
     additions = plan_additions(settings, moves, agents, configuration)
@@ -124,6 +128,8 @@ def _show(plans: Sequence[EnvPlan], additions: Additions) -> None:
         click.echo(f"{printable(str(plan.path))}:")
         for move in plan.moves:
             click.echo(f"  line {move.line}: {move.variable} -> secret://{move.name}, kept at {move.ref}")
+        for name in plan.doubtful:
+            click.echo(f"  {name} stays: its name is of a secret, its value does not look like one (--include {name})")
     for change in additions.changes:
         path = str(change.path)
         before, after = (text.decode().splitlines(keepends=True) for text in (change.before, change.after))

@@ -244,6 +244,16 @@ def test_links_are_followed_and_other_variables_can_be_included(run: Run, home: 
     assert stored(home)["app.debug"] == b"1"
 
 
+def test_a_weak_password_is_pointed_out(run: Run) -> None:
+    """What has a secret's name and does not look like one stays, and people are told so."""
+    Path(".env").write_text("DB_PASSWORD=postgres\nAPI_TOKEN=secret://api.token\nTOKEN_URL=x\n")
+    result = run(".env", "--yes")
+    assert "DB_PASSWORD stays" in result.stdout
+    assert "TOKEN" not in result.stdout
+    assert run(".env", "--include", "DB_PASSWORD", "--yes").exit_code == 0
+    assert "DB_PASSWORD=secret://db.password\n" in Path(".env").read_text()
+
+
 def test_keys_that_git_has_are_named(run: Run) -> None:
     """By variable, commit and file, in a repository with odd names; where there is no repository, that is said."""
     assert "git's history was not looked at" in run(".env", "--dry-run").stdout
