@@ -173,6 +173,39 @@ def test_a_vault_that_fails_halfway_leaves_the_file_as_it_was(
     assert (home / "config/secrets.yaml").read_bytes() == secrets
 
 
+def test_a_vault_that_keeps_nothing_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every value is read back before the plaintext goes."""
+
+    async def swallowing(self: OperatorVault, name: str, value: bytes, **options: object) -> None:
+        del self, name, value, options
+
+    monkeypatch.setattr(OperatorVault, "write", swallowing)
+    result = run(".env", "--yes")
+    assert result.exit_code == 5
+    assert "does not give it back" in result.stderr
+    assert Path(".env").read_bytes() == BEFORE.encode()
+
+
+def test_a_file_that_changes_meanwhile_is_left_alone(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody's edit is not lost, in the env file as in the operator's files; the next run goes on."""
+    real = OperatorVault.announce_all
+
+    async def editing(self: OperatorVault) -> None:
+        edited.write_bytes(edited.read_bytes() + b"# edited\n")
+        await real(self)
+
+    for edited in (home / "config/secrets.yaml", Path(".env")):
+        with monkeypatch.context() as patched:
+            patched.setattr(OperatorVault, "announce_all", editing)
+            result = run(".env", "--yes")
+        assert result.exit_code == 7
+        assert "was changed meanwhile" in result.stderr
+        assert edited.read_bytes().endswith(b"# edited\n")
+        assert KEY in Path(".env").read_text()
+    assert run(".env", "--yes").exit_code == 0
+    assert Path(".env").read_bytes() == f"{AFTER}# edited\n".encode()
+
+
 def test_another_value_under_the_name_is_not_overwritten(run: Run, home: Path) -> None:
     """A name that the vault has with another value is refused; another name, or leaving it out, helps."""
     CliRunner().invoke(main, ["--home", str(home), "vault", "set", "db.password"], input="other")
