@@ -47,11 +47,14 @@ _INNOCENT: Final = re.compile(
 )
 _ASSIGN: Final = re.compile(
     rb"""[\w.-]{0,40}(?:\\{0,3}["'`])?\]?"""
-    rb"""(?P<sep>[ \t]*(?:=>|:=|=(?![=~>])|:(?![:=]))[ \t]*|,[ \t]*(?=["'`])|[ \t]*>(?![=>])|[ \t]+)"""
+    rb"""(?P<sep>,?\s{1,80}["']?[vV]alue["']?[ \t]*[:=][ \t]*"""
+    rb"""|[ \t]*(?:=>|:=|=(?![=~>])|:(?![:=]))[ \t]*|,[ \t]*(?=["'`])|[ \t]*>(?![=>])|[ \t]+)"""
     rb"""(?:[A-Za-z_][\w.\[\]| ]{0,30}=[ \t]*(?=[bru]?["'`]))?"""
     rb"""(?:[bBrRuUfF@]{0,2}(?P<quote>\\{0,3}["'`])(?P<quoted>[^\r\n]{1,1024}?)(?P=quote)|(?P<bare>[^\s"'`<>,;]{4,512}))"""
 )
 _NAME: Final = re.compile(rb"[\w.-]*\Z")
+_SETTER: Final = re.compile(rb"(?:configure set|\bset(?: -[a-z]+)+|\bsetx|\bsetenv|^ENV|\nENV)[ \t]+\Z")
+"""What a name and a value with nothing but a space between them may stand behind."""
 _WINDOW: Final = 48
 _TOKENISH: Final = re.compile(rb"[A-Za-z0-9+/=_.~:%!@#^&*$-]{12,1024}")
 _HEX: Final = re.compile(rb"[0-9a-fA-F]{16,}")
@@ -207,7 +210,7 @@ def _is_assigned(name: bytes, prefix: bytes, separator: bytes, *, is_bare: bool,
         return False  # what Kubernetes' annotations say of a secret's content
     is_flag = name.startswith(b"--")
     if separator.isspace():
-        return is_flag
+        return is_flag or _SETTER.search(prefix) is not None
     if separator.strip() == b">":
         return is_bare and prefix.endswith(b"<")
     if not is_bare or not is_code:

@@ -9,6 +9,7 @@ are in the page cache, as they were just written. Every round is a process of it
 import argparse
 import json
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -56,9 +57,9 @@ def main() -> None:
         size = make_tree(Path(folder), given.files)
         print(f"{given.files} files, {size / given.files / 1000:.1f} kB each on average")
         for jobs in (1, 2):
-            times = []
+            times, used = [], []
             for _ in range(given.rounds):
-                begun = time.perf_counter()
+                before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
                 command = [
                     sys.executable,
                     "-m",
@@ -72,13 +73,16 @@ def main() -> None:
                 ]
                 done = subprocess.run(command, capture_output=True, check=False, text=True)
                 times.append(time.perf_counter() - begun)
+                after = resource.getrusage(resource.RUSAGE_CHILDREN)
+                used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
                 summary = json.loads(done.stdout)["summary"]
                 assert summary["files"] == given.files, summary
                 assert summary["new"] >= given.files // _PLANTED, summary
             middle = statistics.median(times)
-            spread = f"{min(times):.2f} to {max(times):.2f}"
-            rate = given.files / middle * 60
-            print(f"--jobs {jobs}: {middle:.2f} s (median of {given.rounds}, {spread}), {rate:,.0f} files a minute")
+            spread = f"median of {given.rounds}, {min(times):.2f} to {max(times):.2f}"
+            print(f"--jobs {jobs}: {middle:.2f} s ({spread}), {given.files / middle * 60:,.0f} files a minute")
+            cost = statistics.median(used)
+            print(f"  {cost:.2f} s of processor time, {given.files / cost * 60:,.0f} files a minute of it")
 
 
 if __name__ == "__main__":
