@@ -13,6 +13,7 @@ from agent_sdk.credential import RunCredential
 from agent_sdk.errors import ClientClosed
 from agent_sdk.outcome import Resolution, Stored
 from agent_sdk.secret import Secret
+from agent_sdk.source import SecretSource
 from agent_sdk.wire.messages import Notice, Way
 
 T = TypeVar("T")
@@ -155,6 +156,15 @@ class SecretBroker:
                 names, purpose=purpose, ttl=ttl, timeout=timeout, wait_for_approval=wait, deliver=deliver
             )
         )
+
+    def source(
+        self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
+    ) -> SecretSource:
+        """A secret as a callable, for clients that take one in place of a key; see `AsyncSecretBroker.source`.
+
+        `OpenAI(api_key=broker.source("openai.api_key"))`, and LangChain's `ChatOpenAI` likewise.
+        """
+        return SecretSource(lambda: self.get(name, purpose=purpose, ttl=ttl, timeout=timeout), name)
 
     def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """The names that this run may ask for; see `AsyncSecretBroker.list_names`."""

@@ -17,12 +17,19 @@ from agent_sdk.exchange import Exchange
 from agent_sdk.loan import Loan
 from agent_sdk.outcome import Answer, Resolution, Stored
 from agent_sdk.redis_transport import RedisTransport
-from agent_sdk.request import checked_generate, checked_names, checked_put, checked_resolve, checked_seconds
+from agent_sdk.request import (
+    checked_generate,
+    checked_names,
+    checked_put,
+    checked_report,
+    checked_resolve,
+    checked_seconds,
+)
 from agent_sdk.secret import Secret, loan_of, wall_clock
+from agent_sdk.source import AsyncSecretSource
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import (
-    MAX_CALLS,
     Call,
     Generate,
     ListNames,
@@ -31,7 +38,6 @@ from agent_sdk.wire.messages import (
     Put,
     Release,
     Renew,
-    Report,
     Resolve,
     Subject,
     Way,
@@ -203,6 +209,21 @@ class AsyncSecretBroker:
         answer.raise_if_refused()
         return answer.secrets
 
+    def source(
+        self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
+    ) -> AsyncSecretSource:
+        """A secret as a coroutine function, for clients that take one in place of a key.
+
+        `AsyncOpenAI(api_key=broker.source("openai.api_key"))` asks when it needs the key, and again when it is over.
+
+        Args:
+            name: its canonical name.
+            purpose: as for `get`.
+            ttl: as for `get`.
+            timeout: as for `get`.
+        """
+        return AsyncSecretSource(lambda: self.get(name, purpose=purpose, ttl=ttl, timeout=timeout), name)
+
     async def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """The names that this run may ask for.
 
@@ -222,11 +243,10 @@ class AsyncSecretBroker:
             timeout: seconds that this may take.
 
         Raises:
+            InvalidRequest: if a call is not of its form.
             NotGranted: if they were not recorded, or (`Unavailable`) nobody answered.
         """
-        if not 1 <= len(calls) <= MAX_CALLS:
-            raise InvalidRequest(f"a report has 1 to {MAX_CALLS} calls; got {len(calls)}")
-        answer = await self._ask(Report(subject, tuple(calls)), (), self._seconds(timeout))
+        answer = await self._ask(checked_report(subject, calls), (), self._seconds(timeout))
         answer.raise_if_refused()
 
     async def renew(self, secret: Secret, *, timeout: float | None = None) -> Secret:

@@ -19,12 +19,24 @@ from typing import Any, NoReturn
 import click
 
 from agent_sdk.errors import CredentialInvalid, CredentialMissing, InvalidRequest
-from agent_sdk.wire.errors import SecretBrokerError
+from agent_sdk.wire.errors import Code, SecretBrokerError
 
 REFUSED = 1
 USAGE = 2
 NO_CREDENTIAL = 7
 INTERRUPTED = 130
+_START_AGAIN = "start the run again: `secret-broker launch --agent ID -- …`"
+_HINTS = {
+    Code.DENIED: "`secret-agent list` shows what this run may ask for; the policy's owner can allow more",
+    Code.APPROVAL_PENDING: "give people more time with --timeout; what they approve is served to the same request",
+    Code.APPROVAL_EXPIRED: "ask again, and tell those who may approve",
+    Code.EXPIRED: _START_AGAIN,
+    Code.UNAUTHENTICATED: _START_AGAIN,
+    Code.REVOKED: "ask the broker's operator why; `secret-broker revocations` shows it there",
+    Code.UNAVAILABLE: "is the broker running? `secret-broker doctor` on its host says what is wrong",
+    Code.AUDIT_UNAVAILABLE: "tell the broker's operator; `secret-broker doctor` on its host says what is wrong",
+    Code.CONFLICT: "name the version that is to be replaced with --replaces, if the policy lets this run replace it",
+}
 _EPILOG = "Exit codes: 0 ok, 1 refused or not answered, 2 usage, 7 no usable credential, 130 interrupted."
 
 
@@ -60,7 +72,7 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
     elif isinstance(error, InvalidRequest):
         code = USAGE
     elif isinstance(error, SecretBrokerError):
-        code = REFUSED
+        code, hint = getattr(error, "exit_code", REFUSED), hint or _HINTS.get(error.code, "")
     elif isinstance(error, OSError) and error.strerror:
         code, message = REFUSED, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     else:

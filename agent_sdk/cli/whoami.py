@@ -1,18 +1,28 @@
 """`secret-agent whoami`: which run this is, as its credential says."""
 
+import json
 from datetime import UTC, datetime
 
 import click
 
+from agent_sdk.cli.asking import JSON
 from agent_sdk.credential import RunCredential
 
 
 @click.command()
-def whoami() -> None:
+@JSON
+def whoami(as_json: bool) -> None:
     """Say which agent and run the credential is for, and until when. Asks nobody, and shows no key."""
     credential = RunCredential.load()
-    ends = datetime.fromtimestamp(credential.expires_at / 1000, UTC)
-    click.echo(f"agent    {credential.agent_id}")
-    click.echo(f"run      {credential.run_id}")
-    click.echo(f"queue    {credential.shown_queue_url}")
-    click.echo(f"expires  {ends:%Y-%m-%dT%H:%M:%SZ}")
+    ends = f"{datetime.fromtimestamp(credential.expires_at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    facts = {
+        "agent": credential.agent_id,
+        "run": credential.run_id,
+        "queue": credential.shown_queue_url,
+        "expires": ends,
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for name, fact in facts.items():
+        click.echo(f"{name:<7}  {fact}")

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.names import MAX_SECRET_NAME, is_secret_name
+from agent_sdk.wire.names import MAX_AGENT_ID, MAX_RUN_ID, MAX_SECRET_NAME, is_secret_name
 
 MAX_NAMES = 64
 MAX_PURPOSE = 256
@@ -52,11 +52,14 @@ class Subject(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """On whose behalf somebody else asks: what the run, or the script, showed of itself (RFC 8693, "subject_token").
 
     `token` is a run's identity token or an agent's static token; `proof` a proof that whoever showed the identity token
-    holds the run's key (docs/protocol.md, "On behalf of a run").
+    holds the run's key (docs/protocol.md, "On behalf of a run"). `agent` and `run` are what it called itself besides,
+    if it was asked to: the broker refuses what disagrees with the token.
     """
 
     token: Annotated[str, Meta(min_length=1, max_length=MAX_TOKEN)]
     proof: Annotated[str, Meta(min_length=1, max_length=MAX_PROOF)] | None = None
+    agent: Annotated[str, Meta(min_length=1, max_length=MAX_AGENT_ID)] | None = None
+    run: Annotated[str, Meta(min_length=1, max_length=MAX_RUN_ID)] | None = None
 
     def __repr__(self) -> str:
         """Nothing of it."""

@@ -16,14 +16,13 @@ import msgspec
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
-from joserfc.jws import JWSRegistry
 
 from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.jose import ALGORITHMS, REGISTRY, base64url, public_jwk, signing_key
 from agent_sdk.wire.messages import MAX_TOKEN
 from agent_sdk.wire.names import NamePattern, check_agent_id, check_run_id
 
 TYPE: Final = "wit+jwt"
-ALGORITHMS: Final = ("Ed25519", "EdDSA")
 MAX_SCOPE = 64
 MAX_TASK = 128
 _CLAIMS = {"iss", "sub", "agent_id", "run_id", "iat", "exp", "jti", "task", "scope", "cnf"}
@@ -74,15 +73,7 @@ class RunIdentity:
 
 def key_thumbprint(public_key: bytes) -> str:
     """The RFC 7638 thumbprint of an Ed25519 public key, base64url."""
-    return OKPKey.import_key(_jwk(public_key)).thumbprint()
-
-
-def _jwk(public_key: bytes, **more: str) -> dict[str, str | list[str]]:
-    return {"kty": "OKP", "crv": "Ed25519", "x": _b64(public_key), **more}
-
-
-def _b64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+    return OKPKey.import_key(public_jwk(public_key)).thumbprint()
 
 
 def subject(trust_domain: str, agent_id: str, run_id: str) -> str:
@@ -101,7 +92,7 @@ def sign_token(issuer_seed: bytes, identity: RunIdentity, trust_domain: str = "s
     Returns:
         The compact serialisation.
     """
-    key = _signing_key(issuer_seed)
+    key = signing_key(issuer_seed)
     claims: dict[str, Any] = {
         "iss": identity.issuer,
         "sub": subject(trust_domain, identity.agent_id, identity.run_id),
@@ -110,7 +101,7 @@ def sign_token(issuer_seed: bytes, identity: RunIdentity, trust_domain: str = "s
         "iat": identity.issued_at // 1000,
         "exp": identity.expires_at // 1000,
         "jti": identity.token_id,
-        "cnf": {"jwk": _jwk(identity.run_public_key, alg=ALGORITHMS[0])},
+        "cnf": {"jwk": public_jwk(identity.run_public_key, alg=ALGORITHMS[0])},
     }
     if identity.task is not None:
         claims["task"] = identity.task
@@ -120,28 +111,8 @@ def sign_token(issuer_seed: bytes, identity: RunIdentity, trust_domain: str = "s
     return jwt.encode(header, claims, key, algorithms=list(ALGORITHMS))
 
 
-def _signing_key(seed: bytes) -> OKPKey:
-    import nacl.bindings as sodium  # noqa: PLC0415  # only issuers sign; verifiers do not pay for the import
-
-    public, _ = sodium.crypto_sign_seed_keypair(seed)
-    return OKPKey.import_key(_jwk(public, d=_b64(seed)))
-
-
 def _refuse(message: str, code: Code = Code.UNAUTHENTICATED) -> WireError:
     return WireError(f"identity token: {message}", code=code, reason="bad_token")
-
-
-class _Registry(JWSRegistry):
-    """Knows the one algorithm under its two names, without the warning that joserfc gives for RFC 8037's.
-
-    Verification runs in threads, where silencing a warning would change the filters of the whole process.
-    """
-
-    def get_alg(self, name: str) -> Any:
-        return super().get_alg(ALGORITHMS[0] if name in ALGORITHMS else name)
-
-
-_REGISTRY: Final = _Registry(algorithms=ALGORITHMS)
 
 
 class TokenVerifier:
@@ -154,7 +125,7 @@ class TokenVerifier:
 
     def __init__(self, anchors: Iterable[TrustAnchor], skew: int = 0) -> None:
         self._anchors = {anchor.key_id: anchor for anchor in anchors}
-        self._keys = {kid: OKPKey.import_key(_jwk(a.public_key)) for kid, a in self._anchors.items()}
+        self._keys = {kid: OKPKey.import_key(public_jwk(a.public_key)) for kid, a in self._anchors.items()}
         self._skew = skew
 
     def verify(self, token: str, now: int) -> RunIdentity:
@@ -175,7 +146,7 @@ class TokenVerifier:
         if anchor is None:
             raise _refuse("signed by a key that config/issuers.yaml does not list")
         try:
-            claims = jwt.decode(token, self._keys[anchor.key_id], registry=_REGISTRY).claims
+            claims = jwt.decode(token, self._keys[anchor.key_id], registry=REGISTRY).claims
         except (JoseError, ValueError, TypeError, RecursionError) as error:
             raise _refuse(f"the signature does not verify ({type(error).__name__})") from None
         return _identity(claims, anchor, now, self._skew)
@@ -256,7 +227,7 @@ def _confirmation(cnf: object) -> bytes:
         raw = base64.urlsafe_b64decode(jwk["x"].encode("ascii") + b"=")
     except ValueError:
         raise _refuse("cnf.jwk.x is not base64url") from None
-    if len(raw) != 32 or _b64(raw) != jwk["x"]:
+    if len(raw) != 32 or base64url(raw) != jwk["x"]:
         raise _refuse("cnf.jwk.x is not 32 bytes in base64url")
     return raw
 

@@ -10,6 +10,12 @@ import structlog
 
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STEADY_SECONDS = 30.0
+_PLAIN = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TERM", "NO_COLOR", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+        *("PYTHONPATH", "PYTHONHOME", "PYTHONUTF8", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    }
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -23,6 +29,8 @@ class Part:
         arguments: of `secret-broker`.
         environ: variables that it is given besides; they may hold a password.
         wanted: set once it is to run; None for from the start.
+        alone: whether it gets of our own variables only what any program needs: none that hold a password, a token or
+            a passphrase of the broker's.
     """
 
     kind: str
@@ -30,6 +38,13 @@ class Part:
     arguments: tuple[str, ...]
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
     wanted: asyncio.Event | None = None
+    alone: bool = False
+
+
+def _inherited(*, alone: bool) -> dict[str, str]:
+    if not alone:
+        return dict(os.environ)
+    return {name: text for name, text in os.environ.items() if name.upper() in _PLAIN or name.startswith("LC_")}
 
 
 class House:
@@ -84,7 +99,7 @@ class House:
 
     async def _run_once(self, part: Part, leaving: asyncio.Event) -> int:
         command = [*self._command, *part.arguments, "--until-stdin-ends"]
-        environ = {**os.environ, **part.environ}
+        environ = {**_inherited(alone=part.alone), **part.environ}
         process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, env=environ)
         _log.info(f"{part.kind}_launched", **{part.kind: part.name}, pid=process.pid)
         ended = asyncio.ensure_future(process.wait())

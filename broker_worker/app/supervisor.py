@@ -10,12 +10,14 @@ import structlog
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
+from broker_worker.app.part_credentials import RENEW_SECONDS, Mint, PartCredential
 from broker_worker.app.reloading import watch
 from broker_worker.app.rotation_schedule import has_schedule
 from broker_worker.app.upstream import has_dynamic
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.egress import EGRESS_FILE
 from broker_worker.files.keys import JOBS, QUEUE, ensure_seed, load_broker_keys, load_seed
 from broker_worker.jobs.payloads import NOTIFICATIONS, ROTATIONS, UPSTREAM
 from broker_worker.queue import acl
@@ -23,6 +25,8 @@ from broker_worker.queue.acl import ensure_users
 from broker_worker.queue.embedded import EmbeddedServer
 from broker_worker.settings import Settings
 
+PROXY_SECONDS = 28.0
+"""How long the egress proxy may take to let calls in flight end; without any it is gone at once."""
 STOP_SECONDS = 20.0
 """How long workers may take to drain; what comes before and after has less."""
 _CHECK_SECONDS = 0.5
@@ -42,6 +46,9 @@ class Supervisor:
         ledger: whether to run the ledger.
         dashboard: whether to run the dashboard.
         notifications: whether to run the process that tells people, if the files say whom.
+        gateway: whether to run the HTTP gateway, if broker.yaml has `server`.
+        egress: whether to run the egress proxy, if there is an egress.yaml.
+        mint: mints the runs of parts that ask on behalf of others; None for no such parts.
     """
 
     def __init__(
@@ -54,6 +61,9 @@ class Supervisor:
         ledger: bool = False,
         dashboard: bool = False,
         notifications: bool = True,
+        gateway: bool = False,
+        egress: bool = False,
+        mint: Mint | None = None,
     ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
@@ -63,8 +73,17 @@ class Supervisor:
         self._may_notify = notifications
         self._stopping = asyncio.Event()
         self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._answers_http, self._proxies = asyncio.Event(), asyncio.Event()
+        self._gateway: PartCredential | None = None
+        self._gateway_environ: dict[str, str] = {}
+        if gateway and mint is not None:
+            self._gateway = PartCredential(settings.run_dir, "gateway", "value", mint, SystemClock().now)
+        self._egress: PartCredential | None = None
+        if egress and mint is not None:
+            self._egress = PartCredential(settings.run_dir, "egress", "proxy", mint, SystemClock().now)
         self._queue_key = b""
         self._server: EmbeddedServer | None = None
+        self._configuration: Configuration | None = None
 
     def stop(self) -> None:
         """Drain the workers, then stop the server."""
@@ -90,9 +109,11 @@ class Supervisor:
                 await ensure_users(self._settings.queue_address, self._queue_key, agents)
                 _log.info("queue_ready", server="REDIS_URL")
             self._want_jobs(configuration)
+            self._want_actors(configuration)
             house = self._house()
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._follow_policy()), group.create_task(self._watch_server())]
+                beside = (self._follow_policy(), self._watch_server(), self._keep_credentials())
+                helpers = [group.create_task(each) for each in beside]
                 living = group.create_task(house.run())
                 await self._stopping.wait()
                 house.stop()
@@ -100,11 +121,17 @@ class Supervisor:
                 for task in helpers:
                     task.cancel()
         finally:
+            for credential in (self._gateway, self._egress):
+                if credential is not None:
+                    credential.remove()
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
 
     def _house(self) -> House:
-        """All parts. People's page goes first, then the workers, and last what follows up on their work."""
+        """All parts. The proxy goes first, as long as its calls can be recorded; people's page, then the workers.
+
+        Last goes what follows up on their work.
+        """
         command = (sys.executable, "-m", "broker_worker.cli", "--home", str(self._settings.home), *self._options)
         workers = [Part("worker", name, ("worker", "--name", name)) for name in self._names]
         jobs = [
@@ -114,7 +141,16 @@ class Supervisor:
         ]
         ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
         dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
-        return House(command, ((dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0)))
+        if self._gateway is not None:
+            self._gateway_environ.update(self._gateway.environ)
+            arguments = ("gateway", "gateway", ("gateway",), self._gateway_environ)
+            dashboard.append(Part(*arguments, self._answers_http, alone=True))
+        proxies: list[Part] = []
+        if self._egress is not None:
+            proxies = [Part("egress", "egress", ("egress",), self._egress.environ, self._proxies, alone=True)]
+        return House(
+            command, ((proxies, PROXY_SECONDS), (dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0))
+        )
 
     def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
         """A job process, logged in as the user `jobs`: it never sees the key that all passwords come from."""
@@ -139,6 +175,25 @@ class Supervisor:
         if rotates:
             self._rotates.set()
 
+    def _want_actors(self, configuration: Configuration) -> None:
+        """Give gateway and proxy their credentials and start them, if the files have them; one that runs goes on."""
+        self._configuration = configuration
+        has_routes = (self._settings.config_dir / EGRESS_FILE).exists()
+        if self._egress is not None and has_routes and self._egress.keep(configuration):
+            self._proxies.set()
+        server = configuration.server
+        if self._gateway is not None and server is not None and self._gateway.keep(configuration):
+            # it reads no file of the operator's, so it is told where to listen, anew at each of its starts
+            self._gateway_environ |= {"SECRET_BROKER_GATEWAY": f"{server.host} {server.port}"}
+            self._answers_http.set()
+
+    async def _keep_credentials(self) -> None:
+        """Mint credentials anew before they end."""
+        while not self._stopping.is_set():
+            await self._pause(RENEW_SECONDS)
+            if self._configuration is not None:
+                self._want_actors(self._configuration)
+
     async def _follow_policy(self) -> None:
         """Give agents that the policy adds a user on the queue, and take away those of agents that are gone."""
         changed = asyncio.Event()
@@ -154,6 +209,7 @@ class Supervisor:
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
                     self._want_jobs(configuration)
+                    self._want_actors(configuration)
                 except ConfigError:
                     continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:

@@ -17,8 +17,9 @@ from broker_worker.core.configuration import Dashboard
 from broker_worker.core.errors import SetupError
 from broker_worker.files.approvers import check_person_name, decode_ed25519
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.list_lines import NotChangedError
 from broker_worker.people.approver_key import create_approver_key, default_key_path, load_approver_key
-from broker_worker.people.approvers_file import ApproversFile, NotChangedError, base64url
+from broker_worker.people.approvers_file import ApproversFile, base64url
 from broker_worker.settings import Settings
 
 _GROUPS = click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group; may be given several times.")

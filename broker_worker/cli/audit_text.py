@@ -26,10 +26,15 @@ def event_line(event: AuditEvent) -> str:
             parts.append(f"{event.age_s} s old")
     if event.code:
         parts.append(event.code.value)
+    if event.event == "call":
+        parts.append(_call(event))
+    elif event.deliver not in (None, "value"):
+        parts.append(f"as {event.deliver}")
     for label, text in (
         ("", event.subject),
         ("approval ", event.approval_id),
         ("asks " if event.event == "approval_requested" else "by ", event.approver),
+        ("through ", event.actor),
         ("", event.reason),
         ("count ", event.count),
         ("rule ", event.rule),
@@ -41,6 +46,13 @@ def event_line(event: AuditEvent) -> str:
     if event.latency_us is not None:
         parts.append(f"{event.latency_us} µs")
     return "  ".join(printable(part) for part in parts)
+
+
+def _call(event: AuditEvent) -> str:
+    """A call of a proxy: what was asked of whom, and what came back."""
+    status = "no answer" if event.status is None else str(event.status)
+    sizes = f"{event.sent_bytes or 0} B sent, {event.received_bytes or 0} B received"
+    return f"{event.method} {event.host}{event.path}  {status}  {sizes}, {event.elapsed_ms or 0} ms"
 
 
 def event_json(event: AuditEvent) -> str:

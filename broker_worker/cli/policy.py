@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import Way
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
 from broker_worker.cli.policy_replay import replay_command
 from broker_worker.cli.root import FOUND_WRONG
@@ -18,9 +19,10 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.explanation import Explanation, explain
 from broker_worker.core.lint import Finding, lint
-from broker_worker.core.policy import VERBS, ApprovalRule, Verb
+from broker_worker.core.policy import VERBS, WAYS, ApprovalRule, Verb
 from broker_worker.core.references import scheme_of
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.egress import EGRESS_FILE, check_egress
 from broker_worker.files.expectations import DEFAULT_RUN, Expectation, read_expectations
 from broker_worker.providers.schemes import check_configuration
 from broker_worker.settings import Settings
@@ -52,6 +54,8 @@ def check(settings: Settings, path: Path | None, strict: bool, as_json: bool) ->
     try:
         configuration = load_configuration(path)
         check_configuration(configuration)
+        if (path / EGRESS_FILE).exists():
+            check_egress(path / EGRESS_FILE, configuration)
     except ConfigError as error:
         if as_json:
             _print_json(_refused_result(path, error))
@@ -133,6 +137,9 @@ def _name(check_name: Callable[[str], str]) -> Callable[[click.Context, click.Pa
 @click.option("--purpose", default="", help="What the agent says that it is for.")
 @click.option("--action", "verb", type=click.Choice(VERBS), default="resolve", show_default=True, help="To do what.")
 @click.option("--overwrite", is_flag=True, help="To replace a version that is there.")
+@click.option(
+    "--deliver", type=click.Choice(WAYS), default="value", show_default=True, help="How a value reaches the work."
+)
 @click.option("--file", "path", type=_FILE, help="A folder or file to use instead of the broker's own.")
 @_JSON
 @click.pass_obj
@@ -144,14 +151,18 @@ def explain_command(
     purpose: str,
     verb: Verb,
     overwrite: bool,
+    deliver: Way,
     path: Path | None,
     as_json: bool,
 ) -> None:
     """Say what would be decided, by which line, and which limits count."""
     configuration = load_configuration(path or settings.config_dir)
-    explanation = explain(configuration, agent, run, secret, purpose=purpose, now=_now(), verb=verb, replaces=overwrite)
+    explanation = explain(
+        configuration, agent, run, secret, purpose=purpose, now=_now(), verb=verb, replaces=overwrite, way=deliver
+    )
     if as_json:
-        _print_json({"agent": agent, "secret": secret, "run": run, "action": verb, **_explained(explanation)})
+        asked = {"agent": agent, "secret": secret, "run": run, "action": verb, "deliver": deliver}
+        _print_json({**asked, **_explained(explanation)})
         return
     click.echo(f"{explanation.verdict}: {agent} {_ASKS[verb]} {secret} in {run}")
     for label, text in _details(explanation, configuration):
@@ -169,6 +180,7 @@ _REASONS = {
     "grant_ended": "the entry has ended (`not_after`)",
     "purpose_required": "the entry asks for a purpose",
     "action_not_granted": "the entries for the name do not allow this action",
+    "deliver_not_granted": "the entries for the name let the value reach the work in other ways (`deliver`)",
     "overwrite_not_granted": "the entry lets names be created, and not be replaced (`overwrite: true`)",
 }
 
@@ -265,6 +277,7 @@ def _failure(case: Expectation, configuration: Configuration, now: int) -> str |
         now=at,
         verb=case.action,
         replaces=case.overwrite,
+        way=case.deliver,
     )
     rule = "no line" if found.decision.origin is None else str(found.decision.origin)
     verdict = f"{found.verdict} ({found.reason}, {rule})"

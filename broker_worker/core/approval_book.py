@@ -34,6 +34,8 @@ class ApprovalKey(NamedTuple):
     quorum: int
     grant: str
     content: bytes | None = None
+    deliver: str = "value"
+    actor: str = ""
 
 
 def key_of(request: ApprovalRequest) -> ApprovalKey:
@@ -51,6 +53,8 @@ def key_of(request: ApprovalRequest) -> ApprovalKey:
         request.quorum,
         request.grant,
         request.content,
+        request.deliver,
+        request.actor,
     )
 
 

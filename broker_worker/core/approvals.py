@@ -14,7 +14,7 @@ from nacl.exceptions import BadSignatureError
 
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import MAX_NAMES, Name, Purpose, RequestId, Time
+from agent_sdk.wire.messages import MAX_NAMES, Name, Purpose, RequestId, Time, Way
 
 MAX_REASON: Final = 256
 MAX_BYTES: Final = 32 * 1024
@@ -33,7 +33,7 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     Args:
         agent_id: who asks, from the verified token.
         run_id: in which run.
-        run_key: the Ed25519 public key that the value would be sealed to.
+        run_key: the run's Ed25519 public key; the value would be sealed to it, or to that of who acts for the run.
         names: the secrets that one decision is about, sorted.
         action: what for: `resolve`, …
         purpose: what the agent says that it is for.
@@ -50,6 +50,8 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         worker: who asks on the agent's behalf.
         writes: of a write: `create` or `replace VERSION`, and the recipe of what is made.
         content: of a write: what `content_mark` says of the value, so that what was approved is what is written.
+        deliver: of a read: how the value is to reach the work.
+        actor: the agent that asks on behalf of the run, such as a proxy; empty if the run asks itself.
     """
 
     agent_id: Text
@@ -71,6 +73,8 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     worker: Text
     writes: Text = ""
     content: Digest | None = None
+    deliver: Way = "value"
+    actor: Text = ""
 
     def digest(self) -> bytes:
         """SHA-256 over all of it: what every decision is about."""

@@ -138,12 +138,21 @@ class ProviderSettings:
     commands: Mapping[str, Command] = field(default_factory=dict)
 
 
+_NAMES_OF_LOOPBACK = ("127.0.0.1", "localhost")
+
+
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where the HTTP gateway listens: a loopback address only. Nothing listens there yet."""
+    """Where the HTTP gateway listens: a loopback address only."""
 
     host: str = "127.0.0.1"
     port: int = 7700
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What a client on this host may call the gateway, without a path; the first is what documents call it."""
+        names = _NAMES_OF_LOOPBACK if self.host in _NAMES_OF_LOOPBACK else (self.host,)
+        return tuple(f"http://{f'[{name}]' if ':' in name else name}:{self.port}" for name in names)
 
 
 DASHBOARD_PORT = 7710
@@ -170,6 +179,27 @@ class Dashboard:
 
 
 @dataclass(frozen=True, slots=True)
+class StaticToken:
+    """A long-lived token of one agent, for scripts that cannot be launched as a run; the token itself is nowhere.
+
+    Args:
+        token_id: what people call it, and the first part of the token.
+        agent: whose it is.
+        sha256: the SHA-256 of the token, 32 bytes.
+        created_at: when it was issued, ms since the epoch.
+        expires_at: until when it is good, ms since the epoch.
+        origin: where it stands.
+    """
+
+    token_id: str
+    agent: str
+    sha256: bytes
+    created_at: int
+    expires_at: int
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
 class Configuration:
     """The operator's files, valid as a whole.
 
@@ -186,6 +216,7 @@ class Configuration:
         dashboard: where people look.
         notifications: whom to tell that an approval waits.
         create_in: where names are kept that the registry does not have, and that agents may create.
+        static_tokens: the static tokens, by their id.
     """
 
     policy: Policy
@@ -200,6 +231,7 @@ class Configuration:
     dashboard: Dashboard = Dashboard()
     notifications: tuple[NotificationTarget, ...] = ()
     create_in: tuple[CreationRule, ...] = ()
+    static_tokens: Mapping[str, StaticToken] = field(default_factory=dict)
 
     def entry_of(self, name: str) -> SecretEntry | None:
         """The registry's entry of a name, or else that of the place where the name would be created.

@@ -39,12 +39,21 @@ def _grant(grant: Grant) -> tuple[Any, ...]:
         grant.not_after,
         None if rule is None else (sorted(rule.approvers), rule.quorum, rule.ttl_ms, rule.grant),
         (sorted(grant.actions), grant.overwrite),
+        sorted(grant.deliver),
     )
 
 
 def _agent(agent: AgentPolicy) -> tuple[Any, ...]:
     denied = sorted({denial.pattern.text for denial in agent.denials})
-    return [_grant(grant) for grant in agent.grants], denied, _rate(agent.limit), _rate(agent.run_limit)
+    acts = agent.acts_for
+    return (
+        [_grant(grant) for grant in agent.grants],
+        denied,
+        _rate(agent.limit),
+        _rate(agent.run_limit),
+        None if acts is None else (acts.agents and sorted(acts.agents), sorted(acts.deliver), acts.audience),
+        agent.proof_required,
+    )
 
 
 def _key(key: Key) -> tuple[str, ...]:
@@ -132,4 +141,8 @@ def configuration_digest(configuration: Configuration) -> str:
         (sorted(approvers.origins), approvers.max_open_per_run),
         (configuration.dashboard.port, configuration.dashboard.origin),
         sorted((target.name, target.kind, sorted(target.groups)) for target in configuration.notifications),
+        sorted(
+            (token.token_id, token.agent, token.sha256.hex(), token.created_at, token.expires_at)
+            for token in configuration.static_tokens.values()
+        ),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agent_sdk.wire.messages import Way
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, ApprovalRule, Decision, Verb, decide
@@ -58,6 +59,7 @@ def explain(
     now: int,
     verb: Verb = "resolve",
     replaces: bool = False,
+    way: Way = "value",
 ) -> Explanation:
     """Decide as the broker would for a verified run whose token has no scope of its own.
 
@@ -70,9 +72,11 @@ def explain(
         now: the time, ms since the epoch.
         verb: what it would do with the name.
         replaces: whether it would replace a version that is there.
+        way: how a value that it reads would reach the work.
     """
     policy = configuration.policy
-    decision = decide(policy, agent_id, run_id, name, purpose=purpose, now=now, verb=verb, replaces=replaces)
+    asked = way if verb == "resolve" else None
+    decision = decide(policy, agent_id, run_id, name, purpose=purpose, now=now, verb=verb, replaces=replaces, way=asked)
     entry = configuration.entry_of(name)
     is_known = entry is not None or configuration.policy_only
     allowed = decision.allowed and is_known

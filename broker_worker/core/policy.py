@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar, get_args
 
+from agent_sdk.wire.messages import Way
 from agent_sdk.wire.names import NamePattern
 from broker_worker.core.limits import Rate
 
@@ -16,6 +17,8 @@ VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
 """What an entry can allow to be done with a name: to have its value, to store one, to have one made and stored."""
 VERB_OF: Final[Mapping[str, Verb]] = {"resolve": "resolve", "renew": "resolve", "put": "write", "generate": "generate"}
 """The verb that an operation on the wire needs."""
+WAYS: Final[tuple[Way, ...]] = get_args(Way)
+"""How a value can reach the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Grant:
         approval: who must allow it each time; None if nobody need.
         actions: what may be done with the name; no action implies another.
         overwrite: whether a write may replace a version that is there.
+        deliver: how a value that is read may reach the work.
     """
 
     pattern: NamePattern
@@ -75,6 +79,7 @@ class Grant:
     approval: ApprovalRule | None = None
     actions: tuple[Verb, ...] = ("resolve",)
     overwrite: bool = False
+    deliver: tuple[Way, ...] = WAYS
 
     def unmet(self, run_id: str, purpose: str, now: int, *, replaces: bool = False) -> str | None:
         """The first condition that does not hold, as a reason slug; None if all do."""
@@ -122,6 +127,25 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class ActsFor:
+    """That an agent, such as a proxy, may ask on behalf of others' runs, by what these show of themselves.
+
+    Args:
+        agents: whose runs; None for those of every agent.
+        deliver: how what it gets for them may reach them.
+        audience: what proofs that are shown to it must be made out to (`aud`); None if it takes none.
+    """
+
+    agents: frozenset[str] | None
+    deliver: tuple[Way, ...]
+    audience: str | None = None
+
+    def covers(self, agent_id: str, way: Way) -> bool:
+        """Whether it may ask for an agent's run, for a value that reaches it in this way."""
+        return way in self.deliver and (self.agents is None or agent_id in self.agents)
+
+
+@dataclass(frozen=True, slots=True)
 class AgentPolicy:
     """What one agent may do.
 
@@ -133,6 +157,8 @@ class AgentPolicy:
         limit: the limit for all its runs together.
         run_limit: the limit for each of its runs.
         roles: the roles that it takes.
+        acts_for: on whose behalf it may ask; None for nobody's but its own.
+        proof_required: whether others may ask for its runs only with a proof that they hold their key.
     """
 
     agent_id: str
@@ -142,6 +168,8 @@ class AgentPolicy:
     limit: Rate | None = None
     run_limit: Rate | None = None
     roles: tuple[str, ...] = ()
+    acts_for: ActsFor | None = None
+    proof_required: bool = False
     _granted: "_Index[Grant]" = field(init=False, repr=False, compare=False)
     _denied: "_Index[Denial]" = field(init=False, repr=False, compare=False)
 
@@ -207,6 +235,14 @@ class Policy:
         """The limit for all agents together that `name` has."""
         return self.secret_limits.get(name, self.secret_limit)
 
+    def may_be_written(self, name: str) -> bool:
+        """Whether some agent may store or generate what has this name, in whichever run and with whoever's consent."""
+        return any(
+            agent.denial_of(name) is None
+            and any(not {"write", "generate"}.isdisjoint(grant.actions) for grant in agent.grants_for(name))
+            for agent in self.agents.values()
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -215,7 +251,8 @@ class Decision:
     Args:
         allowed: whether the name may be released.
         reason: a stable slug: `granted`, `no_grant`, `unknown_agent`, `denied_explicitly`, `out_of_scope`,
-            `action_not_granted` (the name's entries allow other actions), or the condition of the first grant for
+            `action_not_granted` (the name's entries allow other actions), `deliver_not_granted` (they allow that the
+            value reaches the work in other ways), or the condition of the first grant for
             the name and the action that did not hold (`run_not_covered`, `grant_ended`, `purpose_required`,
             `overwrite_not_granted`).
         origin: the entry that decided, if one did.
@@ -242,6 +279,7 @@ def decide(
     in_scope: bool = True,
     verb: Verb = "resolve",
     replaces: bool = False,
+    way: Way | None = None,
 ) -> Decision:
     """Decide one name of one verified request.
 
@@ -255,6 +293,7 @@ def decide(
         in_scope: whether the token's own scope covers the name.
         verb: what is to be done with the name.
         replaces: whether a write is to replace a version that is there.
+        way: how a value that is read is to reach the work; None if that is not the question.
 
     Returns:
         The decision; `allowed` only if a grant covers the name and the verb, its conditions hold and no denial covers
@@ -269,15 +308,16 @@ def decide(
     if not in_scope:
         return Decision(False, "out_of_scope", agent.origin)
     refused: Decision | None = None
-    other: Grant | None = None
+    other: Decision | None = None
     for grant in agent.grants_for(name):
         if verb not in grant.actions:
-            other = other or grant
+            other = other or Decision(False, "action_not_granted", grant.origin)
+            continue
+        if way is not None and way not in grant.deliver:
+            other = Decision(False, "deliver_not_granted", grant.origin)
             continue
         unmet = grant.unmet(run_id, purpose, now, replaces=replaces)
         if unmet is None:
             return Decision(True, "granted", grant.origin, grant)
         refused = refused or Decision(False, unmet, grant.origin)
-    if refused is None and other is not None:
-        return Decision(False, "action_not_granted", other.origin)
-    return refused or Decision(False, "no_grant", agent.origin)
+    return refused or other or Decision(False, "no_grant", agent.origin)

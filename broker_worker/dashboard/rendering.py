@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from broker_worker.dashboard.context import context_of, session_of
-from broker_worker.dashboard.wording import headline, tone
+from broker_worker.dashboard.wording import called, headline, tone
 
 NAVIGATION = (
     ("/", "Live"),
@@ -152,6 +152,7 @@ _ENVIRONMENT.filters |= {
     "number": number,
     "length": length,
     "took": took,
+    "called": called,
     "headline": headline,
     "tone": tone,
 }

@@ -1,10 +1,7 @@
 """The dashboard's process: what its pages work with is made here, and served to browsers of this host."""
 
 import asyncio
-import errno
 import functools
-import ipaddress
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +20,7 @@ from broker_worker.dashboard.context import Context
 from broker_worker.dashboard.feed import Feed
 from broker_worker.dashboard.links import Links
 from broker_worker.ledger.database import open_database
+from broker_worker.loopback import listening
 from broker_worker.people.current_rules import CurrentRules
 from broker_worker.people.inbox import open_inbox
 from broker_worker.people.revoking import revoke, revoke_all
@@ -31,6 +29,7 @@ from broker_worker.settings import Settings
 
 _GRACE_SECONDS = 2
 _MAX_ADDRESS = 1024
+_PORT_HINT = "stop what uses it, or choose another: `port` under `dashboard` in broker.yaml, or --port"
 LOOPBACK = ("127.0.0.1", "::1")
 _log = structlog.get_logger(__name__)
 
@@ -95,7 +94,8 @@ class Dashboard:
             BrokerError: if the operator's files cannot be used.
         """
         configured = self._rules().dashboard
-        with _sockets(configured.port if self.port is None else self.port, self.addresses) as sockets:
+        port = configured.port if self.port is None else self.port
+        with listening(port, self.addresses, _PORT_HINT) as sockets:
             port = sockets[0].getsockname()[1]
             origin = configured.origin if port == configured.port else f"http://localhost:{port}"
             with _registered(_folder(self.settings), origin):
@@ -199,43 +199,3 @@ def _registered(folder: Path, origin: str) -> Iterator[None]:
     finally:
         (folder / "address").unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def _sockets(port: int, addresses: tuple[str, ...]) -> Iterator[list[socket.socket]]:
-    """Listen on all addresses: both that `localhost` means, so that no other user's program can answer on one."""
-    sockets: list[socket.socket] = []
-    try:
-        for address in addresses:
-            try:
-                made = _listen(address, sockets[0].getsockname()[1] if sockets else port)
-            except OSError as error:
-                if sockets and not _is_taken(error):
-                    continue  # this host has no IPv6
-                raise SetupError(
-                    f"port {port} of {address} cannot be used: {os.strerror(error.errno or 0)}",
-                    hint="stop what uses it, or choose another: `port` under `dashboard` in broker.yaml, or --port",
-                ) from None
-            sockets.append(made)
-        yield sockets
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET if ipaddress.ip_address(address).version == 4 else socket.AF_INET6
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((address, port))
-        made.listen(128)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def _is_taken(error: OSError) -> bool:
-    return error.errno in {errno.EADDRINUSE, errno.EACCES}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from agent_sdk.wire.audit import decode_line
+
 Tone = Literal["good", "bad", "wait", "note", "plain"]
 """`good` was given, `bad` was refused or ended, `wait` waits for a person, `note` deserves a look."""
 
@@ -69,12 +71,28 @@ def tone(event: Mapping[str, Any]) -> Tone:
     return _worded(event)[1]
 
 
+def called(event: Mapping[str, Any]) -> str:
+    """What a proxy asked of whom, and what came back; empty for what is no call.
+
+    Args:
+        event: a row of the ledger's `events`, with `call_line`.
+    """
+    line = event.get("call_line")
+    if not line:
+        return ""
+    call = decode_line(line.encode())
+    status = "no answer" if call.status is None else str(call.status)
+    return f"{call.method} {call.host}{call.path}: {status}, {call.elapsed_ms or 0} ms"
+
+
 def _worded(event: Mapping[str, Any]) -> tuple[str, Tone]:
     kind, outcome = event["event"], event["outcome"]
     if kind == "access":
         if outcome == "granted":
             return _GIVEN.get(event["action"] or "", "granted"), "good"
         return _REFUSED.get(event["code"] or "", ("refused", "bad"))
+    if kind == "call":
+        return ("used by a proxy", "good") if outcome == "granted" else ("call stopped", "bad")
     if kind == "approval_decided":
         return ("approved by a person", "good") if outcome == "granted" else ("denied by a person", "bad")
     if kind == "approval_settled":

@@ -1,22 +1,23 @@
-"""The operator's files, read and checked as one: a folder of four or five files, or a single file with all sections.
+"""The operator's files, read and checked as one: a folder of four to six files, or a single file with all sections.
 
 In the folder form each of `policies`, `secrets` and `issuers` stands either in its own file (`policy.yaml`,
-`secrets.yaml`, `issuers.yaml`) or in `broker.yaml`, never in both; `approvers.yaml` is only ever a file of its own,
-and only needed where the policy asks for approvals. Any other file that is missing, or one that is empty, is an error,
-not an empty answer. A file that holds a policy and nothing else loads too, to be checked and tested by itself.
+`secrets.yaml`, `issuers.yaml`) or in `broker.yaml`, never in both. `approvers.yaml` and `tokens.yaml` are only ever
+files of their own, needed where the policy asks for approvals and where static tokens were issued. Any other file that
+is missing, or one that is empty, is an error, not an empty answer. A file that holds a policy and nothing else loads
+too, to be checked and tested by itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from broker_worker.core.approvers import Approvers
-from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard
+from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard, StaticToken
 from broker_worker.core.digest import configuration_digest, policy_digest
 from broker_worker.core.places import versioned_part
-from broker_worker.core.references import check_for, type_of
-from broker_worker.files import approvers, broker, policy, registry
+from broker_worker.core.references import check_for, is_built_in, nearest_type, type_of
+from broker_worker.files import approvers, broker, policy, registry, tokens
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
 from broker_worker.files.issuers import read_issuers
@@ -24,10 +25,11 @@ from broker_worker.files.notifications import read_notifications
 from broker_worker.files.policy import read_policy
 from broker_worker.files.registry import read_creation_rules, read_registry
 from broker_worker.files.sections import Section, Value
+from broker_worker.files.tokens import read_tokens
 from broker_worker.files.yaml_reader import read_yaml
 
 BROKER_FILE, POLICY_FILE, SECRETS_FILE, ISSUERS_FILE = "broker.yaml", "policy.yaml", "secrets.yaml", "issuers.yaml"
-APPROVERS_FILE = "approvers.yaml"
+APPROVERS_FILE, TOKENS_FILE = "approvers.yaml", "tokens.yaml"
 
 _ALL_KEYS = (*broker.KEYS, *registry.KEYS, *policy.KEYS, "issuers")
 
@@ -71,7 +73,8 @@ def _load_folder(folder: Path) -> Configuration:
     issuers = _owner(document, folder / ISSUERS_FILE, ("issuers",), ("issuers",)).require("issuers")
     without_maximum = None if rules is document else CacheSettings().max_ttl_seconds
     read = _read(document, rules, secrets, issuers, without_maximum=without_maximum)
-    return _with_digests(replace(read, approvers=load_approvers(folder, read.dashboard)))
+    people = load_approvers(folder, read.dashboard)
+    return _with_digests(replace(read, approvers=people, static_tokens=load_tokens(folder)))
 
 
 def load_approvers(folder: Path, dashboard: Dashboard) -> Approvers:
@@ -88,6 +91,19 @@ def load_approvers(folder: Path, dashboard: Dashboard) -> Approvers:
     if not path.exists():
         return Approvers(origins=(dashboard.origin,))
     return read_approvers(_document(path, *approvers.KEYS), dashboard)
+
+
+def load_tokens(folder: Path) -> Mapping[str, StaticToken]:
+    """Read the static tokens, from `tokens.yaml`; none if there is no such file.
+
+    Args:
+        folder: where the operator's files are.
+
+    Raises:
+        ConfigError: with file and line.
+    """
+    path = folder / TOKENS_FILE
+    return read_tokens(_document(path, *tokens.KEYS)) if path.exists() else {}
 
 
 def _read(
@@ -139,7 +155,8 @@ def _check_providers(configuration: Configuration, document: Section) -> None:
     for ref, whose in needed:
         kind = type_of(ref)
         if kind not in served:
-            near = get_close_matches(kind, served, 1)
+            near = [other for other in served if not is_built_in(other) and nearest_type(other) == kind]
+            near = near or get_close_matches(kind, served, 1)
             raise document.error(
                 f"no provider of type `{kind}`, which {whose} needs",
                 f"did you mean it by `{near[0]}`?" if near else f"write `provider:` and `type: {kind}` below it",

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent_sdk.wire.messages import Way
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
-from broker_worker.core.policy import VERBS, Origin, Verb
+from broker_worker.core.policy import VERBS, WAYS, Origin, Verb
 from broker_worker.files.quantities import parse_moment
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import read_yaml
@@ -13,7 +14,7 @@ from broker_worker.files.yaml_reader import read_yaml
 DEFAULT_RUN = "run-0"
 """The run of a case that names none."""
 _VERDICTS: Final = ("allow", "approval", "deny")
-_KEYS = ("agent", "secret", "action", "overwrite", "run", "purpose", "at", "expect", "rule", "reason")
+_KEYS = ("agent", "secret", "action", "overwrite", "deliver", "run", "purpose", "at", "expect", "rule", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Expectation:
         overwrite: whether it would replace a version that is there.
         rule: the line that must decide, such as `policy.yaml:12`; None for any.
         reason: the reason that must be given, such as `no_grant`; None for any.
+        deliver: how a value that it reads would reach the work.
     """
 
     origin: Origin
@@ -45,6 +47,7 @@ class Expectation:
     reason: str | None
     action: Verb = "resolve"
     overwrite: bool = False
+    deliver: Way = "value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ def _read_case(section: Section) -> Expectation:
     rule, reason = section.get("rule"), section.get("reason")
     action, overwrite = section.get("action"), section.get("overwrite")
     word = "resolve" if action is None else action.choice(*VERBS)
+    deliver = section.get("deliver")
+    asked = "value" if deliver is None else deliver.choice(*WAYS)
     return Expectation(
         origin=section.origin,
         agent=section.require("agent").name(check_agent_id),
@@ -93,4 +98,5 @@ def _read_case(section: Section) -> Expectation:
         reason=None if reason is None else reason.text("a reason such as no_grant"),
         action=next(verb for verb in VERBS if verb == word),
         overwrite=overwrite is not None and overwrite.boolean(),
+        deliver=next(way for way in WAYS if way == asked),
     )

@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass, field
 
 from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import Way
 from agent_sdk.wire.names import MAX_RUN_ID, NamePattern, check_agent_id, check_secret_name, is_agent_id
 from broker_worker.core.limits import Rate
-from broker_worker.core.policy import VERBS, AgentPolicy, Denial, Grant, Policy, Role, Verb
+from broker_worker.core.policy import VERBS, WAYS, AgentPolicy, Denial, Grant, Policy, Role, Verb
 from broker_worker.files.approval_rule import read_approval_rule
+from broker_worker.files.delegation import read_acts_for, read_ways
 from broker_worker.files.quantities import parse_duration, parse_moment, parse_rate
 from broker_worker.files.sections import Section, Value, nearest
 
@@ -35,7 +37,9 @@ _GRANT_KEYS = (
     "runs",
     "not_after",
     "approval",
+    "deliver",
 )
+_AGENT_KEYS = ("allow", "deny", "roles", "limits", "acts_for", "proof")
 _MAX_BURST = 1_000_000
 _RUN_PATTERN = re.compile(r"[a-z0-9._-]*\*?[a-z0-9._-]*", re.ASCII)
 
@@ -119,14 +123,13 @@ class _PolicyReader:
 
     def _agent(self, agents: Section, key: str) -> AgentPolicy:
         agent_id = agents.key(key, check_agent_id)
-        section = agents.require(key).section(
-            "allow", "deny", "roles", "limits", hint="write `allow: []` below the agent"
-        )
+        section = agents.require(key).section(*_AGENT_KEYS, hint="write `allow: []` below the agent")
         if "allow" not in section and "roles" not in section:
             raise section.error("the agent is given nothing", "write `allow: []` if that is meant")
         roles = self._taken(section.get("roles"))
         limits = section.get("limits")
         own = limits.section("agent", "run") if limits is not None else None
+        acts_for, proof = section.get("acts_for"), section.get("proof")
         return AgentPolicy(
             agent_id=agent_id,
             origin=agents.origin_of(key),
@@ -139,6 +142,8 @@ class _PolicyReader:
             limit=(_rate(own.get("agent")) if own else None) or self._limits.agent,
             run_limit=(_rate(own.get("run")) if own else None) or self._limits.run,
             roles=tuple(role.name for role in roles),
+            acts_for=None if acts_for is None else read_acts_for(acts_for),
+            proof_required=proof is not None and proof.choice("required", "optional") == "required",
         )
 
     def _taken(self, value: Value | None) -> list[Role]:
@@ -170,7 +175,7 @@ class _PolicyReader:
             return Grant(self._exact(item), item.origin, role)
         section = item.section(*_GRANT_KEYS)
         max_ttl, purpose, not_after = section.get("max_ttl"), section.get("purpose"), section.get("not_after")
-        approval = section.get("approval")
+        approval, deliver = section.get("approval"), section.get("deliver")
         actions = _actions(section.get("actions"))
         return Grant(
             pattern=self._pattern_of(section),
@@ -184,6 +189,7 @@ class _PolicyReader:
             approval=None if approval is None else read_approval_rule(approval),
             actions=actions,
             overwrite=_overwrite(section.get("overwrite"), actions),
+            deliver=WAYS if deliver is None else _read_deliver(deliver, actions),
         )
 
     def _pattern_of(self, section: Section) -> NamePattern:
@@ -244,6 +250,14 @@ def _actions(value: Value | None) -> tuple[Verb, ...]:
     if not found:
         raise value.error("the list is empty, so the entry would allow nothing", "leave it out to allow `resolve`")
     return tuple(found)
+
+
+def _read_deliver(value: Value, actions: tuple[Verb, ...]) -> tuple[Way, ...]:
+    if "resolve" not in actions:
+        raise value.error(
+            "`deliver` stands in an entry that allows no reading", "add `actions: [resolve]`, or remove it"
+        )
+    return read_ways(value)
 
 
 def _overwrite(value: Value | None, actions: tuple[Verb, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Durations, rates and moments as operators write them: `10m`, `30/m`, `2026-12-31`.
+"""Durations, rates, sizes and moments as operators write them: `10m`, `30/m`, `10MiB`, `2026-12-31`.
 
 Everything here raises `ValueError` with what was expected; who calls it knows the file and the line.
 """
@@ -11,6 +11,11 @@ from broker_worker.core.limits import Rate
 LONGEST_SECONDS = 366 * 24 * 3600
 """The longest duration that a file may state."""
 
+LARGEST_BYTES = 16 * 2**30
+"""The largest size that a file may state."""
+
+_UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB)", re.ASCII)
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _DURATION = re.compile(r"([0-9]{1,8})([smhd])", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,9})/([0-9]{0,8})([smhd])", re.ASCII)
@@ -56,6 +61,19 @@ def parse_rate(text: str, burst: int | None = None) -> Rate:
         raise ValueError("a rate of 0 admits nothing: leave the entry out, or deny the secret")
     period = parse_duration((found[2] or "1") + found[3]) * 1000
     return Rate(count, period, count if burst is None else burst)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `64KiB`, `10MiB` or `1GiB`.
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    found = _SIZE.fullmatch(text)
+    size = 0 if found is None else int(found[1]) * _UNIT_BYTES[found[2]]
+    if not 1 <= size <= LARGEST_BYTES:
+        raise ValueError("expected a size such as 64KiB, 10MiB or 1GiB, of at most 16GiB")
+    return size
 
 
 def parse_moment(text: str) -> int:

@@ -15,6 +15,7 @@ _POLICY_SAID_NO: Final = frozenset(
     {
         *("no_grant", "unknown_agent", "denied_explicitly", "out_of_scope", "run_not_covered", "grant_ended"),
         *("purpose_required", "unknown_secret", "action_not_granted", "overwrite_not_granted"),
+        "deliver_not_granted",
     }
 )
 _SERVED = frozenset({"resolve", "put", "generate"})
@@ -141,6 +142,7 @@ def _decide_again(event: AuditEvent, candidate: Configuration) -> tuple[int, Cha
         in_scope=in_scope,
         verb=VERB_OF[event.action or "resolve"],
         replaces=event.reason == "overwrite_not_granted",
+        way=event.deliver,
     )
     is_known = candidate.policy_only or candidate.entry_of(name) is not None
     allowed = decision.allowed and is_known

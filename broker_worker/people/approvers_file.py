@@ -5,7 +5,6 @@ change; otherwise a person makes it, and is told what to write.
 """
 
 import base64
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,33 +15,16 @@ from broker_worker.core.errors import ConfigError, SetupError
 from broker_worker.core.policy import Origin
 from broker_worker.files.approvers import KEYS, read_approvers
 from broker_worker.files.configuration import APPROVERS_FILE
+from broker_worker.files.list_lines import NotChangedError, replace_text
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import MappingNode, parse_yaml, read_yaml
 from broker_worker.people.approvers_lines import with_entry, with_key, without_entry
-from broker_worker.private_files import write_private
 
 _NEW = """\
 # Who may approve or deny what the policy asks people about (`approval:` of an entry in policy.yaml).
 
 approvers: []
 """
-
-
-class NotChangedError(SetupError):
-    """A file that is written in a way that this program does not dare to change.
-
-    Args:
-        path: the file.
-        by_hand: the lines that a person must write, and where.
-    """
-
-    code = "not_changed"
-
-    def __init__(self, path: Path, by_hand: str) -> None:
-        super().__init__(
-            f"{path} is written in a way that this program does not dare to change", hint="change it by hand"
-        )
-        self.by_hand = by_hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +156,7 @@ class ApproversFile:
             raise NotChangedError(self.path, change.by_hand)
         if self._text() != old:
             raise SetupError(f"{self.path} was changed by somebody else meanwhile", hint="try again")
-        mode = stat.S_IMODE(self.path.stat().st_mode) if self.path.exists() else 0o600
-        target = self.path.resolve()
-        write_private(target, new.encode())
-        if mode != 0o600:
-            target.chmod(mode)  # a broker of another user may have to read it
+        replace_text(self.path, new)
 
     def _text(self) -> str:
         if not self.path.exists():

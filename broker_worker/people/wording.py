@@ -34,7 +34,7 @@ def describe(item: Item, now: int) -> tuple[tuple[str, str], ...]:
         ("run", request.run_id),
         ("task", request.task or "the run's token names none"),
         ("why", request.purpose or "the agent gives no reason"),
-        ("to do", _ACTIONS[request.action] + (f": {request.writes}" if request.writes else "")),
+        ("to do", _to_do(request)),
         ("good for", grant_text(request.grant)),
         ("today", _asked(request)),
         ("rule", f"{request.rule}, policy {request.policy[:16]}"),
@@ -52,10 +52,23 @@ def describe(item: Item, now: int) -> tuple[tuple[str, str], ...]:
 
 
 _ACTIONS: Final = {
-    "resolve": "read the value",
     "put": "store a value under the name",
     "generate": "have a value made and stored under the name",
 }
+
+
+_WAYS: Final = {
+    "value": "read the value",
+    "env": "have the value in the environment of a program that it starts",
+    "file": "have the value in a file for a program that it starts",
+    "proxy": "use the value through a proxy, without having it",
+}
+
+
+def _to_do(request: ApprovalRequest) -> str:
+    if request.action == "resolve":
+        return _WAYS[request.deliver] + (f"; {request.actor} asks for it" if request.actor else "")
+    return _ACTIONS[request.action] + (f": {request.writes}" if request.writes else "")
 
 
 def _asked(request: ApprovalRequest) -> str:

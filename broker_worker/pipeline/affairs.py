@@ -21,7 +21,7 @@ from broker_worker.core.revocations import Revocation, Revocations, open_revocat
 from broker_worker.pipeline import records
 from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
-from broker_worker.pipeline.letters import Letter, seal_notice
+from broker_worker.pipeline.letters import Letter, seal_notices
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.reach import ended_by, runs_reached, sharing_with
 from broker_worker.pipeline.session import Nonces, Session
@@ -266,7 +266,9 @@ class Affairs:
         self._note_told(request.approval_id, request, now)
         self._forget(digest)
         notice = Notice("approval_settled", now, approval=digest[:8])
-        return self._letter(notice, request.agent_id, request.run_key, session)
+        waiting = {(peer.agent_id, peer.run_public_key) for peer in self._peers.of_agent(request.actor)}
+        keepers = waiting if request.actor else {(request.agent_id, request.run_key)}
+        return seal_notices(notice, sorted(keepers), session, self._nonces)
 
     def _tell(self, marks: Iterable[str], now: int, *also: AuditRecord) -> bool:
         """Record decisions that were not recorded yet, also not by another worker of this host or before a restart."""
@@ -350,25 +352,18 @@ class Affairs:
     def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
         if revocation.kind in ("secret", "lease"):
             return self._lease_letters(ended, session, now)
-        letters: list[Letter] = []
         runs = runs_reached(revocation, ended, self._peers)
-        for agent_id, run_key in sorted(runs):
-            letters += self._letter(Notice("run_revoked", now), agent_id, run_key, session)
-        return letters
+        kept_by_others = [holding for holding in ended if holding.keeper not in runs]
+        letters = self._lease_letters(kept_by_others, session, now)
+        return letters + seal_notices(Notice("run_revoked", now), sorted(runs), session, self._nonces)
 
     def _lease_letters(self, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
         letters: list[Letter] = []
         for holding in ended:
             lease = holding.lease
             notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
-            letters += self._letter(notice, holding.agent_id, holding.run_key, session)
+            letters += seal_notices(notice, [holding.keeper], session, self._nonces)
         return letters
-
-    def _letter(self, notice: Notice, agent_id: str, run_key: bytes, session: Session) -> list[Letter]:
-        try:
-            return [seal_notice(notice, agent_id, run_key, session, self._nonces)]
-        except WireError:  # no key of anybody's
-            return []
 
     def _tell_vaults(self, configuration: Configuration) -> None:
         """Have vaults take back what they made and nobody holds any more; it is not served from the cache either."""

@@ -144,6 +144,8 @@ class Approvals:
             worker=self._worker,
             writes=_writes(ask),
             content=key.content,
+            deliver=ask.deliver or "value",
+            actor=key.actor,
         )
         matter = self.book.add(request)
         for case in cases:
@@ -269,6 +271,8 @@ def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:
         rule.quorum,
         rule.grant,
         _content(ask),
+        ask.deliver or "value",
+        "" if ask.actor is None else ask.actor.agent_id,
     )
 
 

@@ -1,19 +1,20 @@
 """The values that flow through the pipeline: an entry becomes an ask, its names become cases, cases an answer."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Literal
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Request, Source
+from agent_sdk.wire.messages import Request, Source, Way
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
 from broker_worker.core.leases import Holding
-from broker_worker.core.policy import ApprovalRule, Decision
+from broker_worker.core.policy import ApprovalRule, Decision, Grant
 from broker_worker.pipeline.peers import Peer
 from broker_worker.ports import Entry
 
-Action = Literal["resolve", "put", "generate", "renew", "release", "list"]
+Action = Literal["resolve", "put", "generate", "renew", "release", "list", "report"]
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class Case:
         retry_after: ms, where waiting helps.
         rule: who must approve it; None if nobody need.
         is_counted: whether it counts against the secret's and the entry's own limits.
+        reading: the entry by which a value that is made may also be read, if that is asked for.
         approval: the approval that it goes on with, waits for, or was refused by.
         age_s: how many seconds ago its value was fetched; None if that was for this request.
         holding: the lease that it is released under, or that is renewed or given back.
@@ -39,6 +41,7 @@ class Case:
     entry: SecretEntry | None
     rule: ApprovalRule | None = None
     is_counted: bool = True
+    reading: Grant | None = None
     code: Code | None = None
     reason: str | None = None
     retry_after: int | None = None
@@ -62,6 +65,10 @@ class Ask:
     """A request that opened, with the identity that its token proves.
 
     Args:
+        identity: whose rights decide: the sender's, or that of the run that it asks for.
+        actor: the sender, if it asks on behalf of another run.
+        deliver: how a value is to reach the work.
+        known_names: those of a report's names that the registry has.
         guarded: whether people may have to approve one of its names.
         writes: whether it stores a value, which the vault must be asked for.
         draft: the sealed reply that was prepared for it.
@@ -81,6 +88,14 @@ class Ask:
     guarded: bool = False
     writes: bool = False
     draft: bytes | None = field(default=None, repr=False)
+    actor: RunIdentity | None = None
+    deliver: Way | None = None
+    known_names: Container[str] = ()
+
+    @property
+    def sender(self) -> RunIdentity:
+        """Who sent it, and is answered."""
+        return self.actor or self.identity
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
         """Refuse the request as a whole; a reply that was drafted for it is dropped."""

@@ -2,9 +2,9 @@
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Generate, ListNames, Put, Release, Renew, Resolve
+from agent_sdk.wire.messages import Generate, ListNames, Put, Release, Renew, Report, Resolve, Way
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.limits import Rate
+from broker_worker.core.limits import Rate, both
 from broker_worker.core.policy import VERB_OF, Decision, Policy, Verb, decide
 from broker_worker.core.recipes import parse_recipe
 from broker_worker.core.redaction import repeats
@@ -18,6 +18,7 @@ ACTIONS: dict[type, Action] = {
     Renew: "renew",
     Release: "release",
     ListNames: "list",
+    Report: "report",
 }
 VALUE_SHOWN = "value_in_the_open"
 """Why a write is refused whose name or purpose contains the value: both are recorded."""
@@ -38,7 +39,11 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
     body = ask.request.body
     ask.action = ACTIONS[type(body)]
     if isinstance(body, Resolve):
-        ask.cases = [_case(ask, configuration, name, body.purpose, now) for name in body.names]
+        ask.deliver = way = body.deliver
+        if way == "proxy" and ask.actor is None:  # a value that a proxy alone may use is sealed to no run
+            ask.refuse(Code.DENIED, "not_a_proxy")
+            return
+        ask.cases = [_case(ask, configuration, name, body.purpose, now, way=way) for name in body.names]
         for case in ask.cases:
             if case.rule is not None:
                 ask.guarded = True
@@ -46,6 +51,8 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
             _refuse_beyond_burst(ask, configuration)
     elif isinstance(body, ListNames):
         ask.names = _names_for(ask, configuration, now)
+    elif isinstance(body, Report):
+        ask.known_names = configuration.registry  # whose calls they are is proved, and that is all there is to it
     elif isinstance(body, Put | Generate):
         _open_write(ask, body, configuration, now)
     else:
@@ -71,13 +78,16 @@ def _open_write(ask: Ask, body: Put | Generate, configuration: Configuration, no
     except ValueError:
         case.refuse(Code.INVALID, "unknown_recipe")
         return
-    if body.reveal and not may_read(reading_of(ask, body.name, body.purpose, configuration, now)):
-        case.refuse(Code.DENIED, "reading_not_granted")
+    if body.reveal:
+        reading = reading_of(ask, body.name, body.purpose, configuration, now)
+        case.reading = reading.grant
+        if not may_read(reading):
+            case.refuse(Code.DENIED, "reading_not_granted")
 
 
 def reading_of(ask: Ask, name: str, purpose: str, configuration: Configuration, now: int) -> Decision:
     """What the policy says of reading a name that this run has a value made for."""
-    return _decided(ask, configuration, name, purpose, now)
+    return _decided(ask, configuration, name, purpose, now, way="value")
 
 
 def may_read(reading: Decision) -> bool:
@@ -102,6 +112,7 @@ def _decided(
     verb: Verb = "resolve",
     *,
     replaces: bool = False,
+    way: Way | None = None,
 ) -> Decision:
     identity = ask.identity
     in_scope = identity.scope is None or identity.in_scope(name)
@@ -115,6 +126,7 @@ def _decided(
         in_scope=in_scope,
         verb=verb,
         replaces=replaces,
+        way=way,
     )
 
 
@@ -127,8 +139,9 @@ def _case(
     verb: Verb = "resolve",
     *,
     replaces: bool = False,
+    way: Way | None = None,
 ) -> Case:
-    decision = _decided(ask, configuration, name, purpose, now, verb, replaces=replaces)
+    decision = _decided(ask, configuration, name, purpose, now, verb, replaces=replaces, way=way)
     grant = decision.grant
     case = Case(name, decision, configuration.entry_of(name), None if grant is None else grant.approval)
     if not decision.allowed:
@@ -173,16 +186,18 @@ class Limits:
             now: the time, ms since the epoch.
         """
         identity, request = ask.identity, ask.request
+        sender = ask.sender
+        counts_as = identity if ask.action == "resolve" else sender
         bucket = request.deadline // MARKS_MS
         counted = [case for case in ask.cases if case.code is None]
         of_names = tuple([self.of_case(identity.agent_id, case) if case.is_counted else () for case in counted])
         return AdmissionAsk(
-            keynames.seen(identity.agent_id, bucket),
+            keynames.seen(sender.agent_id, bucket),
             request.request_id,
             ask.entry.entry_id,
             (bucket + 1) * MARKS_MS - now + MARKS_KEPT_MS,
             len(ask.cases) or 1,
-            self.of_run(identity.agent_id, identity.run_id),
+            self.of_run(counts_as.agent_id, counts_as.run_id),
             of_names,
         )
 
@@ -202,9 +217,11 @@ class Limits:
         return known
 
     def of_case(self, agent_id: str, case: Case) -> tuple[Limit, ...]:
-        """The secret's limit and that of the grant."""
+        """The secret's limit and that of the grant; of a value that is made and shown also that of reading it."""
         grant = case.decision.grant
         own = None if grant is None else grant.rate
+        if case.reading is not None:
+            own = both(own, case.reading.rate)
         known = self._of_name.get((agent_id, case.name, own))
         if known is None:
             limits = []

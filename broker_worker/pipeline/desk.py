@@ -6,30 +6,29 @@ from collections.abc import Awaitable, Callable, Sequence
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Release as ReleaseLease
-from agent_sdk.wire.messages import Renew, Resolve
+from agent_sdk.wire.messages import Renew, Report, Resolve
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.core.approvals import ApprovalRequest
-from broker_worker.core.backstop import Backstop
 from broker_worker.core.configuration import Configuration
 from broker_worker.pipeline import records
 from broker_worker.pipeline.affairs import Affairs
 from broker_worker.pipeline.approving import APPROVED_ACTIONS, is_approved
-from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.deciding import ACTIONS, Limits, open_cases
+from broker_worker.pipeline.delegation import Subjects
 from broker_worker.pipeline.opening import Opener
-from broker_worker.pipeline.releasing import REPLAY, Release, Releaser
+from broker_worker.pipeline.releasing import Release, Releaser
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.settling import Served, Settler, Waiting
 from broker_worker.pipeline.tally import Tally
+from broker_worker.pipeline.verdicts import Verdicts
 from broker_worker.ports import (
     Admission,
-    AdmissionAsk,
     Answer,
     AuditSink,
     Cache,
     Clock,
     Entry,
-    Verdict,
 )
 
 COLD_PER_TURN = 1
@@ -76,7 +75,8 @@ class Desk:
         self._clock = clock
         self._tally = Tally()
         self._releaser = Releaser(sink, cache, clock, self._tally, Nonces(entropy))
-        self._backstop = Backstop()
+        self._verdicts = Verdicts(self._releaser)
+        self._subjects = Subjects(opener.skew)
         self._is_calm = True
 
     async def serve(
@@ -130,10 +130,15 @@ class Desk:
 
     def _decide(self, ask: Ask, now: int) -> None:
         """Decide every name of a request: by what was revoked first, then by the policy."""
-        body, identity, revocations = ask.request.body, ask.identity, self.affairs.revocations
+        body, revocations = ask.request.body, self.affairs.revocations
+        if isinstance(body, (Resolve, Report)) and body.subject is not None:
+            ask.action = ACTIONS[type(body)]
+            self._subjects.stand_in(ask, self.configuration, self.opener.verifier, now)
+            if ask.code is not None:
+                return
         if revocations.is_empty and type(body) is Resolve:  # what nearly always comes
             open_cases(ask, self.configuration, now)
-        elif not revocations.is_empty and revocations.of_run(identity.agent_id, identity.run_id, identity.token_id):
+        elif not revocations.is_empty and self._is_revoked(ask):
             ask.action = ACTIONS[type(body)]
             ask.refuse(Code.REVOKED, "revoked")
         elif isinstance(body, (Renew, ReleaseLease)):
@@ -145,6 +150,12 @@ class Desk:
                 for case in ask.cases:
                     if case.code is None and revocations.of_secret(case.name):
                         case.refuse(Code.REVOKED, "secret_revoked")
+
+    def _is_revoked(self, ask: Ask) -> bool:
+        """Whether the run, or who asks for it, was revoked; calls that it made before are recorded all the same."""
+        asking = (ask.sender,) if ask.action == "report" else (ask.identity, ask.sender)
+        of_run = self.affairs.revocations.of_run
+        return any(of_run(each.agent_id, each.run_id, each.token_id) is not None for each in asking)
 
     async def _admit(
         self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int, *, is_hasty: bool
@@ -175,7 +186,7 @@ class Desk:
         undisturbed, distrust = True, list[AuditRecord]()
         now = self._clock.now() if is_guarded else now  # an approval may have ended since
         for ask, cases, mark, verdict in zip(asks, open_before, marks, verdicts, strict=True):
-            undisturbed &= self._apply(ask, cases, mark, verdict, distrust, now)
+            undisturbed &= self._verdicts.apply(ask, cases, mark, verdict, distrust, now)
             if self._rules() != rules:
                 undisturbed = False
                 if ask.code is None:
@@ -216,7 +227,7 @@ class Desk:
         live = [ask for ask in release.asks if ask.code is None]
         others = [ask for ask in release.asks if ask.code is not None]
         places = {(ask.entry.agent_id, ask.entry.entry_id.decode("ascii", "replace")) for ask in live}
-        noted = [record for record in release.records if (record.agent_id, record.entry_id) not in places]
+        noted = [record for record in release.records if (records.sent_by(record), record.entry_id) not in places]
         waiting, again = self._settle_all(self._decided_again(live), noted, self._clock.now())
         again.asks = [*others, *again.asks]
         return waiting, again
@@ -292,7 +303,7 @@ class Desk:
         now = self._clock.now()
         for ask in asks:
             self._decide_again(ask, now, are_approved=True)
-            if ask.request.deadline <= now or ask.identity.expires_at <= now:
+            if min(ask.request.deadline, ask.identity.expires_at, ask.sender.expires_at) <= now:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
         settle(now)
         rules = self._rules()
@@ -317,6 +328,7 @@ class Desk:
         self._limits = Limits(configuration.policy)
         self.opener.verifier = verifier
         self.opener.forget_tokens()
+        self._subjects.forget()
         if forget_values:
             self._cache.clear()
 
@@ -364,36 +376,3 @@ class Desk:
                 self.opener.verifier.verify(ask.request.token, now)
             except WireError as error:
                 ask.refuse(error.code, error.reason)
-
-    def _apply(
-        self, ask: Ask, cases: Sequence[Case], mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int
-    ) -> bool:
-        """Act on what the queue says of an ask and of its cases, and on what this worker knows better.
-
-        Returns:
-            Whether everything was admitted.
-        """
-        if verdict.replay:
-            ask.refuse(Code.INVALID, REPLAY)
-            return False
-        if self._backstop.is_replay((mark.replay_key, mark.request_id), mark.entry_id):
-            ask.refuse(Code.INVALID, REPLAY)
-            noted += self._releaser.note_distrust(ask, "replay_mark_lost", now)
-            return False
-        if verdict.wait_us:
-            ask.refuse(Code.RATE_LIMITED, "over_limit", -(-verdict.wait_us // 1000))
-            return False
-        admitted = True
-        counted = [(limit.key, limit.rate, mark.count) for limit in mark.limits]
-        for case, wait_us, limits in zip(cases, verdict.name_waits_us, mark.name_limits, strict=True):
-            if wait_us:
-                ask.draft, admitted = None, False
-                case.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
-            else:
-                counted += [(limit.key, limit.rate, 1) for limit in limits]
-        wait_us = self._backstop.count(counted, now * 1000)
-        if wait_us:
-            ask.refuse(Code.RATE_LIMITED, "over_limit", -(-wait_us // 1000))
-            noted += self._releaser.note_distrust(ask, "limit_state_lost", now)
-            return False
-        return admitted

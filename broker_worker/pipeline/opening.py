@@ -62,7 +62,7 @@ class Opener:
         self._intakes = intakes
         self.verifier = verifier
         self._peers = peers
-        self._skew = skew
+        self.skew = skew
         self._max_cold = max_cold
         self._requests = RequestDecoder()
         self._cold: OrderedDict[str, deque[tuple[Entry, Envelope]]] = OrderedDict()
@@ -173,13 +173,13 @@ class Opener:
     def _checked(self, ask: Ask, now: int) -> Ask:
         """Refuse what is over, not yet issued, or asks to be remembered for too long."""
         request = ask.request
-        if ask.identity.expires_at <= now - self._skew:
+        if ask.identity.expires_at <= now - self.skew:
             ask.refuse(Code.EXPIRED, "token_expired")
         elif request.deadline <= now:
             ask.refuse(Code.EXPIRED, "deadline_passed")
-        elif request.issued_at > now + self._skew:
+        elif request.issued_at > now + self.skew:
             ask.refuse(Code.INVALID, "issued_in_the_future")
-        elif request.deadline > now + MAX_HORIZON_MS + self._skew:
+        elif request.deadline > now + MAX_HORIZON_MS + self.skew:
             ask.refuse(Code.INVALID, "deadline_too_far")
         return ask
 

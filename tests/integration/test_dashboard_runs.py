@@ -5,6 +5,8 @@ import pytest
 from dashboard_house import NOW, House
 from ledger_rows import HOUR, LEASE, approval, lease, revoked, run
 
+from agent_sdk.wire.audit import AuditRecord, encode_line, format_time
+
 PAGE = "/runs/claude/run-1"
 HOSTILE = "<script>alert(1)</script>"
 
@@ -80,6 +82,27 @@ async def test_a_story_tells_refusals_approvals_leases_and_revocation(house: Hou
     assert places == sorted(places)
     assert "merge it" in text
     assert f"/leases/{LEASE}/revoke" in text
+
+
+async def test_a_story_says_what_a_proxy_called_with_a_secret(house: House, browser: httpx.AsyncClient) -> None:
+    """Method, host, the path's template and the answer; also among what happens now."""
+    run(house)
+    own = {"agent_id": "claude", "run_id": "run-1", "secret_name": "github.token", "outcome": "granted"}
+    record = AuditRecord(
+        v=1,
+        event="call",
+        timestamp=format_time(NOW),
+        host="api.github.com",
+        method="GET",
+        path="/user",
+        status=200,
+        elapsed_ms=34,
+    )
+    house.record("call", at=NOW, line=encode_line(record, "worker-1", "ab" * 8, 1, "0" * 64).decode(), **own)
+    for page in (PAGE, "/"):
+        text = (await browser.get(page)).text
+        assert "used by a proxy" in text
+        assert "GET api.github.com/user: 200, 34 ms" in text
 
 
 async def test_a_run_of_which_only_events_are_known_has_a_story(house: House, browser: httpx.AsyncClient) -> None:

@@ -10,7 +10,8 @@ from people_workbench import ALICE, BOB, CAROL
 from broker_worker.core.approvers import Ed25519Key, WebAuthnKey
 from broker_worker.core.configuration import Dashboard
 from broker_worker.core.errors import ConfigError, SetupError
-from broker_worker.people.approvers_file import ApproversFile, NotChangedError, key_text
+from broker_worker.files.list_lines import NotChangedError
+from broker_worker.people.approvers_file import ApproversFile, key_text
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "approvers.yaml"
 KEYS = [Ed25519Key(person.public) for person in (ALICE, BOB, CAROL)]

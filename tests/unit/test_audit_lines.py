@@ -83,9 +83,10 @@ def test_there_is_no_field_that_could_hold_a_value() -> None:
     """The allow-list of fields is pinned: who adds one must think of what may go into it."""
     assert set(AuditRecord.__struct_fields__) == {
         "v", "event", "timestamp", "agent_id", "run_id", "secret_name", "outcome", "source", "age_s", "code", "reason",
-        "action", "purpose", "rule", "policy", "provider", "version", "expires_at", "lease_id", "lease_ends", "uses",
-        "approval_id", "approver", "subject", "request_id", "entry_id", "run_key",
-        "token_id", "issuer", "task", "latency_us", "count", "signature",
+        "action", "deliver", "actor", "purpose", "rule", "policy", "provider", "version", "expires_at",
+        "lease_id", "lease_ends", "uses", "approval_id", "approver", "subject", "request_id", "entry_id", "run_key",
+        "token_id", "issuer", "task", "latency_us", "count",
+        "route", "host", "method", "path", "status", "sent_bytes", "received_bytes", "elapsed_ms", "signature",
     }  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def test_own_exception_is_logged_with_its_text(capsys: pytest.CaptureFixture[str
 
 def test_where_only_the_agents_packages_are_installed_the_command_says_so() -> None:
     """The base package brings the script along; it ends with what to install, not with a traceback."""
-    code = "import sys; sys.modules['click'] = None; import broker_worker.cli"
+    code = "import sys; sys.modules['structlog'] = None; import broker_worker.cli"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (7, "")
     assert result.stderr.splitlines() == [

@@ -218,7 +218,7 @@ async def test_the_largest_plaintext_there_can_be_is_either_sealed_or_refused(be
         bench.vault.values["local://openai"] = b"x" * (128 * 1024)
         bench.vault.values["local://anthropic"] = b"y" * size
         bench.admission.forget()
-        bench.desk._backstop.__init__()  # type: ignore[misc]  # limits are not what this is about
+        bench.desk._verdicts._backstop.__init__()  # type: ignore[misc]  # limits are not what this is about
         reply = await bench.ask(run, "openai.api_key", "anthropic.api_key")
         outcomes.add(reply.code or reply.status)
     assert outcomes == {"ok", Code.TOO_LARGE}

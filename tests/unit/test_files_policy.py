@@ -157,7 +157,12 @@ WRONG = [
     ("agents:\n  codex:\n    allow:\n", 3, "`allow`: found nothing, expected a list", "write `[]` for an empty one"),
     ("agents:\n  codex:\n    allow: one\n", 3, "`allow`: found `one`, expected a list", "write `[]` for an empty one"),
     ("agents:\n  codex:\n    alow: []\n", 3, "`codex`: unknown key `alow`", "did you mean `allow`?"),
-    ("agents:\n  codex:\n    zzz: []\n", 3, "`codex`: unknown key `zzz`", "known here: allow, deny, roles, limits"),
+    (
+        "agents:\n  codex:\n    zzz: []\n",
+        3,
+        "`codex`: unknown key `zzz`",
+        "known here: allow, deny, roles, limits, acts_for, proof",
+    ),
     ("agnets: {}\n", 1, "top level: unknown key `agnets`", "did you mean `agents`?"),
     ("agents: {}\npolicies: {}\n", 2, "top level: `agents` and `policies` both stand here", "keep one of the two"),
     ("agents:\n", 1, "`agents`: found nothing, expected a mapping", "write `agents: {}` for a policy without agents"),
@@ -228,7 +233,7 @@ WRONG = [
         "agents:\n  codex:\n    allow:\n      - {secret: a, human: required}\n",
         4,
         "entry of `allow`: unknown key `human`",
-        "known here: secret, pattern, actions, overwrite, max_ttl, rate, purpose, runs, not_after, approval",
+        "known here: secret, pattern, actions, overwrite, max_ttl, rate, purpose, runs, not_after, approval, deliver",
     ),
     (
         "agents:\n  codex:\n    allow:\n      - {pattern: a*}\n",

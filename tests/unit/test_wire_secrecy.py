@@ -116,20 +116,11 @@ def test_an_audit_event_has_no_field_that_could_hold_a_value() -> None:
     """The fields of an audit line are these and no others, so a new one is a decision."""
     assert set(audit.AuditEvent.__struct_fields__) == {
         *("v", "event", "timestamp", "agent_id", "run_id", "secret_name", "outcome", "source", "age_s", "code"),
-        *(
-            "reason",
-            "action",
-            "purpose",
-            "rule",
-            "policy",
-            "provider",
-            "version",
-            "expires_at",
-            "request_id",
-            "entry_id",
-        ),
+        *("reason", "action", "deliver", "actor", "purpose", "rule", "policy", "provider", "version", "expires_at"),
+        *("request_id", "entry_id"),
         *("lease_id", "lease_ends", "uses", "approval_id", "approver", "subject"),
         *("run_key", "token_id", "issuer", "task", "latency_us", "count", "signature"),
+        *("route", "host", "method", "path", "status", "sent_bytes", "received_bytes", "elapsed_ms"),
         *("event_id", "worker", "chain", "sequence", "prev"),
     }
 

@@ -11,7 +11,18 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 import pytest
 
-from agent_sdk.wire import audit, audit_stream, certificate, codec, keynames, messages, names, sealing
+from agent_sdk.wire import (
+    audit,
+    audit_stream,
+    certificate,
+    codec,
+    keynames,
+    messages,
+    names,
+    proof,
+    sealing,
+    static_tokens,
+)
 from agent_sdk.wire.audit_chain import ChainVerifier
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier, TrustAnchor
@@ -23,10 +34,12 @@ COUNTS = {
     "envelopes.json": 51,
     "keynames.json": 18,
     "keys.json": 34,
-    "messages.json": 159,
+    "messages.json": 183,
     "names.json": 49,
     "padding.json": 12,
     "patterns.json": 22,
+    "proofs.json": 66,
+    "static_tokens.json": 17,
     "tokens.json": 111,
 }
 Case = dict[str, Any]
@@ -78,7 +91,11 @@ def test_every_vector_file_is_known() -> None:
 def test_the_files_are_what_the_script_makes() -> None:
     """The vectors come from the committed script and from nothing else."""
     made = subprocess.run(
-        [sys.executable, FOLDER / "make_vectors.py", "--check"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, FOLDER / "make_vectors.py", "--check"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (made.returncode, made.stdout, made.stderr) == (0, "", "")
 
@@ -242,6 +259,29 @@ def test_token(case: Case, anchors: list[TrustAnchor]) -> None:
 def _fields(identity: RunIdentity) -> dict[str, object]:
     fields = {name: getattr(identity, name) for name in RunIdentity.__slots__}
     return {**fields, "scope": None if identity.scope is None else [pattern.text for pattern in identity.scope]}
+
+
+@pytest.mark.parametrize("case", _cases("proofs.json"))
+def test_proof(case: Case) -> None:
+    """A proof counts for its token, its key, its audience and its minutes, or is refused with its code."""
+
+    def verify() -> proof.ProofClaims:
+        key, audiences = case["run_public_key"], case["audiences"]
+        return proof.verify_proof(case["proof"], case["token"], key, audiences, case["now"], case["skew"])
+
+    assert _outcome(verify) == case["expect"]
+    for name, value in case.get("claims", {}).items():
+        assert getattr(verify(), name) == value
+
+
+@pytest.mark.parametrize("case", _cases("static_tokens.json"))
+def test_static_token(case: Case) -> None:
+    """A static token is what its random bytes make, and no other text is one."""
+    assert _outcome(lambda: static_tokens.parse(case["text"])) == case["expect"]
+    if case["expect"] == "ok":
+        record = static_tokens.TokenRecord(case["token_id"], case["digest"])
+        assert static_tokens.mint(case["entropy"]) == (case["text"], record)
+        assert static_tokens.parse(case["text"]) == record
 
 
 @pytest.mark.parametrize("case", _cases("audit.json", kind="line"))

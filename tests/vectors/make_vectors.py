@@ -15,6 +15,7 @@ from typing import Any
 from vector_audit import audit_cases
 from vector_messages import message_cases, padding_cases
 from vector_names import keyname_cases, name_cases, pattern_cases
+from vector_proofs import proof_cases, static_token_cases
 from vector_sealing import certificate_cases, envelope_cases, key_cases
 from vector_tokens import ANCHORS, token_cases
 from wire_reference import Case, plain
@@ -42,6 +43,16 @@ FILES: dict[str, tuple[str, str, Callable[[], list[Case]]]] = {
         certificate_cases,
     ),
     "tokens.json": ("Identity token", "`token` under `anchors` at the time `now` (ms, with `skew`).", token_cases),
+    "proofs.json": (
+        "Proof of possession",
+        "`proof` of who shows `token`, whose key is `run_public_key`, to one of the `audiences` at the time `now`.",
+        proof_cases,
+    ),
+    "static_tokens.json": (
+        "Static token",
+        "`text` is what `entropy` makes, and what the broker keeps of it; or it is refused.",
+        static_token_cases,
+    ),
     "audit.json": (
         "Audit",
         "A `line` as it is read back, a chain of `lines` under the `identity`, or the `fields` of a stream entry.",

@@ -23,6 +23,24 @@ def _resolve(**more: object) -> dict[str, Any]:
     return _request({**_BODY, **more})
 
 
+_CALL = {
+    "at": NOW,
+    "route": "openai",
+    "name": "openai.api_key",
+    "host": "api.openai.com",
+    "method": "POST",
+    "path": "/v1/chat/*",
+    "status": 200,
+    "sent": 12,
+    "received": 345,
+    "elapsed": 67,
+}
+
+
+def _report(*calls: object, **subject: object) -> dict[str, Any]:
+    return _request({"op": "report", "subject": subject or {"token": "d.e.f"}, "calls": list(calls)})
+
+
 def _ok(kind: str, name: str, fields: object) -> Case:
     return case(name, "ok", type=kind, fields=fields, bytes=pack(fields))
 
@@ -51,6 +69,19 @@ _REQUESTS_OK = {
     "renew with the longest lease": _request({"op": "renew", "lease": _LEASE_ID + bytes(496)}),
     "release": _request({"op": "release", "lease": _LEASE}),
     "list what there is": _request({"op": "list"}),
+    "resolve for the environment of a program": _resolve(deliver="env"),
+    "resolve for a file": _resolve(deliver="file"),
+    "resolve for a proxy on behalf of a run": _resolve(deliver="proxy", subject={"token": "d.e.f"}),
+    "resolve on behalf of a run with a proof": _resolve(subject={"token": "d.e.f", "proof": "g.h.i"}),
+    "resolve on behalf of a run that called itself something": _resolve(
+        subject={"token": "d.e.f", "proof": "g.h.i", "agent": "claude", "run": "run-1"}
+    ),
+    "resolve on behalf of a script that named its agent": _resolve(subject={"token": "sbt_x", "agent": "a" * 64}),
+    "report one call": _report(_CALL),
+    "report the smallest call": _report(
+        {"at": 0, "route": "r", "name": "a", "host": "h", "method": "GET", "path": "/"}
+    ),
+    "report 64 calls": _report(*[_CALL] * 64),
     "shortest deadline": _request(deadline=NOW + 1),
     "latest time": _request(deadline=2**53 - 1),
     "longest token": _request(token="t" * 4096),
@@ -106,6 +137,24 @@ def _field_faults() -> dict[str, tuple[str, dict[str, Any]]]:
         ),
         "generate without a recipe": (_MALFORMED, _request({"op": "generate", "name": "a"})),
         "purpose of 257 characters": (_MALFORMED, _resolve(purpose="p" * 257)),
+        "deliver in an unknown way": (_MALFORMED, _resolve(deliver="mail")),
+        "deliver the value, spelled out": (_NOT_CANONICAL, _resolve(deliver="value")),
+        "subject without a token": (_MALFORMED, _resolve(subject={"proof": "g.h.i"})),
+        "subject's agent of 65 characters": (_MALFORMED, _resolve(subject={"token": "d.e.f", "agent": "a" * 65})),
+        "subject's run of no characters": (_MALFORMED, _resolve(subject={"token": "d.e.f", "run": ""})),
+        "subject's run before its agent": (
+            _NOT_CANONICAL,
+            _resolve(subject={"token": "d.e.f", "run": "run-1", "agent": "claude"}),
+        ),
+        "subject as text": (_MALFORMED, _resolve(subject="d.e.f")),
+        "subject with a token of 4097 characters": (_MALFORMED, _resolve(subject={"token": "t" * 4097})),
+        "subject with a proof of 2049 characters": (_MALFORMED, _resolve(subject={"token": "t", "proof": "p" * 2049})),
+        "report no call": (_MALFORMED, _report()),
+        "report 65 calls": (_MALFORMED, _report(*[_CALL] * 65)),
+        "report without a subject": (_MALFORMED, _request({"op": "report", "calls": [_CALL]})),
+        "report a call of a name that is not canonical": (_BAD_NAME, _report({**_CALL, "name": "OpenAI"})),
+        "report a call with a status of 99": (_MALFORMED, _report({**_CALL, "status": 99})),
+        "report a call with its query": (_MALFORMED, _report({**_CALL, "query": "a=b"})),
         "ttl of zero": (_MALFORMED, _resolve(ttl=0)),
         "ttl beyond 30 days": (_MALFORMED, _resolve(ttl=2_592_001)),
         "lease of nothing but its id": (_MALFORMED, _request({"op": "renew", "lease": _LEASE_ID})),

@@ -16,6 +16,7 @@ from broker_worker.cli.demo.pages import dashboard_pages, leave_running
 from broker_worker.cli.demo.people import person_is_asked
 from broker_worker.cli.demo.serving import everybody_asks, flood, killed_worker
 from broker_worker.cli.demo.stage import Stage
+from broker_worker.cli.demo.using import used_without_having
 from broker_worker.cli.demo.writing import written_and_rotated
 from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.core.errors import SetupError
@@ -37,7 +38,7 @@ _NEXT = (
     help="Leave the dashboard running at the end, until Ctrl-C; on a terminal that is the default.",
 )
 def demo(keep: bool, wait: bool | None) -> None:
-    """Show it all in a minute: agents, policy, a flood, forgeries, an approval, a revocation, a rotation, the audit.
+    """Show it all: agents, policy, a flood, forgeries, an approval, a revocation, a rotation, a key that nobody has.
 
     Everything is real and happens in a temporary home; your own installation is not touched. The exit code is 1 if
     anything that it claims did not hold.
@@ -70,6 +71,7 @@ async def _play(stage: Stage, house: House, *, wait: bool) -> None:
         await written_and_rotated(stage, house, agents)
         pages = await dashboard_pages(stage, house, agents)
         audit_trail(stage, house, agents)
+        await used_without_having(stage, house, agents)
         on_the_queue(stage, house, agents, pages)
         _verdict(stage, house)
         if wait:

@@ -12,6 +12,8 @@ import os
 import secrets
 import sys
 import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 from agent_sdk import AsyncSecretBroker, LeaseExpired, NotGranted, RunCredential, Secret
@@ -33,6 +35,8 @@ async def serve() -> None:
                 await store(broker, **order["store"])
             elif "rotated" in order:
                 await see_rotated(held[order["rotated"]], order["seconds"])
+            elif "call" in order:
+                await call(credential, **order["call"])
             elif "watch" in order:
                 await watch(held[order["watch"]], order["seconds"])
             else:
@@ -88,6 +92,23 @@ async def store(broker: AsyncSecretBroker, name: str, purpose: str, prefix: str)
     else:
         outcome = {"outcome": "granted", "shown": repr(stored)}
     tell(event="answer", name=name, purpose=purpose, started=started, ended=time.monotonic(), **outcome)
+
+
+async def call(credential: RunCredential, url: str, seconds: float) -> None:
+    """Call a URL of the proxy with the run's token in place of a key; tell what came back, word for word."""
+    shown = {"Authorization": f"Bearer {credential.token}"}
+    request = urllib.request.Request(url, headers=shown)  # noqa: S310  # http, to the demo's own proxy
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def made() -> tuple[int, str]:
+        try:
+            with opener.open(request, timeout=seconds) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    status, text = await asyncio.to_thread(made)
+    tell(event="called", status=status, text=text)
 
 
 async def see_rotated(secret: Secret, seconds: float) -> None:

@@ -103,11 +103,23 @@ class Over(msgspec.Struct, frozen=True, tag_field="event", tag="over"):
     at: float
 
 
+class Called(msgspec.Struct, frozen=True, tag_field="event", tag="called"):
+    """What came back when an agent called a URL.
+
+    Args:
+        status: the HTTP status.
+        text: the body, word for word.
+    """
+
+    status: int
+    text: str
+
+
 class Done(msgspec.Struct, frozen=True, tag_field="event", tag="done"):
     """An order is carried out."""
 
 
-_DECODER = msgspec.json.Decoder(Ready | Answer | Over | Done)
+_DECODER = msgspec.json.Decoder(Ready | Answer | Over | Called | Done)
 
 
 class Agent:
@@ -223,6 +235,19 @@ class Agent:
             raise self._trouble("spoke out of turn")
         return event
 
+    async def call(self, url: str, seconds: float) -> Called:
+        """Have it call a URL with its run's token in place of a key.
+
+        Raises:
+            SetupError: if it ended, or does not say what came back.
+        """
+        self._order(call={"url": url, "seconds": seconds})
+        event = await self._next(seconds + _ORDER_SECONDS)
+        done = await self._next(_ORDER_SECONDS)
+        if not isinstance(event, Called) or not isinstance(done, Done):
+            raise self._trouble("spoke out of turn")
+        return event
+
     def has_right_value(self, answer: Answer) -> bool:
         """Whether the agent holds the value that lies in the vault under that name."""
         value = self._values.get(answer.name, b"")
@@ -246,7 +271,7 @@ class Agent:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
 
-    async def _next(self, seconds: float) -> Ready | Answer | Over | Done:
+    async def _next(self, seconds: float) -> Ready | Answer | Over | Called | Done:
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(seconds):
@@ -257,7 +282,7 @@ class Agent:
         if not line:
             raise self._trouble("ended")
         try:
-            event: Ready | Answer | Over | Done = _DECODER.decode(line)
+            event: Ready | Answer | Over | Called | Done = _DECODER.decode(line)
         except msgspec.MsgspecError:
             raise self._trouble("wrote what is not understood") from None
         return event

@@ -1,4 +1,4 @@
-"""Acts 9 and 10: the audit, verified and tampered with, and what lay on the queue."""
+"""Acts 9 and 11: the audit, verified and tampered with, and what lay on the queue."""
 
 import base64
 import itertools
@@ -64,9 +64,9 @@ def audit_trail(stage: Stage, house: House, agents: Mapping[str, Agent]) -> None
 
 
 def on_the_queue(stage: Stage, house: House, agents: Mapping[str, Agent], pages: Mapping[str, str]) -> None:
-    """Act 10: no value was ever on the queue, in the audit, in a log, on a page, or in an agent's output."""
+    """Act 11: no value was ever on the queue, in the audit, in a log, on a page, or in an agent's output."""
     stage.act(
-        10,
+        11,
         "What was on the queue",
         "Its append-only log has every byte that was ever written to it. It and every key are searched for each "
         "value: as it is, in base64, in hexadecimal.",

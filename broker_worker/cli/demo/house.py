@@ -65,6 +65,18 @@ PLACE_LINES = """
 create_in:
   - {pattern: made.*, ref: "local://agents.{name}"}
 """
+USED = "search.api_key"
+"""What claude uses through the proxy, and never has."""
+USED_LINES = f"""\
+      - {{secret: {USED}, deliver: [proxy]}}
+"""
+"""What the operator writes below claude for that."""
+PROXY_LINES = """\
+  egress:
+    allow: []
+    acts_for: {agents: [claude], deliver: [proxy]}
+"""
+"""What the operator writes for the proxy, which is a run itself."""
 CANARY = "DEMOCANARYDEMO"
 """Stands in every value of the demo and nowhere else, so that one that escapes is found."""
 _PREFIXES = {
@@ -72,6 +84,7 @@ _PREFIXES = {
     "anthropic.api_key": "sk-ant-api03-",
     "github.read_token": "github_pat_",
     GUARDED: "dpl_live_",
+    USED: "srch_",
 }
 _START_SECONDS = 30.0
 _STOP_SECONDS = 32.0
@@ -140,6 +153,26 @@ class House:
         policy = policy_file.read_text().replace(f"      - {ROTATED}\n", f"      - {ROTATED}\n      - {CREATED}\n", 1)
         agent, own, others = policy.partition("      - github.read_token\n      - openai.api_key\n")
         write_private(policy_file, (agent + own + CREATED_LINES + others).encode())
+
+    def let_use(self, upstream: str) -> int:
+        """Let claude use a key through the proxy, and say for which calls; returns the proxy's port."""
+        secrets_file = self.settings.config_dir / "secrets.yaml"
+        names, rest = secrets_file.read_text().split(PLACE_LINES, 1)
+        write_private(secrets_file, f'{names}  {USED}: "local://{USED}"\n{PLACE_LINES}{rest}'.encode())
+        policy_file = self.settings.config_dir / "policy.yaml"
+        before, own, others = policy_file.read_text().partition("  claude:\n    allow:\n")
+        write_private(policy_file, (before + PROXY_LINES + own + USED_LINES + others).encode())
+        port = _free_port(0)
+        route = {
+            "upstream": upstream,
+            "secret": USED,
+            "send": {"header": "Authorization", "value": "Bearer {secret}"},
+            "allow": [{"method": "GET", "path": "/v1/search"}],
+            "allow_private": ["127.0.0.1/32"],
+        }
+        text = json.dumps({"egress": {"port": port, "routes": {"search": route}}}, indent=1)
+        write_private(self.settings.config_dir / "egress.yaml", text.encode())
+        return port
 
     def learn(self, name: str, place: str) -> None:
         """Look into the vault for what a name stands for by now."""
@@ -275,6 +308,10 @@ class House:
         await until(clear, _START_SECONDS)
         return any(event.get("event") == "dashboard_ready" for event in self.events())
 
+    def has_proxy(self) -> bool:
+        """Whether the egress proxy that `up` starts is ready."""
+        return any(event.get("event") == "egress_ready" for event in self.events())
+
     def pid_of(self, worker: str) -> int:
         """The process id of a worker.
 
@@ -311,13 +348,13 @@ class House:
         return lines[-1] if lines else "it said nothing"
 
 
-def _free_port() -> int:
-    """The dashboard's usual port, or another one that nobody uses now."""
-    for wanted in (_USUAL_PORT, 0):
+def _free_port(usual: int = _USUAL_PORT) -> int:
+    """A usual port (0 for none), or another one that nobody uses now."""
+    for wanted in (usual, 0):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", wanted)) as listening:
             port: int = listening.getsockname()[1]
             return port
-    raise SetupError("no port of 127.0.0.1 is free", hint="the dashboard needs one")
+    raise SetupError("no port of 127.0.0.1 is free", hint="the dashboard and the proxy need one each")
 
 
 @contextlib.contextmanager

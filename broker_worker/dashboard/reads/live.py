@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, and_, func, literal, select, tuple_
 
+from broker_worker.dashboard.reads.events import shown_columns
 from broker_worker.dashboard.reads.keyset import Cursor, Page, cut
 from broker_worker.ledger.schema import EVENTS
 
@@ -34,7 +35,7 @@ IS_ANSWER: Final[Mapping[str, ColumnElement[bool]]] = {
     ),
 }
 """Which events of an outcome are what an agent was given or refused, and not what people decided or have yet to."""
-_SHOWN = tuple(column for column in EVENTS.columns if column.name != "line")
+_SHOWN = shown_columns()
 
 
 @dataclass(frozen=True, slots=True)

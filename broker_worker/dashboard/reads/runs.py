@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, literal, select, tuple_
 
+from broker_worker.dashboard.reads.events import shown_columns
 from broker_worker.dashboard.reads.keyset import PAGE, Cursor, Page, cut
 from broker_worker.dashboard.reads.leases import lease_columns
 from broker_worker.ledger.queries import LeaseRow
@@ -11,7 +12,7 @@ from broker_worker.ledger.schema import APPROVALS, EVENTS, LEASES, RUNS
 
 LEASES_OF_A_RUN = 200
 APPROVALS_OF_A_RUN = 10
-_SHOWN = tuple(column for column in EVENTS.columns if column.name != "line")
+_SHOWN = shown_columns()
 
 
 def list_runs(

@@ -1,0 +1,94 @@
+"""Where values are written to: a new file that only this user can read, or a pipe."""
+
+import contextlib
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+from agent_sdk.wire.errors import SecretBrokerError
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+class OutputError(SecretBrokerError):
+    """What is at the place of an output is not to be written over.
+
+    Args:
+        message: what is there.
+        hint: what to do.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Make sure that a place can be written to, before anything is asked for.
+
+    Args:
+        path: a file that is not there yet, or is private and ours already; a pipe of ours; `-`.
+        force: whether any other file is replaced.
+
+    Raises:
+        OutputError: if not.
+    """
+    if str(path) == "-" or not os.path.lexists(path):
+        return
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if stat.S_ISFIFO(status.st_mode):
+            if os.name == "posix" and status.st_uid != os.geteuid():
+                raise OutputError(f"{path} is another user's pipe", "name a pipe of your own")
+            return
+        if stat.S_ISDIR(status.st_mode):
+            raise OutputError(f"{path} is a folder", "name a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise OutputError(f"{path} is neither a file nor a pipe", "name a file, a pipe, or - for standard output")
+    if not force and not _is_private(path):
+        raise OutputError(f"{path} exists, and others could read it or it is another's", "--force replaces it")
+
+
+def write_output(path: Path, content: bytes, *, force: bool) -> None:
+    """Write a file of mode 0600 as a whole, or into a pipe.
+
+    A file is written beside its place and then renamed, so there is the old one or the new one, never a part; a link in
+    its place is replaced and not followed.
+
+    Raises:
+        OutputError: if something is there that `check_output` refuses.
+        OSError: if it cannot be written.
+    """
+    check_output(path, force=force)
+    if str(path) == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    elif path.is_fifo():
+        with path.open("wb", buffering=0) as pipe:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[pipe.write(rest) :]
+    else:
+        _replace(path, content)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_private(path: Path) -> bool:
+    status = path.lstat()
+    if os.name != "posix":
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & _OTHERS

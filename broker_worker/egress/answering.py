@@ -1,0 +1,109 @@
+"""An upstream's answer on its way to the agent: within bounds, piece by piece, and without the value."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiohttp import ClientResponse
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from broker_worker.core.egress import Route
+from broker_worker.egress.decoding import Decoder
+from broker_worker.egress.headers import from_upstream
+from broker_worker.egress.lending import LentValue
+from broker_worker.egress.problems import Refusal
+from broker_worker.egress.sending import SMALL_BYTES
+
+_WITHOUT_BODY = frozenset({204, 205, 304})
+
+
+@dataclass(slots=True)
+class Exchanged:
+    """What came of a call so far; sizes are bodies in bytes, as they were on the upstream's side."""
+
+    status: int | None = None
+    fault: str | None = None
+    sent: int = 0
+    received: int = 0
+
+
+class Answer:
+    """Passes one answer on.
+
+    Args:
+        request: the agent's request.
+        upstream: the answer to it.
+        route: the route.
+        loan: what the call was made with; once it is taken back, nothing more is passed on.
+        exchanged: where what came is counted.
+
+    Raises:
+        Refusal: if it cannot be passed on.
+    """
+
+    def __init__(
+        self,
+        request: BaseRequest,
+        upstream: ClientResponse,
+        route: Route,
+        loan: LentValue,
+        exchanged: Exchanged,
+    ) -> None:
+        self._request = request
+        self._upstream = upstream
+        self._most = route.bounds.max_response
+        self._loan = loan
+        self._scrubber = loan.scrubber()
+        self._exchanged = exchanged
+        self._decoder = Decoder(upstream.headers.get("Content-Encoding"))
+        self._headers = from_upstream(upstream.headers, route)
+        if not self._decoder.is_identity:
+            self._headers.popall("Content-Encoding", None)
+            self._headers.popall("Content-MD5", None)
+        self._length = upstream.content_length
+        if self._length is not None and self._length > self._most and request.method != "HEAD":
+            raise self._too_large()
+
+    async def pass_on(self) -> StreamResponse:
+        """Pass it on as a whole if it is small, else each piece as it comes.
+
+        Raises:
+            Refusal: if it turns out to be something that cannot be passed on.
+        """
+        status, length = self._upstream.status, self._length
+        if self._request.method == "HEAD" or status in _WITHOUT_BODY:
+            response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
+            if length is not None and self._request.method == "HEAD" and self._decoder.is_identity:
+                response.content_length = length
+            return response
+        is_events = self._upstream.content_type == "text/event-stream"
+        if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and not is_events:
+            body = await self._upstream.read()
+            self._exchanged.received = len(body)
+            headers, body = self._scrubber.whole(self._headers, body)
+            return Response(status=status, headers=headers, body=body)
+        response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
+        await response.prepare(self._request)
+        async for piece in self._pieces():
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        """The body without the value. What could be the beginning of the value waits for what follows it."""
+        decoded, stream = 0, self._scrubber.stream()
+        async for chunk in self._upstream.content.iter_any():
+            self._exchanged.received += len(chunk)
+            if self._loan.revoked:
+                raise Refusal(403, "revoked", "the secret of this route was taken back")
+            for piece in self._decoder.decode(chunk):
+                decoded += len(piece)
+                if decoded > self._most:
+                    raise self._too_large()
+                if clean := stream.feed(piece):
+                    yield clean
+        self._decoder.finish()
+        if rest := stream.flush():
+            yield rest
+
+    def _too_large(self) -> Refusal:
+        return Refusal(502, "response_too_large", f"this route passes on bodies of at most {self._most} bytes")

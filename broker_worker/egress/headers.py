@@ -1,0 +1,108 @@
+"""Which headers go on, in both directions.
+
+A proxy is an intermediary (RFC 9110, section 7.6): what concerns one connection ends at it. Beyond that, whatever could
+make the upstream see another caller, another method or another path than the route allows does not go on.
+"""
+
+from urllib.parse import urlsplit
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from broker_worker.core.egress import Route
+from broker_worker.core.egress_path import read_segments
+from broker_worker.egress.identity import CREDENTIAL_HEADERS
+from broker_worker.egress.problems import Refusal
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info", "proxy-connection", "te",
+        "trailer", "transfer-encoding", "upgrade", "http2-settings",
+    }
+)  # fmt: skip
+"""RFC 9110, section 7.6.1, and what RFC 2616 and older clients counted among them."""
+_OVERRIDES = frozenset(
+    {
+        "x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri",
+        "x-rewrite-url", "x-forwarded-uri", "x-forwarded-path", "x-forwarded-prefix", "x-original-method",
+    }
+)  # fmt: skip
+"""By these a server may be told to take a call for another one than its request line says."""
+_NOT_SENT = _HOP_BY_HOP | CREDENTIAL_HEADERS | frozenset(
+    {
+        "host", "content-length", "expect", "accept-encoding", "forwarded", "via", "x-real-ip", "x-client-ip",
+    }
+)  # fmt: skip
+_NOT_RETURNED = _HOP_BY_HOP | frozenset(
+    {
+        "set-cookie", "set-cookie2", "content-length", "alt-svc", "strict-transport-security",
+        "public-key-pins", "clear-site-data", "report-to", "nel", "reporting-endpoints",
+    }
+)  # fmt: skip
+"""A session cookie is a credential that the secret earned; the others speak of the upstream's own host."""
+
+
+def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
+    """The headers that go on to the upstream, without the value.
+
+    Args:
+        headers: the request's.
+        route: its route.
+
+    Raises:
+        Refusal: if one of them could make the upstream take the call for another.
+    """
+    left_out = _nominated(headers)
+    own = route.send.header
+    kept: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        low = name.lower()
+        if low in _OVERRIDES:
+            raise Refusal(400, "header_refused", f"the header {low} could turn this call into another")
+        if low in _NOT_SENT or low in left_out or low == own or low.startswith("x-forwarded-"):
+            continue
+        if "_" in low:  # many servers take it for `-`, and so for one of the above
+            continue
+        if not value.isprintable() or not value.isascii():
+            raise Refusal(400, "header_refused", "a header's value has characters that are not printable ASCII")
+        kept.add(name, value)
+    kept["Accept-Encoding"] = "identity"
+    return kept
+
+
+def from_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
+    """The headers that are passed on to the agent; places on the upstream become places on the route."""
+    left_out = _nominated(headers)
+    kept: CIMultiDict[str] = CIMultiDict()
+    for name, raw in headers.items():
+        low = name.lower()
+        if low in _NOT_RETURNED or low in left_out:
+            continue
+        value = raw if raw.isprintable() else "".join(c if c.isprintable() else " " for c in raw)
+        kept.add(name, _place(value, route) if low in {"location", "content-location"} else value)
+    return kept
+
+
+def _nominated(headers: CIMultiDictProxy[str]) -> frozenset[str]:
+    """The headers that `Connection` says belong to the connection."""
+    values = headers.getall("connection", ())
+    return frozenset(word.strip().lower() for value in values for word in value.split(",")) if values else frozenset()
+
+
+def _place(text: str, route: Route) -> str:
+    """A place on the upstream as the agent reaches it; any other as it is.
+
+    The proxy follows no redirect. Whoever follows one to elsewhere goes there without the value.
+    """
+    upstream = route.upstream
+    try:
+        parts = urlsplit(text)
+        is_here = not parts.scheme and not parts.netloc and text.startswith("/")
+        if not is_here and f"{parts.scheme}://{parts.netloc}".lower() != upstream.origin:
+            return text
+        segments = read_segments(parts.path or "/")
+    except ValueError:
+        return text
+    if segments[: len(upstream.prefix)] != upstream.prefix:
+        return text
+    path = "/".join(("", route.name, *segments[len(upstream.prefix) :]))
+    return path + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")
