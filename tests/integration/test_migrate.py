@@ -122,7 +122,7 @@ def test_a_crash_in_any_step_is_made_good_by_the_next_run(
 ) -> None:
     """Whatever was done is found again; before the env file is changed, the vault and a backup have all that it had."""
 
-    def fail(at: int, name: str, module: object) -> None:
+    def fail(patched: pytest.MonkeyPatch, at: int, name: str, module: object) -> None:
         calls = iter(range(100))
         real = getattr(module, name)
 
@@ -131,7 +131,7 @@ def test_a_crash_in_any_step_is_made_good_by_the_next_run(
                 raise KeyboardInterrupt
             return real(*arguments, **options)
 
-        monkeypatch.setattr(module, name, broken)
+        patched.setattr(module, name, broken)
 
     faults: dict[str, tuple[int, str, object]] = {
         "backup": (0, "store_backup", migrating),
@@ -142,11 +142,9 @@ def test_a_crash_in_any_step_is_made_good_by_the_next_run(
         "policy": (1, "replace_file", migrating),
         "env file": (2, "replace_file", migrating),
     }
-    with monkeypatch.context():
-        fail(*faults[step])
+    with monkeypatch.context() as patched:
+        fail(patched, *faults[step])
         assert run(".env", "--agent", "claude", "--yes").exit_code == 130
-        monkeypatch.undo()
-    os.chdir(home.parent / "work")
     assert Path(".env").read_bytes() == BEFORE.encode(), "the plaintext goes last"
     assert run(".env", "--agent", "claude", "--yes").exit_code == 0
     check_done(home)

@@ -1,5 +1,6 @@
 """`secret-agent scan` as people and hooks start it: what it prints, what it leaves out, git, baselines, SARIF."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -133,9 +134,8 @@ def test_an_update_forgets_what_is_gone_where_it_looked(scan: Scan) -> None:
         Path(name, ".env").write_text(f"TOKEN={KEY}\n")
     scan("--baseline", "known.json", "--update-baseline")
     Path("a/.env").write_text("")
-    os.chdir("a")
-    assert scan("--baseline", "../known.json", "--update-baseline").exit_code == 0
-    os.chdir("..")
+    with contextlib.chdir("a"):
+        assert scan("--baseline", "../known.json", "--update-baseline").exit_code == 0
     assert [each["path"] for each in json.loads(Path("known.json").read_text())["findings"]] == ["b/.env"]
 
 
