@@ -200,10 +200,14 @@ class _Linter:
     def _delegation(self, agent: AgentPolicy) -> Iterator[Finding]:
         """Agents that act for nobody, and values that only a proxy may use where there is none."""
         acts_for, agents = agent.acts_for, self._policy.agents
+        if acts_for is not None and agent.agent_id in (acts_for.agents or ()):
+            message = f"agent `{agent.agent_id}` acts for itself, which is refused: what it may have it asks for itself"
+            yield Finding("acts_for_itself", message, agent.origin, "take it out of `agents`")
         for other in sorted((acts_for.agents or frozenset()) - agents.keys()) if acts_for is not None else ():
             message = f"agent `{agent.agent_id}` acts for agent `{other}`, which the policy does not have"
             yield Finding("unknown_agent", message, agent.origin, "correct the name, or add the agent to the policy")
-        if any(each.acts_for is not None and each.acts_for.covers(agent.agent_id, "proxy") for each in agents.values()):
+        others = [each.acts_for for each in agents.values() if each is not agent and each.acts_for is not None]
+        if any(each.covers(agent.agent_id, "proxy") for each in others):
             return
         for grant in agent.grants:
             if grant.deliver == ("proxy",):

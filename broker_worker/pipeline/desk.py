@@ -227,7 +227,7 @@ class Desk:
         live = [ask for ask in release.asks if ask.code is None]
         others = [ask for ask in release.asks if ask.code is not None]
         places = {(ask.entry.agent_id, ask.entry.entry_id.decode("ascii", "replace")) for ask in live}
-        noted = [record for record in release.records if (record.agent_id, record.entry_id) not in places]
+        noted = [record for record in release.records if (records.sent_by(record), record.entry_id) not in places]
         waiting, again = self._settle_all(self._decided_again(live), noted, self._clock.now())
         again.asks = [*others, *again.asks]
         return waiting, again
@@ -303,7 +303,7 @@ class Desk:
         now = self._clock.now()
         for ask in asks:
             self._decide_again(ask, now, are_approved=True)
-            if ask.request.deadline <= now or ask.identity.expires_at <= now:
+            if min(ask.request.deadline, ask.identity.expires_at, ask.sender.expires_at) <= now:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
         settle(now)
         rules = self._rules()

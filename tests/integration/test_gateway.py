@@ -92,8 +92,8 @@ async def test_a_value_that_is_no_text_comes_in_base64(gateway: Reached) -> None
         ({"Authorization": "bearer  a.b.c"}, Subject("a.b.c", None, "claude", "run-1")),
         ({"Workload-Proof-Token": "p.q"}, Subject("eyJ.e30.c2ln", "p.q", "claude", "run-1")),
         (
-            {"Authorization": "WPT p.q.r", "Workload-Identity-Token": "a.b.c"},
-            Subject("a.b.c", "p.q.r", "claude", "run-1"),
+            {"Authorization": "WPT s.t.u", "Workload-Identity-Token": "a.b.c"},
+            Subject("a.b.c", "s.t.u", "claude", "run-1"),
         ),
         ({"Authorization": f"Bearer {STATIC}", "X-Agent-Run-Id": None}, Subject(STATIC, None, "claude", None)),
         ({"Authorization": f"Bearer {STATIC}", "X-Agent-Run-Id": "a"}, Subject(STATIC, None, "claude", "a")),
@@ -107,7 +107,7 @@ async def test_what_a_program_shows_is_passed_on_to_the_broker(
     assert gateway.desk.requests[-1].subject == subject
 
 
-async def test_a_proof_serves_once(gateway: Reached) -> None:
+async def test_a_proof_counts_once(gateway: Reached) -> None:
     """Whoever saw one cannot show it again; what the broker took for no proof may be shown again, and is none again."""
     proof = {"Workload-Proof-Token": "once.and.again"}
     gateway.desk.refused["unknown"] = Code.UNAUTHENTICATED

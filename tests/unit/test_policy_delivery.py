@@ -93,6 +93,8 @@ WRONG = [
     ("{allow: [], acts_for: {all_agents: false, deliver: [proxy]}}", "`all_agents`: `all_agents: false` lets it act"),
     ("{allow: [], acts_for: {agents: [B], deliver: [proxy]}}", "is not in canonical form"),
     ("{allow: [], acts_for: {all_agents: true, deliver: [value], audience: here}}", "`audience`: "),
+    ("{allow: [], acts_for: {all_agents: true, deliver: [value], audience: 'http://[::1'}}", "`audience`: "),
+    ("{allow: [], acts_for: {all_agents: true, deliver: [value], audience: 'http://a/?b'}}", "`audience`: "),
     ("{allow: [], proof: sometimes}", "`proof`: found `sometimes`, expected `required` or `optional`"),
 ]
 
@@ -133,6 +135,8 @@ def test_what_can_hardly_be_meant_is_warned_of() -> None:
     assert lint(configured(text + proxy), NOW) == ()
     (finding,) = lint(configured(text + proxy.replace("[codex]", "[codex, codxe]")), NOW)
     assert (finding.code, str(finding.origin)) == ("unknown_agent", "policy.yaml:5")
+    itself = text + "    acts_for: {agents: [codex], deliver: [proxy]}\n"
+    assert [finding.code for finding in lint(configured(itself), NOW)] == ["acts_for_itself", "no_proxy"]
 
 
 def test_people_can_ask_what_holds_for_a_way(tmp_path: Path) -> None:
