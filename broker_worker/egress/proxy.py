@@ -24,7 +24,7 @@ from broker_worker.egress.values import Values
 NO_PATTERN = "/(none)"
 """What the audit has in place of a path that no pattern of the route covers."""
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
-_FAULTS_OF_ALL = Rate(600, 60_000, 100)
+_FAULTS_OF_ALL = Rate(120, 60_000, 60)
 """How many calls that were refused here are recorded: junk must not fill the audit."""
 
 

@@ -16,6 +16,7 @@ from agent_sdk.masking import Masker
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire.errors import Code
 from broker_worker.core.errors import ConfigError, SetupError
+from broker_worker.core.limits import Rate
 from broker_worker.egress import recording, scrubbing, serving, values
 from broker_worker.egress.serving import Egress
 
@@ -144,7 +145,15 @@ async def test_guesses_do_not_use_up_the_proxys_own_limits(bench: Bench) -> None
     """Tokens that the broker has not accepted yet are asked for so often and no more; a known run goes on."""
     assert (await bench.call()).status == 200
     bench.desk.refused[SECRET] = Code.UNAUTHENTICATED
-    found = [await bench.call(headers={"Authorization": f"Bearer a.b{number}.c"}) for number in range(100)]
+    found = [
+        await bench.call(
+            headers={
+                "Authorization": f"Bearer a.b{number}.c",
+                **({"Workload-Proof-Token": f"a.{number}.b"} if number % 2 else {}),
+            }
+        )
+        for number in range(100)
+    ]
     assert {got.status for got in found} == {401, 429}
     assert asked(bench.desk) < 80
     assert (await bench.call()).status == 200
@@ -199,6 +208,16 @@ async def test_calls_are_reported_together(bench: Bench, monkeypatch: pytest.Mon
     await bench.call()
     bench.egress.stop()
     await bench.recorded(65)
+
+
+async def test_reports_of_many_runs_leave_room_for_questions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs are busy, reports keep below what the proxy may ask, and then hold more calls each."""
+    monkeypatch.setattr(recording, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(recording, "REPORTS", Rate(60, 60_000, 2))
+    for _ in range(5):
+        await bench.call()
+    await bench.recorded(5)
+    assert len([each for each in bench.desk.requests if each.operation == "report"]) <= 4
 
 
 async def test_a_call_in_flight_ends_in_peace(tmp_path: Path, authority: Authority) -> None:
