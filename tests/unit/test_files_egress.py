@@ -177,3 +177,10 @@ def test_a_value_that_was_written_instead_of_its_place_is_not_repeated(tmp_path:
         read_egress(written(tmp_path, ROUTE.replace("{header: X-Key}", send, 1)))
     assert "canary" not in f"{caught.value} {caught.value.hint}"
     assert caught.value.line is not None
+
+
+def test_without_a_file_the_error_says_how_to_name_one(tmp_path: Path) -> None:
+    """`init` makes none, and a proxy that was launched does not know the broker's home."""
+    with pytest.raises(ConfigError, match="does not exist") as caught:
+        read_egress(tmp_path / "egress.yaml")
+    assert "--config" in caught.value.hint
