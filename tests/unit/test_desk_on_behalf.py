@@ -209,6 +209,22 @@ async def test_two_runs_have_leases_of_their_own_with_one_proxy(bench: DeskBench
     assert (await bench.ask(proxy, body=Renew(leases[0]))).status == "refused"
 
 
+async def test_the_scope_of_either_token_narrows(bench: DeskBench) -> None:
+    """Whoever launches a proxy can hold it to the names of its routes."""
+    run, narrow = bench.run("claude"), bench.run("claude", scope=["openai.*"])
+    proxy, held = bench.run("egress"), bench.run("egress", scope=["anthropic.*"])
+    outcomes = [
+        (await ask(bench, actor, shown(subject), name)).status
+        for actor, subject, name in (
+            (proxy, narrow, PROXIED),
+            (proxy, narrow, KEY),
+            (held, run, KEY),
+            (held, run, PROXIED),
+        )
+    ]
+    assert outcomes == ["refused", "ok", "refused", "ok"]
+
+
 async def test_the_runs_limits_count(bench: DeskBench) -> None:
     """Whoever asks for it."""
     bench.load(
