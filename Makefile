@@ -38,6 +38,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## The story in one minute: four agents, one vault, an audit trail
 	@$(BIN)/python -m broker_worker.cli demo
 
+# The processes of pytest, and the hundreds that tests start, load what one of them compiled.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP) ## Every test
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist worksteal
 

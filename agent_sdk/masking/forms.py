@@ -12,7 +12,13 @@ _LEAST_OF_ONE_CHARACTER: Final = 8
 _SPACE: Final = b" \t\r\n"
 # A line ends where one ends, or where one is escaped: a private key inside a JSON document.
 _LINE_END: Final = re.compile(rb"(?:\r?\n|\\r|\\n)+")
-_PEM_BOUNDARY: Final = re.compile(rb"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
+# Lines of keys, YAML, JSON and INI files that say nothing of a secret and stand in much that is printed.
+_HEADER: Final = re.compile(
+    rb"-----(?:BEGIN|END) [A-Z0-9 ]+-----"
+    rb"|(?:- )?\"?[\w.-]+\"?:\s*(?:[|>][-+]?|[\[{][\]}]?)?,?"  # a key whose value begins in the next line
+    rb"|\[[\w. -]+\]"
+    rb'|apiVersion: v1|kind: \w+|type: Opaque|"type": "service_account",?'
+)
 # They stand in nearly all that programs print, and are what anybody would guess first.
 _COMMON: Final = frozenset(
     b"true false null none undefined default example test debug info localhost 127.0.0.1 0.0.0.0 root admin user guest "
@@ -45,7 +51,7 @@ def forms_of(value: bytes) -> frozenset[bytes]:
     forms = {*_written(core), *_written_alone(core)}
     for line in _LINE_END.split(core):
         piece = line.strip(_SPACE)
-        if len(piece) >= LEAST_LINE and piece != core and can_be_masked(piece) and not _PEM_BOUNDARY.fullmatch(piece):
+        if len(piece) >= LEAST_LINE and piece != core and can_be_masked(piece) and not _HEADER.fullmatch(piece):
             forms.update(_written(piece))
     return frozenset(forms)
 

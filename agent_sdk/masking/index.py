@@ -4,10 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, final
 
-from agent_sdk.masking.search import search_for
+from agent_sdk.masking.search import best_length, search_for
 
-# A form is found by a part of it of this length, its needle: short ones are searched fastest.
-_NEEDLE: Final = 8
+_HEAD: Final = 8  # a beginning of so many bytes or more is found by these, a shorter one in a table
 _MOST_PARTS: Final = 64  # a needle is chosen from the beginning of a form
 
 
@@ -28,7 +27,7 @@ class FormIndex:
     """
 
     def __init__(self, forms: frozenset[bytes]) -> None:
-        self._by_needle = _by_needle(forms)
+        self._by_needle = _by_needle(forms, best_length())
         self._needles = search_for(tuple(self._by_needle))
         self._places = tuple(self._by_needle.values())
         self._by_head = _by_head(forms)
@@ -71,27 +70,27 @@ class FormIndex:
 
     def _short_ones(self, text: bytes) -> Iterator[tuple[int, bytes]]:
         """Those of fewer than eight bytes, the longest first."""
-        end = text[-_NEEDLE + 1 :]
+        end = text[-_HEAD + 1 :]
         for at in range(len(end)):
             form = self._short.get(end[at:])
             if form is not None:
                 yield len(text) - len(end) + at, form
 
 
-def _by_needle(forms: frozenset[bytes]) -> Mapping[bytes, list[tuple[int, bytes]]]:
+def _by_needle(forms: frozenset[bytes], length: int) -> Mapping[bytes, list[tuple[int, bytes]]]:
     """For each needle the forms that it finds, and where in them it stands. Each form is found by one needle."""
     by_needle: defaultdict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
     for form in sorted(forms, key=lambda form: (len(form), form)):
-        parts = _parts(form)
+        parts = _parts(form, length)
         needle = next(filter(by_needle.__contains__, parts), None) or _rarest(parts)
         by_needle[needle].append((form.index(needle), form))
     return by_needle
 
 
-def _parts(form: bytes) -> list[bytes]:
+def _parts(form: bytes, length: int) -> list[bytes]:
     """The parts of a form that could be its needle; a form that is no longer than a needle is its own."""
-    last = min(len(form) - _NEEDLE, _MOST_PARTS)
-    return [form[at : at + _NEEDLE] for at in range(max(0, last) + 1)]
+    last = min(len(form) - length, _MOST_PARTS)
+    return [form[at : at + length] for at in range(max(0, last) + 1)]
 
 
 def _rarest(parts: list[bytes]) -> bytes:
@@ -103,8 +102,8 @@ def _by_head(forms: frozenset[bytes]) -> Mapping[bytes, list[bytes]]:
     """The forms of more than eight bytes by their first eight, the shortest first."""
     by_head: defaultdict[bytes, list[bytes]] = defaultdict(list)
     for form in sorted(forms, key=len):
-        if len(form) > _NEEDLE:
-            by_head[form[:_NEEDLE]].append(form)
+        if len(form) > _HEAD:
+            by_head[form[:_HEAD]].append(form)
     return by_head
 
 
@@ -112,6 +111,6 @@ def _short_beginnings(forms: frozenset[bytes]) -> Mapping[bytes, bytes]:
     """For each beginning of fewer than eight bytes the shortest form that goes on."""
     beginnings: dict[bytes, bytes] = {}
     for form in sorted(forms, key=len):
-        for length in range(1, min(_NEEDLE, len(form))):
+        for length in range(1, min(_HEAD, len(form))):
             beginnings.setdefault(form[:length], form)
     return beginnings

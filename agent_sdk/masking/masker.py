@@ -39,7 +39,7 @@ class Masker:
 
     Every byte that belongs to a form is masked; forms that overlap become one mask, with the name of the longest. What
     is not a form passes unchanged. What may be the beginning of a form is held back until the rest, or `flush`, tells.
-    One masker serves one stream. Its `repr` shows no value.
+    One masker serves one stream, in one thread at a time. Its `repr` shows no value.
 
     Args:
         values: the values to mask, by name. Of two names with one value the first is shown.
@@ -77,19 +77,27 @@ class Masker:
         """
         if len(chunk) > _PIECE:
             return b"".join(self.feed(chunk[at : at + _PIECE]) for at in range(0, len(chunk), _PIECE))
-        if len(chunk) > self._index.reach and not self._open and not self._given and not self._has_form(chunk):
+        found = self._found_with(chunk)
+        if not (found or self._open or self._given) and len(chunk) > self._index.reach:
             keep_from = self._index.first_beginning(chunk)
             out = b"".join((self._held, memoryview(chunk)[:keep_from])) if self._held else chunk[:keep_from]
             self._held = chunk[keep_from:]
             return out
         text = self._held + chunk
         keep_from = self._index.first_beginning(text)
-        return self._give(text, self._index.occurrences(text), keep_from, keep_from)
+        return self._give(text, found, keep_from, keep_from)
 
-    def _has_form(self, chunk: bytes) -> bool:
-        """Whether a form is in a chunk, or begins in what is held and ends in the chunk. Copies little."""
-        seam = self._held and self._index.occurrences(self._held + chunk[: self._index.reach])
-        return bool(seam or self._index.occurrences(chunk))
+    def _found_with(self, chunk: bytes) -> list[Occurrence]:
+        """The forms in what is held and a chunk behind it. A long chunk is not copied for that."""
+        held = len(self._held)
+        if not held:
+            return self._index.occurrences(chunk)
+        seam = self._index.occurrences(self._held + chunk[: self._index.reach])
+        if len(chunk) <= self._index.reach:
+            return seam
+        found = [occurrence for occurrence in seam if occurrence.start < held]
+        found += (Occurrence(start + held, end + held, form) for start, end, form in self._index.occurrences(chunk))
+        return found
 
     def flush(self) -> bytes:
         """Give out what is held back: at the end of the stream, or when the program is silent and waits for a person.

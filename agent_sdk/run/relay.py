@@ -12,8 +12,8 @@ from typing import Final
 
 from agent_sdk.masking import Masker
 
-CHUNK: Final = 1024 * 1024
-"""How much is read at once, in bytes."""
+CHUNK: Final = 256 * 1024
+"""How much is read at once, in bytes: what a processor's cache holds while it is searched and written."""
 PAUSE_MS: Final = 50
 """After so long without output the masker is asked for what it holds back; it gives no value away by that."""
 _SETTLING_SECONDS: Final = 0.2

@@ -43,9 +43,9 @@ from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.session import Nonces, start_session
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.writing import Writer
-from broker_worker.ports import CredentialedProvider, Provider
+from broker_worker.ports import Provider
 from broker_worker.private_files import make_private_folder
-from broker_worker.providers.governor import Governor
+from broker_worker.providers.governor import governor_of
 from broker_worker.providers.options import Surroundings
 from broker_worker.providers.resilient import ResilientProvider, resilient
 from broker_worker.providers.schemes import check_configuration, make_providers
@@ -330,8 +330,7 @@ def providers_of(
     made = make_providers(configuration.providers, around)
     for provider in made.values():
         if provider not in wrapped:
-            fingerprint = provider.fingerprint if isinstance(provider, CredentialedProvider) else None
-            governor = Governor(provider.name, states, budgets.get(provider.name), fingerprint)
+            governor = governor_of(provider, states, budgets.get(provider.name))
             wrapped[provider] = resilient(provider, governor, is_critical)
     return {scheme: wrapped[provider] for scheme, provider in made.items()}
 

@@ -115,6 +115,7 @@ class Rotation:
             raise SetupError(message, hint="keep the secret in a vault that has versions, or `secret-broker put` it")
         now = self._vault.clock.now()
         state = RotationState(name=self._entry.name, step="started", started_at=now, replaces=current.version)
+        state = structs.replace(state, lifetime_ms=self._lifetime_ms())
         return self._noted(state, version=current.version)
 
     async def _draft(self, state: RotationState) -> RotationState:
@@ -147,19 +148,27 @@ class Rotation:
             try:
                 version = await self._vault.write(state.name, value, replaces=state.replaces, action="generate")
             except ProviderError as error:
-                if error.kind is FailureKind.CONFLICT:
+                if error.kind is not FailureKind.CONFLICT:
+                    raise
+                current = await self._current()  # an earlier promotion, whose answer was lost, may have landed now
+                if not compare_digest(value, current.value):
                     await self._give_up(state, "place_differs")
-                raise
+                version = current.version
+                self._vault.note_written(state.name, version)
         await self._vault.announce_all()
         now = self._vault.clock.now()
-        return self._noted(structs.replace(state, step="promoted", version=version, promoted_at=now), version=version)
+        promoted = structs.replace(state, step="promoted", version=version, promoted_at=now)
+        longest = max(state.lifetime_ms, self._lifetime_ms())
+        return self._noted(structs.replace(promoted, lifetime_ms=longest), version=version)
 
     def _leases_end(self, state: RotationState) -> int:
         """Until when a lease of the old version can be open: none is renewed once the new one is known."""
         if self._rule.old_leases == "revoke":
             return 0
-        lifetime = self._vault.configuration.ttl_of(self._entry) * 1000
-        return (state.promoted_at or 0) + lifetime + HEARD_MS
+        return (state.promoted_at or 0) + max(state.lifetime_ms, self._lifetime_ms()) + HEARD_MS
+
+    def _lifetime_ms(self) -> int:
+        return self._vault.configuration.ttl_of(self._entry) * 1000
 
     async def _retire(self, state: RotationState) -> RotationState:
         if self._rule.old_leases == "revoke":

@@ -11,13 +11,13 @@ from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
 from broker_worker.app.part_credentials import RENEW_SECONDS, Mint, PartCredential
-from broker_worker.app.proxy import ProxyCredential, ProxyPart
 from broker_worker.app.reloading import watch
 from broker_worker.app.rotation_schedule import has_schedule
 from broker_worker.app.upstream import has_dynamic
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
+from broker_worker.files.egress import EGRESS_FILE
 from broker_worker.files.keys import JOBS, QUEUE, ensure_seed, load_broker_keys, load_seed
 from broker_worker.jobs.payloads import NOTIFICATIONS, ROTATIONS, UPSTREAM
 from broker_worker.queue import acl
@@ -47,8 +47,8 @@ class Supervisor:
         dashboard: whether to run the dashboard.
         notifications: whether to run the process that tells people, if the files say whom.
         gateway: whether to run the HTTP gateway, if broker.yaml has `server`.
+        egress: whether to run the egress proxy, if there is an egress.yaml.
         mint: mints the runs of parts that ask on behalf of others; None for no such parts.
-        egress: keeps the credential of the egress proxy, which runs if there is an egress.yaml; None for no proxy.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Supervisor:
         dashboard: bool = False,
         notifications: bool = True,
         gateway: bool = False,
+        egress: bool = False,
         mint: Mint | None = None,
-        egress: ProxyCredential | None = None,
     ) -> None:
         self._settings = settings
         self._names = [f"{prefix}-{number}" for number in range(1, workers + 1)]
@@ -71,14 +71,16 @@ class Supervisor:
         self._beside = {"ledger": ("ledger", "run")} if ledger else {}
         self._seen = {"dashboard": ("dashboard",)} if dashboard else {}
         self._may_notify = notifications
-        self._egress = None if egress is None else ProxyPart(settings.config_dir, egress)
-        self._files_changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._answers_http = asyncio.Event()
+        self._answers_http, self._proxies = asyncio.Event(), asyncio.Event()
         self._gateway: PartCredential | None = None
+        self._gateway_environ: dict[str, str] = {}
         if gateway and mint is not None:
             self._gateway = PartCredential(settings.run_dir, "gateway", "value", mint, SystemClock().now)
+        self._egress: PartCredential | None = None
+        if egress and mint is not None:
+            self._egress = PartCredential(settings.run_dir, "egress", "proxy", mint, SystemClock().now)
         self._queue_key = b""
         self._server: EmbeddedServer | None = None
         self._configuration: Configuration | None = None
@@ -107,13 +109,11 @@ class Supervisor:
                 await ensure_users(self._settings.queue_address, self._queue_key, agents)
                 _log.info("queue_ready", server="REDIS_URL")
             self._want_jobs(configuration)
-            self._want_gateway(configuration)
+            self._want_actors(configuration)
             house = self._house()
             async with asyncio.TaskGroup() as group:
                 beside = (self._follow_policy(), self._watch_server(), self._keep_credentials())
                 helpers = [group.create_task(each) for each in beside]
-                if self._egress is not None:
-                    helpers.append(group.create_task(self._egress.keep(self._files_changed)))
                 living = group.create_task(house.run())
                 await self._stopping.wait()
                 house.stop()
@@ -121,13 +121,14 @@ class Supervisor:
                 for task in helpers:
                     task.cancel()
         finally:
-            if self._gateway is not None:
-                self._gateway.remove()
+            for credential in (self._gateway, self._egress):
+                if credential is not None:
+                    credential.remove()
             if self._server is not None:
                 await asyncio.to_thread(self._server.stop)
 
     def _house(self) -> House:
-        """All parts. The proxy goes first, while its calls are still recorded, then people's page, then the workers.
+        """All parts. The proxy goes first, as long as its calls can be recorded; people's page, then the workers.
 
         Last goes what follows up on their work.
         """
@@ -141,11 +142,14 @@ class Supervisor:
         ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
         dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
         if self._gateway is not None:
-            environ = {"SECRET_BROKER_HOME": str(self._settings.home), **self._gateway.environ}
-            dashboard.append(Part("gateway", "gateway", ("gateway",), environ, self._answers_http, alone=True))
-        egress = [] if self._egress is None else [self._egress.part]
+            self._gateway_environ.update(self._gateway.environ)
+            arguments = ("gateway", "gateway", ("gateway",), self._gateway_environ)
+            dashboard.append(Part(*arguments, self._answers_http, alone=True))
+        proxies: list[Part] = []
+        if self._egress is not None:
+            proxies = [Part("egress", "egress", ("egress",), self._egress.environ, self._proxies, alone=True)]
         return House(
-            command, ((egress, PROXY_SECONDS), (dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0))
+            command, ((proxies, PROXY_SECONDS), (dashboard, 3.0), (workers, STOP_SECONDS), ((*jobs, *ledger), 5.0))
         )
 
     def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
@@ -171,10 +175,16 @@ class Supervisor:
         if rotates:
             self._rotates.set()
 
-    def _want_gateway(self, configuration: Configuration) -> None:
-        """Give the gateway its credential and start it, if the files have it; one that runs goes on."""
+    def _want_actors(self, configuration: Configuration) -> None:
+        """Give gateway and proxy their credentials and start them, if the files have them; one that runs goes on."""
         self._configuration = configuration
-        if self._gateway is not None and configuration.server is not None and self._gateway.keep(configuration):
+        has_routes = (self._settings.config_dir / EGRESS_FILE).exists()
+        if self._egress is not None and has_routes and self._egress.keep(configuration):
+            self._proxies.set()
+        server = configuration.server
+        if self._gateway is not None and server is not None and self._gateway.keep(configuration):
+            # it reads no file of the operator's, so it is told where to listen, anew at each of its starts
+            self._gateway_environ |= {"SECRET_BROKER_GATEWAY": f"{server.host} {server.port}"}
             self._answers_http.set()
 
     async def _keep_credentials(self) -> None:
@@ -182,7 +192,7 @@ class Supervisor:
         while not self._stopping.is_set():
             await self._pause(RENEW_SECONDS)
             if self._configuration is not None:
-                self._want_gateway(self._configuration)
+                self._want_actors(self._configuration)
 
     async def _follow_policy(self) -> None:
         """Give agents that the policy adds a user on the queue, and take away those of agents that are gone."""
@@ -199,8 +209,7 @@ class Supervisor:
                     address = self._server.address if self._server else self._settings.queue_address
                     await ensure_users(address, self._queue_key, configuration.policy.agents)
                     self._want_jobs(configuration)
-                    self._want_gateway(configuration)
-                    self._files_changed.set()
+                    self._want_actors(configuration)
                 except ConfigError:
                     continue  # each worker says so and keeps what is in force; so do we
                 except BrokerError as error:

@@ -11,7 +11,7 @@ from broker_worker.app.clock import SystemClock
 from broker_worker.app.sealing import sealed_store
 from broker_worker.cache.sealed.store import SealedStore
 from broker_worker.cache.sealed.wrapping import ORDER
-from broker_worker.cli.root import FOUND_WRONG
+from broker_worker.cli.root import FOUND_WRONG, USAGE
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import show_time
 from broker_worker.core.configuration import SealedSettings
@@ -76,7 +76,7 @@ def status(settings: Settings, as_json: bool) -> None:
 
 
 @cache.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; without a terminal it must be there.")
 @click.pass_obj
 def clear(settings: Settings, yes: bool) -> None:
     """Remove the file, its key and its counter: no copy of the file opens any more.
@@ -85,7 +85,11 @@ def clear(settings: Settings, yes: bool) -> None:
     broker, clear, start.
     """
     store = _store(_section(settings) or SealedSettings(), settings)
-    if not yes and sys.stdin.isatty():
+    if not yes and not sys.stdin.isatty():
+        click.echo("error: nobody can be asked here whether the file and its key are to be removed", err=True)
+        click.echo("hint: write `secret-broker cache clear --yes` if that is meant", err=True)
+        raise click.exceptions.Exit(USAGE)
+    if not yes:
         click.confirm(f"Remove {store.file.path} and its key?", abort=True, err=True)
     store.clear()
     click.echo("removed: file, key and counter")

@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import structlog
 
+from agent_sdk.errors import CredentialMissing
 from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.hardening import harden
+from broker_worker.app.part_credentials import acting_agent
 from broker_worker.core.errors import SetupError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.egress import EGRESS_FILE, check_egress
@@ -45,12 +47,15 @@ def egress(ctx: click.Context, config: Path | None, port: int | None, until_stdi
 @_FILE
 @click.pass_obj
 def check(settings: Settings, config: Path | None) -> None:
-    """Check egress.yaml, and that the broker's files know its secrets and its agent. Resolves and asks nothing."""
+    """Check egress.yaml, and that registry and policy know its secrets and its agent. Resolves and asks nothing."""
     path = config or settings.config_dir / EGRESS_FILE
-    found = check_egress(path, load_configuration(settings.config_dir))
+    configuration = load_configuration(settings.config_dir)
+    found = check_egress(path, configuration)
+    agent = acting_agent(configuration.policy, "egress", "proxy")
     for route in found.routes.values():
         click.echo(f"{route.name}: {route.upstream.origin} with {route.secret}, {len(route.allow)} allowed")
-    click.echo(f"{path}: valid, {len(found.routes)} routes at http://127.0.0.1:{found.port}")
+    routes = "1 route" if len(found.routes) == 1 else f"{len(found.routes)} routes"
+    click.echo(f"{path}: valid, {routes} at http://127.0.0.1:{found.port}, as the agent {agent}")
 
 
 def _run(file: Path, port: int | None, *, until_stdin_ends: bool) -> None:
@@ -69,7 +74,13 @@ async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> Non
     from broker_worker.egress.serving import Egress  # noqa: PLC0415  # an extra that need not be installed
 
     harden()
-    served = Egress(file, port=port)
+    try:
+        served = Egress(file, port=port)
+    except CredentialMissing:
+        raise SetupError(
+            "the proxy was handed no credential of a run",
+            hint="`secret-broker up` gives it one; or start it by `secret-broker launch --agent egress -- …`",
+        ) from None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         if sys.platform == "win32":

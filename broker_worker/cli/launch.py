@@ -21,6 +21,7 @@ from agent_sdk.errors import CredentialInvalid
 from broker_worker.cli.minting import RunOrder, mint_run
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import SetupError
+from broker_worker.core.own_variables import credential_variables
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.quantities import parse_duration
 from broker_worker.private_files import read_private, write_private
@@ -29,8 +30,6 @@ from broker_worker.settings import Settings
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 _OWN_PREFIX = "SECRET_BROKER_"
 _OWN_VARIABLES = frozenset({"REDIS_URL", "OP_SERVICE_ACCOUNT_TOKEN", "OP_CONNECT_TOKEN"})
-_AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_VAULT_VARIABLES = ("VAULT_TOKEN", "VAULT_SECRET_ID")
 _FIRST_FREE_DESCRIPTOR = 3
 
 
@@ -99,13 +98,9 @@ def _without_ours(environ: Mapping[str, str], configuration: Configuration) -> d
 
 def _provider_variables(configuration: Configuration) -> Iterable[str]:
     for provider in configuration.providers:
-        yield from (str(value) for key, value in provider.options.items() if key.endswith("_env"))
-        if provider.type.startswith("aws-"):
-            yield from _AWS_VARIABLES
+        yield from credential_variables(provider)
         for command in provider.commands.values():
             yield from command.env
-        if provider.type == "vault":
-            yield from _VAULT_VARIABLES
     for entry in configuration.registry.values():
         scheme, _, name = entry.ref.partition("://")
         if scheme == "env":

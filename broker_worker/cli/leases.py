@@ -64,7 +64,7 @@ def show_leases(found: Sequence[LeaseRow], now: int, *, as_json: bool) -> None:
         click.echo("the ledger has no such lease", err=True)
         return
     show_table(
-        ("LEASE", "AGENT/RUN", "SECRET", "VERSION", "SINCE", "UNTIL", "USES"),
+        ("LEASE", "AGENT/RUN", "SECRET", "VERSION", "SINCE", "UNTIL", "USES", "FROM"),
         [
             (
                 lease.lease_id,
@@ -74,6 +74,7 @@ def show_leases(found: Sequence[LeaseRow], now: int, *, as_json: bool) -> None:
                 show_time(lease.issued_at),
                 _until(lease, now),
                 str(lease.uses),
+                _from(lease),
             )
             for lease in found
         ],
@@ -83,6 +84,14 @@ def show_leases(found: Sequence[LeaseRow], now: int, *, as_json: bool) -> None:
 def lease_document(lease: LeaseRow, now: int) -> dict[str, object]:
     """A lease as JSON shows it: its columns, whether it is open, and when it ended or will end."""
     return {**asdict(lease), "open": lease.is_open(now), "until": lease.until}
+
+
+def _from(lease: LeaseRow) -> str:
+    """Where its value came from, and how old it was at most when it was served."""
+    if lease.source in (None, "provider"):
+        return "vault" if lease.source else "-"
+    word = "cache" if lease.source == "cache" else "stale cache"
+    return word if lease.age_s is None else f"{word}, {show_span(lease.age_s * 1000)} old"
 
 
 def _until(lease: LeaseRow, now: int) -> str:

@@ -13,12 +13,12 @@ import structlog
 from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.serve import serve
 from broker_worker.app.supervisor import Supervisor
-from broker_worker.cli.egress_credential import EgressCredential
 from broker_worker.cli.minting import RunOrder, mint_run
 from broker_worker.settings import Settings
 
 _LEDGER_NEEDS = ("sqlalchemy", "alembic")
 _DASHBOARD_NEEDS = ("starlette", "uvicorn", "jinja2", "sse_starlette", "itsdangerous", "python_multipart")
+_EGRESS_NEEDS = ("aiohttp",)
 _GATEWAY_NEEDS = ("starlette", "uvicorn")
 _log = structlog.get_logger(__name__)
 
@@ -38,16 +38,13 @@ def worker(settings: Settings, name: str, until_stdin_ends: bool) -> None:
 @click.option("--ledger/--no-ledger", default=True, help="Run the ledger too.", show_default=True)
 @click.option("--dashboard/--no-dashboard", default=True, help="Run the dashboard too.", show_default=True)
 @click.option(
-    "--egress/--no-egress",
-    default=True,
-    help="Run the egress proxy, if there is a config/egress.yaml.",
-    show_default=True,
-)
-@click.option(
     "--notifications/--no-notifications", default=True, help="Tell people, if broker.yaml says whom.", show_default=True
 )
 @click.option(
     "--gateway/--no-gateway", default=True, help="Serve HTTP, if broker.yaml has `server`.", show_default=True
+)
+@click.option(
+    "--egress/--no-egress", default=True, help="Run the egress proxy, if there is an egress.yaml.", show_default=True
 )
 @click.option("--until-stdin-ends", is_flag=True, hidden=True, help="Stop when standard input ends.")
 @click.pass_context
@@ -57,16 +54,16 @@ def up(
     prefix: str,
     ledger: bool,
     dashboard: bool,
-    egress: bool,
     notifications: bool,
     gateway: bool,
+    egress: bool,
     until_stdin_ends: bool,
 ) -> None:
     """Run the broker on this host: queue (embedded unless REDIS_URL is set), its users, all processes.
 
     Those are the workers, the ledger, the dashboard (its login link is shown on a terminal; `secret-broker dashboard
-    link` prints another one), the egress proxy, if there is an egress.yaml, and, where broker.yaml names notifications,
-    the process that sends them, and where it has `server`, the HTTP gateway. Each is started again when it ends.
+    link` prints another one), and, where broker.yaml names notifications, the process that sends them, and where it has
+    `server`, the HTTP gateway, and, with an egress.yaml, the egress proxy. Each is started again when it ends.
     """
     root = ctx.find_root()
     shared = root.params
@@ -80,8 +77,8 @@ def up(
         dashboard=dashboard and _can_run("dashboard", root.command, _DASHBOARD_NEEDS),
         notifications=notifications,
         gateway=gateway and _can_run("gateway", root.command, _GATEWAY_NEEDS),
+        egress=egress and _can_run("egress", root.command, _EGRESS_NEEDS),
         mint=lambda configuration, agent: mint_run(ctx.obj, configuration, RunOrder(agent, task="acts for others")),
-        egress=EgressCredential(ctx.obj) if egress and find_spec("aiohttp") is not None else None,
     )
     asyncio.run(_run(supervisor, until_stdin_ends=until_stdin_ends))
 

@@ -11,8 +11,10 @@ from broker_worker.app.operator_vault import WriteAction, operator_vault
 from broker_worker.cli.revoke import BY
 from broker_worker.cli.root import USAGE
 from broker_worker.cli.value_input import read_value
+from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.core.recipes import parse_recipe
 from broker_worker.pipeline.generating import generate as make
+from broker_worker.ports import Fetched
 from broker_worker.providers.local_vault import check_value
 from broker_worker.settings import Settings
 
@@ -80,7 +82,24 @@ async def _write(
     settings: Settings, name: str, value: bytes, replaces: str | None, by: str, action: WriteAction
 ) -> str | None:
     async with operator_vault(settings, by) as vault:
-        return await vault.write(name, value, replaces=replaces, action=action)
+        try:
+            return await vault.write(name, value, replaces=replaces, action=action)
+        except ProviderError as error:
+            if error.kind is not FailureKind.CONFLICT:
+                raise
+            failure, found = error, await vault.fetch(vault.entry_of(name).ref)
+    hint = _how_to_replace(found, name, replaces)
+    raise ProviderError(failure.kind, str(failure), hint=hint or failure.hint)
+
+
+def _how_to_replace(found: Fetched | ProviderError, name: str, replaces: str | None) -> str:
+    """What to write so that what is there is replaced; empty if that cannot be said. The value itself is dropped."""
+    if isinstance(found, ProviderError):
+        is_gone = found.kind is FailureKind.NOT_FOUND and replaces is not None
+        return f"nothing is there now: leave --replaces out to create {name}" if is_gone else ""
+    if found.version is None:
+        return f"{name} holds a value without a version, and only a known version is replaced: change it in the vault"
+    return f"{name} holds version {found.version}: write `--replaces {found.version}` if that one is to be replaced"
 
 
 def _show(name: str, version: str | None, *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ for what an argument may mean; so a name is a whole argument or none, and is ref
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 PLACEHOLDER = "{name}"
@@ -22,7 +22,22 @@ _PART = r"[A-Za-z0-9_][A-Za-z0-9_.@:+-]*"
 # No part begins with '-' (an option), '.' (a hidden file, the folder above), '@' (a file's content, to some programs).
 # A scheme may lead, as in op://vault/item/field; any other name with an empty part is refused, absolute paths included.
 _NAME = re.compile(rf"(?:[a-z][a-z0-9+-]*://)?{_PART}(?:/{_PART})*", re.ASCII)
-_SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "csh", "tcsh", "fish", "pwsh", "busybox"})
+_SHELL = re.compile(
+    r"(?:(?:ba|da|a|z|k|mk|pdk|lk|c|tc|r|rba|ya)?sh|fish|nu|elvish|xonsh|pwsh|powershell|busybox|toybox)(?:-?[0-9][0-9.]*)?",
+    re.ASCII,
+)
+_STARTERS = frozenset(
+    {"env", "nice", "ionice", "nohup", "setsid", "stdbuf", "timeout", "chroot", "flock", "unshare", "xargs", "script"}
+    | {"sudo", "doas", "su", "runuser", "setpriv", "systemd-run"}
+)
+"""Programs that start another one, which stands among their arguments."""
+_INTERPRETER = re.compile(
+    r"(?:python|pypy|perl|ruby|node|nodejs|deno|bun|php|lua|luajit|tclsh|awk|gawk|mawk|osascript|Rscript)[0-9.]*",
+    re.ASCII,
+)
+_SPLITS = re.compile(r"-[a-zA-Z0]*S.*|--split-string(?:=.*)?", re.ASCII | re.DOTALL)
+"""Options of `env` that make several words of one, as a shell would."""
+_TAKE_A_WORD = frozenset({"-u", "--unset", "-C", "--chdir"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +98,34 @@ def check_arguments(words: Sequence[str]) -> tuple[str, ...]:
     program = words[0]
     if ("/" in program and not program.startswith("/")) or PLACEHOLDER in program:
         raise ValueError("expected the program's name or its absolute path first")
-    if program.rpartition("/")[2] in _SHELLS:
+    called = program.rpartition("/")[2]
+    if _is_shell(program) or (called in _STARTERS and any(_is_shell(word) for word in words[1:])):
         raise ValueError("expected the program itself, not a shell: put a pipeline into a script and name that")
+    if called == "env" and any(_SPLITS.fullmatch(word) for word in _options_of_env(words[1:])):
+        raise ValueError("expected each argument as a word of its own: `env -S` splits one as a shell would")
+    if _INTERPRETER.fullmatch(called) and any(
+        word == PLACEHOLDER and (place == 1 or words[place - 1].startswith("-")) for place, word in enumerate(words)
+    ):
+        raise ValueError(f"expected {PLACEHOLDER} as an argument of a script, not as what {called} is to run")
     if any(PLACEHOLDER in word and word != PLACEHOLDER for word in words) or words.count(PLACEHOLDER) > 1:
         raise ValueError(f"expected {PLACEHOLDER} as one whole argument, or not at all")
     return tuple(words)
+
+
+def _options_of_env(words: Sequence[str]) -> Iterator[str]:
+    """The words before the program that `env` starts, without what its options take."""
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("-"):
+            yield word
+            if word in _TAKE_A_WORD:
+                next(rest, None)
+        elif "=" not in word:
+            return
+
+
+def _is_shell(word: str) -> bool:
+    return _SHELL.fullmatch(word.rpartition("/")[2]) is not None
 
 
 def is_command_path(path: str) -> bool:

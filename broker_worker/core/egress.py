@@ -11,7 +11,6 @@ from broker_worker.core.limits import Rate
 from broker_worker.core.policy import Origin
 
 EGRESS_PORT = 7720
-EGRESS_AGENT = "egress"
 PLACE = "{secret}"
 """Where the value stands in a header's template."""
 
@@ -74,11 +73,15 @@ class Upstream:
     prefix: tuple[str, ...] = ()
 
     @property
-    def origin(self) -> str:
-        """Scheme, host and port, as URLs write them (RFC 6454)."""
+    def authority(self) -> str:
+        """Host and port as URLs write them, the port only if it is not the scheme's (RFC 3986, section 3.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        usual = self.port == (443 if self.scheme == "https" else 80)
-        return f"{self.scheme}://{host}" if usual else f"{self.scheme}://{host}:{self.port}"
+        return host if self.port == (443 if self.scheme == "https" else 80) else f"{host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port (RFC 6454)."""
+        return f"{self.scheme}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +155,12 @@ class EgressSettings:
     Args:
         routes: by their names.
         port: where the proxy listens on 127.0.0.1.
-        agent: as which agent `secret-broker up` starts it.
         max_calls: how many calls are in flight at most, all runs together.
         max_calls_per_run: and of one run.
     """
 
     routes: Mapping[str, Route] = field(default_factory=dict)
     port: int = EGRESS_PORT
-    agent: str = EGRESS_AGENT
     max_calls: int = 256
     max_calls_per_run: int = 32
 

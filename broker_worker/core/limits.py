@@ -49,6 +49,20 @@ class Rate:
         return f"{self.count}/{periods}{unit}, {self.burst} at once"
 
 
+def both(one: Rate | None, other: Rate | None) -> Rate | None:
+    """A rate that is within two rates at once; None for no limit.
+
+    Args:
+        one: a rate; None for no limit.
+        other: another one.
+    """
+    if one is None or other is None or one == other:
+        return one or other
+    slower = max(one, other, key=lambda rate: rate.interval)
+    burst = min(one.tolerance, other.tolerance) // slower.interval
+    return Rate(slower.count, slower.period, max(1, burst))
+
+
 def count_one(rate: Rate, tat: int, now: int) -> tuple[bool, int]:
     """Count one arrival.
 

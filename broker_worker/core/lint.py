@@ -89,6 +89,8 @@ class _Linter:
             yield from self._secrets()
             yield from self._issuers()
             yield from self._dashboard()
+            yield from self._gateway()
+            yield from self._tokens()
 
     def _agent(self, agent: AgentPolicy) -> Iterator[Finding]:
         effective = False
@@ -250,6 +252,38 @@ class _Linter:
         for agent_id in sorted(spoken_for - set(self._policy.agents)):
             message = f"an issuer may speak for agent `{agent_id}`, which the policy does not have"
             yield Finding("unknown_agent", message, None, "correct the name, or add the agent to the policy")
+
+    def _gateway(self) -> Iterator[Finding]:
+        """An address for a gateway as which nobody may ask, or that takes no proofs where one is required."""
+        acting = [each for each in self._policy.agents.values() if each.acts_for and "value" in each.acts_for.deliver]
+        if self._configuration.server is not None and not acting:
+            message = "`server` is written, and no agent may act for others, so the gateway does not run"
+            hint = "write below `agents:`: gateway: {allow: [], acts_for: {all_agents: true, deliver: [value]}}"
+            yield Finding("gateway_without_agent", message, None, hint)
+        demanding = [each.agent_id for each in self._policy.agents.values() if each.proof_required]
+        for each in acting:
+            acts_for = each.acts_for
+            served = [agent for agent in demanding if acts_for is not None and acts_for.covers(agent, "value")]
+            if served and acts_for is not None and acts_for.audience is None:
+                message = f"agent `{each.agent_id}` acts for `{served[0]}`, which wants proofs, and names no `audience`"
+                hint = "write `audience:` in its `acts_for`: the address where it is called"
+                yield Finding("proof_without_audience", message, each.origin, hint)
+
+    def _tokens(self) -> Iterator[Finding]:
+        """Static tokens that are good for nothing."""
+        for token in self._configuration.static_tokens.values():
+            agent = self._policy.agents.get(token.agent)
+            if token.expires_at <= self._now:
+                hint = f"`secret-broker tokens revoke {token.token_id}` takes it out"
+                yield Finding("token_over", f"the token {token.token_id} is over", token.origin, hint)
+            elif agent is None:
+                message = f"the token {token.token_id} is of agent `{token.agent}`, which the policy does not have"
+                hint = f"add the agent, or `secret-broker tokens revoke {token.token_id}`"
+                yield Finding("token_of_unknown_agent", message, token.origin, hint)
+            elif agent.proof_required:
+                message = f"agent `{token.agent}` wants proofs, which the token {token.token_id} cannot show"
+                hint = "give the token to an agent of its own, without `proof: required`"
+                yield Finding("token_without_proof", message, token.origin, hint)
 
     def _dashboard(self) -> Iterator[Finding]:
         """What is signed where nobody's signature counts."""

@@ -235,6 +235,14 @@ class Policy:
         """The limit for all agents together that `name` has."""
         return self.secret_limits.get(name, self.secret_limit)
 
+    def may_be_written(self, name: str) -> bool:
+        """Whether some agent may store or generate what has this name, in whichever run and with whoever's consent."""
+        return any(
+            agent.denial_of(name) is None
+            and any(not {"write", "generate"}.isdisjoint(grant.actions) for grant in agent.grants_for(name))
+            for agent in self.agents.values()
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

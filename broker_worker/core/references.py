@@ -6,11 +6,13 @@ never repeated in an error, because it may be a value that somebody pasted in th
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core import aws_references
 from broker_worker.core.commands import NAME_FORM, Command, command_and_name, is_command_path
 from broker_worker.core.configuration import ProviderSettings
+from broker_worker.core.own_variables import OWN, credential_variables
 
 MAX_REFERENCE = 512
 """Longest reference, in characters."""
@@ -46,6 +48,19 @@ FORMS: Mapping[str, str] = {
 }
 """What a reference of each scheme looks like, for error messages."""
 
+_OTHER_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(("1password", "1p", "op-service-account", "service-account"), "onepassword"),
+    **dict.fromkeys(("1password-connect", "op-connect"), "connect"),
+    **dict.fromkeys(("hashicorp", "hashicorp-vault", "hcvault", "openbao", "bao"), "vault"),
+    **dict.fromkeys(
+        ("aws", "secretsmanager", "secrets-manager", "aws-secretsmanager", "aws-secrets-manager"), "aws-sm"
+    ),
+    **dict.fromkeys(("ssm", "parameter-store", "aws-parameter-store", "parameterstore"), "aws-ssm"),
+    **dict.fromkeys(("file", "keyfile", "encrypted-file"), "local"),
+    **dict.fromkeys(("environment", "environ", "dotenv"), "env"),
+    **dict.fromkeys(("command", "program", "shell", "script"), "exec"),
+}
+"""What people call vaults elsewhere, and the type that is meant."""
 _INSTALLED_TYPE = re.compile(r"[a-z][a-z0-9-]{1,31}", re.ASCII)
 _ATTRIBUTE = re.compile(r"(?:attribute|ssh-format)=[a-z0-9-]+", re.ASCII)
 _VAULT_PART = r"[A-Za-z0-9_@:+=,~.-]+(?: +[A-Za-z0-9_@:+=,~.-]+)*"
@@ -73,6 +88,21 @@ def is_built_in(kind: str) -> bool:
 def can_be_installed(kind: str) -> bool:
     """Whether a package of others may call a provider type so: a scheme's name that is neither type nor scheme here."""
     return _INSTALLED_TYPE.fullmatch(kind) is not None and not is_built_in(kind) and kind not in SCHEMES
+
+
+def nearest_type(kind: str, known: Iterable[str] = ()) -> str | None:
+    """The provider type that was probably meant by one that there is not; None if nothing comes near.
+
+    Args:
+        kind: what was written.
+        known: types that are not built in.
+    """
+    text, types = kind.strip().lower(), (*SCHEMES.values(), *known)
+    if text in SCHEMES:
+        return SCHEMES[text]
+    if text in _OTHER_NAMES:
+        return _OTHER_NAMES[text]
+    return next(iter(get_close_matches(text, types, 1)), None)
 
 
 def check_reference(reference: str, installed: Collection[str] = ()) -> str:
@@ -112,7 +142,9 @@ def check_for(providers: Iterable[ProviderSettings]) -> Callable[[str], str]:
     """
     installed: list[str] = []
     commands: Mapping[str, Command] | None = None
+    own: set[str] = set()
     for provider in providers:
+        own.update(credential_variables(provider))
         if not is_built_in(provider.type):
             installed.append(provider.type)
         elif provider.type == SCHEMES["exec"]:
@@ -120,11 +152,19 @@ def check_for(providers: Iterable[ProviderSettings]) -> Callable[[str], str]:
 
     def check(reference: str) -> str:
         check_reference(reference, installed)
+        if scheme_of(reference) == "env":
+            _check_variable(reference, own)
         if commands is not None and scheme_of(reference) == "exec":
             _check_command(reference, commands)
         return reference
 
     return check
+
+
+def _check_variable(reference: str, own: Collection[str]) -> None:
+    name = reference.partition("://")[2]
+    if name.startswith(OWN) or name in own:
+        raise ValueError("expected a variable of the secret's own: this one holds what the broker itself uses")
 
 
 def _check_command(reference: str, commands: Mapping[str, Command]) -> None:

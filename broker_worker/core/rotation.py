@@ -77,6 +77,8 @@ class RotationState(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         replaces: the version that was in force then.
         version: the new version, once it is promoted.
         promoted_at: when that was.
+        lifetime_ms: the longest lifetime of a value, ms, that was in force since it began: a shorter one that the files
+            say later ends no lease that is open.
         ended_at: when it was retired, or given up.
         fault: why it was given up; the version of before is then in force.
     """
@@ -87,6 +89,7 @@ class RotationState(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     replaces: Version
     version: Version | None = None
     promoted_at: Time | None = None
+    lifetime_ms: Time = 0
     ended_at: Time | None = None
     fault: Annotated[str, Meta(max_length=64)] = ""
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from aiohttp import ClientResponse
 from aiohttp.web import BaseRequest, Response, StreamResponse
-from multidict import CIMultiDict
 
 from broker_worker.core.egress import Route
 from broker_worker.egress.decoding import Decoder
@@ -56,17 +55,13 @@ class Answer:
         self._scrubber = loan.scrubber()
         self._exchanged = exchanged
         self._decoder = Decoder(upstream.headers.get("Content-Encoding"))
-        self._headers = self._clean(from_upstream(upstream.headers, route))
+        self._headers = from_upstream(upstream.headers, route)
+        if not self._decoder.is_identity:
+            self._headers.popall("Content-Encoding", None)
+            self._headers.popall("Content-MD5", None)
         self._length = upstream.content_length
         if self._length is not None and self._length > self._most and request.method != "HEAD":
             raise self._too_large()
-
-    def _clean(self, headers: CIMultiDict[str]) -> CIMultiDict[str]:
-        """The headers as the agent sees them."""
-        if not self._decoder.is_identity:
-            headers.popall("Content-Encoding", None)
-            headers.popall("Content-MD5", None)
-        return self._scrubber.headers(headers)
 
     async def pass_on(self) -> StreamResponse:
         """Pass it on as a whole if it is small, else each piece as it comes.
@@ -76,7 +71,7 @@ class Answer:
         """
         status, length = self._upstream.status, self._length
         if self._request.method == "HEAD" or status in _WITHOUT_BODY:
-            response = StreamResponse(status=status, headers=self._headers)
+            response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
             if length is not None and self._request.method == "HEAD" and self._decoder.is_identity:
                 response.content_length = length
             return response
@@ -84,8 +79,9 @@ class Answer:
         if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and not is_events:
             body = await self._upstream.read()
             self._exchanged.received = len(body)
-            return Response(status=status, headers=self._headers, body=self._scrubber.whole(body))
-        response = StreamResponse(status=status, headers=self._headers)
+            headers, body = self._scrubber.whole(self._headers, body)
+            return Response(status=status, headers=headers, body=body)
+        response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
         await response.prepare(self._request)
         async for piece in self._pieces():
             await response.write(piece)

@@ -65,7 +65,7 @@ class Refusal(Exception):  # noqa: N818  # what is refused is the call
             "detail": self.detail,
             "code": self.code,
         }
-        headers = {**self.headers, "Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store"}
+        headers = {**self.headers, "Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store", "Server": "secret-broker"}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         response = Response(status=self.status, body=msgspec.json.encode(document), headers=headers)

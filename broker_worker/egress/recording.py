@@ -18,7 +18,7 @@ GATHER_SECONDS = 0.2
 PATIENCE_SECONDS = 3.0
 """For how long calls go on while reports fail."""
 _AGAIN_SECONDS = 0.5
-_REPORT_SECONDS = 5.0
+_REPORT_SECONDS = 3.0
 _MAX_WAITING = 8192
 _log = structlog.get_logger(__name__)
 
@@ -59,14 +59,13 @@ class Recorder:
         """Have a call recorded.
 
         Args:
-            subject: whose it was; what it showed last counts for all that are reported with it.
+            subject: whose it was.
             call: what happened.
         """
         batch = self._batches.get(subject.token)
         if batch is None:
-            batch = self._batches[subject.token] = _Batch(subject)
+            batch = self._batches[subject.token] = _Batch(Subject(subject.token))  # a proof was for the call alone
             self._tasks[subject.token] = asyncio.create_task(self._send(subject.token, batch))
-        batch.subject = subject
         batch.calls.append(call)
         self._waiting += 1
         if len(batch.calls) >= MAX_CALLS or self._ending:
@@ -104,25 +103,28 @@ class Recorder:
 
     async def _report(self, subject: Subject, calls: tuple[Call, ...]) -> bool:
         """Report once; False if that has to be done again."""
+        begun = asyncio.get_running_loop().time()
         try:
             await self._client().report(subject, calls, timeout=_REPORT_SECONDS)
         except (Unavailable, RateLimited) as error:
-            self._failed(str(error.code))
+            self._failed(begun, str(error.code))
             return False
-        except NotGranted as error:  # such as a run whose token ended meanwhile; it would be refused again
-            _log.error("egress_calls_not_recorded", calls=len(calls), reason=str(error.code))
+        except NotGranted as error:  # such as a run whose token ended long ago; it would be refused again
+            # A call that never left may have been anybody's, with a made-up token.
+            log = _log.error if any(call.status is not None for call in calls) else _log.info
+            log("egress_calls_not_recorded", calls=len(calls), reason=str(error.code))
             return True
         except SecretBrokerError as error:  # the client was closed; there is another one, or we are ending
-            self._failed(type(error).__name__)
+            self._failed(begun, type(error).__name__)
             return False
         if self._failing_since is not None:
             _log.info("egress_recording_again")
             self._failing_since = None
         return True
 
-    def _failed(self, reason: str) -> None:
+    def _failed(self, begun: float, reason: str) -> None:
         if self._failing_since is None:
-            self._failing_since = asyncio.get_running_loop().time()
+            self._failing_since = begun
             _log.error(
                 "egress_not_recording", reason=reason, hint=f"calls are refused if it lasts {PATIENCE_SECONDS:g} s"
             )

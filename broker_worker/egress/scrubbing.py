@@ -4,7 +4,7 @@ import copy
 
 from multidict import CIMultiDict
 
-from broker_worker.egress._masker_for_now import Masker
+from agent_sdk.masking import Masker
 from broker_worker.egress.problems import Refusal
 
 
@@ -29,14 +29,16 @@ class Scrubber:
         """What takes the value out of one stream of bytes; all streams share the forms that are looked for."""
         return copy.copy(self._masker)
 
-    def whole(self, body: bytes) -> bytes:
-        """A complete body without the value."""
-        return self._masker.replace(body)
+    def whole(self, headers: CIMultiDict[str], body: bytes) -> tuple[CIMultiDict[str], bytes]:
+        """A complete answer without the value."""
+        raw = b"%b\n\n%b" % (_raw(headers), body)  # one search finds nothing in nearly all answers
+        if self._masker.replace(raw) == raw:
+            return headers, body
+        return self.headers(headers), self._masker.replace(body)
 
     def headers(self, headers: CIMultiDict[str]) -> CIMultiDict[str]:
         """Headers without the value; those that hold it in a name are left out."""
-        text = "\n".join(f"{name}\n{value}" for name, value in headers.items())
-        raw = text.encode("utf-8", "surrogateescape")
+        raw = _raw(headers)
         if self._masker.replace(raw) == raw:
             return headers
         kept = ((name, self._text(value)) for name, value in headers.items() if self._text(name) == name)
@@ -44,3 +46,8 @@ class Scrubber:
 
     def _text(self, text: str) -> str:
         return self._masker.replace(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def _raw(headers: CIMultiDict[str]) -> bytes:
+    text = "\n".join(f"{name}\n{value}" for name, value in headers.items())
+    return text.encode("utf-8", "surrogateescape")

@@ -44,12 +44,7 @@ def address_of(route: Route, segments: tuple[str, ...], query: str | None) -> UR
         route.upstream
     )  # built from parts, as what parses whole addresses remembers them, and the value with them
     return URL.build(
-        scheme=upstream.scheme,
-        host=upstream.host,
-        port=upstream.port,
-        path=path,
-        query_string=query or "",
-        encoded=True,
+        scheme=upstream.scheme, authority=upstream.authority, path=path, query_string=query or "", encoded=True
     )
 
 

@@ -27,8 +27,10 @@ from broker_worker.egress.proxy import Proxy
 from broker_worker.egress.recording import Recorder
 from broker_worker.egress.values import Values
 from broker_worker.files.egress import read_egress
+from broker_worker.loopback import listening
 
-LOOPBACK = "127.0.0.1"
+LOOPBACK = ("127.0.0.1", "::1")
+_PORT_HINT = "is another proxy running? `port` in egress.yaml chooses another port"
 DRAIN_SECONDS = 20.0
 """How long calls that are in flight may take to end once the proxy is told to stop."""
 _RECORD_SECONDS = 5.0
@@ -56,6 +58,12 @@ class _Connection(RequestHandler):
     """aiohttp's side of a connection, whose own words for errors could repeat what was sent."""
 
     __slots__ = ()
+
+    def close(self) -> None:
+        """End an idle connection at once, which aiohttp leaves open and deaf, and any other after its call."""
+        super().close()
+        if not self._request_in_progress:
+            self.force_close()
 
     def handle_error(
         self,
@@ -152,27 +160,28 @@ class Egress:
             ConfigError: if certificates that the file names cannot be used.
             SetupError: if nothing can listen at the port, or the credential is over.
         """
-        listening = _listen(self._port)
-        try:
-            self._connections.replace(self._settings.routes.values(), str(self._file))
-        except ConfigError:
-            listening.close()
-            raise
+        with listening(self._port, LOOPBACK, _PORT_HINT) as sockets:
+            await self._serve(sockets, ready, watch)
+
+    async def _serve(self, sockets: list[socket.socket], ready: Callable[[str], None], watch: Watch | None) -> None:
+        self._connections.replace(self._settings.routes.values(), str(self._file))
         asker = Asker(self._credential, self._connect)
         values = Values(lambda: asker.client)
         recorder = Recorder(lambda: asker.client)
-        port: int = listening.getsockname()[1]
+        port: int = sockets[0].getsockname()[1]
         proxy = Proxy(self._connections, values, recorder, self._in_flight, port)
         http = _Server(proxy.handle, handler_cancellation=True)
-        server = await asyncio.get_running_loop().create_server(http, sock=listening, backlog=256)
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(http, sock=each, backlog=256) for each in sockets]
         beside = [asyncio.create_task(self._keep_credential(asker, values))]
         if watch is not None:
             beside.append(asyncio.create_task(self._follow_file(watch)))
         try:
-            ready(f"http://{LOOPBACK}:{port}")
+            ready(f"http://{LOOPBACK[0]}:{port}")
             await self._stopping.wait()
         finally:
-            server.close()
+            for server in servers:
+                server.close()
             http.pre_shutdown()  # idle connections end, the others after the call that they carry
             await self._drain()
             await recorder.close(_RECORD_SECONDS)
@@ -234,20 +243,3 @@ class Egress:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _listen(port: int) -> socket.socket:
-    """A socket that listens on this host's own address and no other."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((LOOPBACK, port))
-    except OSError as error:
-        listening.close()
-        raise SetupError(
-            f"nothing can listen at {LOOPBACK}:{port}: {error.strerror}",
-            hint="is another proxy running? `port` in egress.yaml chooses another port",
-        ) from None
-    listening.setblocking(False)
-    return listening

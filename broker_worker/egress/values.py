@@ -62,10 +62,6 @@ class Values:
         """Ask again for everything."""
         self._kept.clear()
 
-    def knows(self, token: str) -> bool:
-        """Whether the broker has accepted this token before."""
-        return token in self._accepted
-
     async def lend(self, route: Route, caller: Caller) -> LentValue:
         """The value that goes with a call.
 

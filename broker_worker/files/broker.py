@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from broker_worker.core.budget import DEFAULT_BUDGETS, MAX_READS, MAX_RESERVE, RESERVE_PERCENT, Budget
 from broker_worker.core.configuration import CacheSettings, Dashboard, ProviderSettings, ServerSettings
-from broker_worker.core.references import SCHEMES, can_be_installed
+from broker_worker.core.references import SCHEMES, can_be_installed, nearest_type
 from broker_worker.files import sealed_cache
 from broker_worker.files.approvers import read_origin
 from broker_worker.files.commands import read_commands
@@ -142,7 +142,8 @@ def _type(value: Value) -> str:
     built_in, text = tuple(SCHEMES.values()), value.raw or ""
     if can_be_installed(text):
         return text
-    return value.choice(*built_in)
+    near = nearest_type(text)
+    return value.choice(*built_in, hint=f"did you mean `{near}`?" if near else "")
 
 
 def _option(value: Value) -> str | int | bool:

@@ -16,7 +16,7 @@ from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard, StaticToken
 from broker_worker.core.digest import configuration_digest, policy_digest
 from broker_worker.core.places import versioned_part
-from broker_worker.core.references import check_for, type_of
+from broker_worker.core.references import check_for, is_built_in, nearest_type, type_of
 from broker_worker.files import approvers, broker, policy, registry, tokens
 from broker_worker.files.approvers import read_approvers
 from broker_worker.files.broker import read_cache, read_dashboard, read_providers, read_server
@@ -155,7 +155,8 @@ def _check_providers(configuration: Configuration, document: Section) -> None:
     for ref, whose in needed:
         kind = type_of(ref)
         if kind not in served:
-            near = get_close_matches(kind, served, 1)
+            near = [other for other in served if not is_built_in(other) and nearest_type(other) == kind]
+            near = near or get_close_matches(kind, served, 1)
             raise document.error(
                 f"no provider of type `{kind}`, which {whose} needs",
                 f"did you mean it by `{near[0]}`?" if near else f"write `provider:` and `type: {kind}` below it",

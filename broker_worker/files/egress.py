@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from agent_sdk.wire.names import check_agent_id, check_secret_name
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.egress import (
-    EGRESS_AGENT,
     EGRESS_PORT,
     PLACE,
     Allowed,
@@ -31,7 +30,7 @@ from broker_worker.files.sections import Section, Value, nearest
 from broker_worker.files.yaml_reader import read_yaml
 
 EGRESS_FILE = "egress.yaml"
-_KEYS = ("port", "agent", "max_calls", "max_calls_per_run", "routes")
+_KEYS = ("port", "max_calls", "max_calls_per_run", "routes")
 _ROUTE_KEYS = (
     "upstream", "secret", "send", "allow", "max_request", "max_response", "timeout", "idle", "rate", "ca_file",
     "allow_private",
@@ -53,7 +52,7 @@ def read_egress(path: Path) -> EgressSettings:
     document = Section(read_yaml(path), file=str(path), origin=path.name, what="top level")
     document.refuse_unknown(("egress",))
     section = document.require("egress", why="write `egress:` and `routes:` below it").section(*_KEYS)
-    port, agent = section.get("port"), section.get("agent")
+    port = section.get("port")
     calls, of_a_run = section.get("max_calls"), section.get("max_calls_per_run")
     routes = section.require("routes", why="write `routes:` and a name for each").section()
     names = list(routes)
@@ -63,7 +62,6 @@ def read_egress(path: Path) -> EgressSettings:
     return EgressSettings(
         routes={name: _route(routes, name) for name in names},
         port=EGRESS_PORT if port is None else port.integer(1024, 65_535),
-        agent=EGRESS_AGENT if agent is None else agent.name(check_agent_id),
         max_calls=default.max_calls if calls is None else calls.integer(1, _MAX_CALLS),
         max_calls_per_run=default.max_calls_per_run if of_a_run is None else of_a_run.integer(1, _MAX_CALLS),
     )
@@ -73,24 +71,17 @@ def check_egress(path: Path, configuration: Configuration) -> EgressSettings:
     """Read the file and check it against the broker's other files.
 
     Raises:
-        ConfigError: with file and line; also if a secret is not in the registry, or the policy has no such agent.
+        ConfigError: with file and line; also if a secret is not in the registry.
     """
     settings = read_egress(path)
     document = Section(read_yaml(path), file=str(path), origin=path.name, what="top level")
-    section = document.require("egress").section()
-    routes = section.require("routes").section()
+    routes = document.require("egress").section().require("routes").section()
     for name, route in settings.routes.items():
         if configuration.entry_of(route.secret) is None:
             secret = routes.require(name).section().require("secret")
             raise secret.error(
                 f"the registry has no secret `{route.secret}`", nearest(route.secret, tuple(configuration.registry))
             )
-    if settings.agent not in configuration.policy.agents:
-        here = section.get("agent") or section
-        raise here.error(
-            f"the policy has no agent `{settings.agent}`, as which the proxy would ask",
-            f"write `{settings.agent}: {{allow: [], acts_for: …}}` under `agents:` in policy.yaml",
-        )
     return settings
 
 

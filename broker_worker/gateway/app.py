@@ -42,7 +42,6 @@ class Gateway:
     Args:
         clients: with whom the broker is asked.
         server: where clients of this host find us.
-        body_seconds: how long a client may take to send its body.
     """
 
     def __init__(self, clients: Clients, server: ServerSettings, body_seconds: float = BODY_SECONDS) -> None:

@@ -24,6 +24,8 @@ _MAX_INT: Final = 2**31 - 1
 _MAX_BIGINT: Final = 2**63 - 1
 _SERVED = frozenset({"resolve", "put", "generate"})
 _STATES: Mapping[str | None, str] = {"approved": "approved", "denied": "denied", "expired": "expired", "void": "void"}
+_SOURCES: Final = (None, "provider", "cache", "stale")
+"""Where values come from, the freshest first."""
 _LENGTHS: Mapping[str, int | None] = {
     column.name: column.type.length
     for table in (EVENTS, RUNS)
@@ -138,7 +140,7 @@ def _fold_lease(row: Row | None, line: VerifiedLine, key: Key) -> Row:
     event, at = line.event, line.at
     expires_at = _time(event.expires_at)
     if row is None:
-        names = ("version", "ends_at", "ended_at", "end_reason", "approval_id")
+        names = ("version", "ends_at", "ended_at", "end_reason", "approval_id", "source", "age_s")
         row = {"lease_id": key[0], "uses": 0, "renewals": 0} | dict.fromkeys(names)
         row |= {"agent_id": event.agent_id, "run_id": event.run_id, "secret_name": event.secret_name}
         row |= {"issued_at": at, "expires_at": expires_at or at}
@@ -149,6 +151,8 @@ def _fold_lease(row: Row | None, line: VerifiedLine, key: Key) -> Row:
     row["approval_id"] = _least(row["approval_id"], event.approval_id)
     if event.action in _SERVED:
         row["uses"] = min(max(row["uses"], event.uses or 1), _MAX_INT)
+        row["source"] = max(row["source"], event.source, key=_SOURCES.index)
+        row["age_s"] = _greatest(row["age_s"], event.age_s if event.age_s is None else min(event.age_s, _MAX_BIGINT))
     row["renewals"] += event.action == "renew"
     if event.event == "lease_ended" or event.action == "release":
         end = (at, event.reason or "released")

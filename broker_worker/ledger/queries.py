@@ -45,6 +45,8 @@ class LeaseRow:
     ended_at: int | None
     end_reason: str | None
     approval_id: str | None
+    source: str | None
+    age_s: int | None
     cut_at: int | None
 
     @property

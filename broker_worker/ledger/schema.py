@@ -97,13 +97,18 @@ LEASES = Table(
     Column("ended_at", BigInteger),
     Column("end_reason", String(256)),
     Column("approval_id", String(16)),
+    Column("source", String(16)),
+    Column("age_s", BigInteger),
     Index("leases_by_secret", "secret_name", "issued_at"),
     Index("leases_by_run", "agent_id", "run_id"),
     Index("leases_by_end", "expires_at"),
     Index("leases_by_time", "issued_at"),
     Index("leases_by_agent", "agent_id", "issued_at"),
 )
-"""`expires_at` moves with renewals, `ends_at` is the hard end; `ended_at` is set when it ended before its time."""
+"""`expires_at` moves with renewals, `ends_at` is the hard end; `ended_at` is set when it ended before its time.
+
+`source` is where its value came from, the least fresh of its uses: `provider`, `cache`, or `stale` if that was ever
+served past its time. `age_s` is how old it was at most when it was served; null if it always came from its vault."""
 
 APPROVALS = Table(
     "approvals",

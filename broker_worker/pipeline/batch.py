@@ -10,7 +10,7 @@ from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
 from broker_worker.core.leases import Holding
-from broker_worker.core.policy import ApprovalRule, Decision
+from broker_worker.core.policy import ApprovalRule, Decision, Grant
 from broker_worker.pipeline.peers import Peer
 from broker_worker.ports import Entry
 
@@ -30,6 +30,7 @@ class Case:
         retry_after: ms, where waiting helps.
         rule: who must approve it; None if nobody need.
         is_counted: whether it counts against the secret's and the entry's own limits.
+        reading: the entry by which a value that is made may also be read, if that is asked for.
         approval: the approval that it goes on with, waits for, or was refused by.
         age_s: how many seconds ago its value was fetched; None if that was for this request.
         holding: the lease that it is released under, or that is renewed or given back.
@@ -40,6 +41,7 @@ class Case:
     entry: SecretEntry | None
     rule: ApprovalRule | None = None
     is_counted: bool = True
+    reading: Grant | None = None
     code: Code | None = None
     reason: str | None = None
     retry_after: int | None = None

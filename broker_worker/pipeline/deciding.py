@@ -4,7 +4,7 @@ from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Generate, ListNames, Put, Release, Renew, Report, Resolve, Way
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.limits import Rate
+from broker_worker.core.limits import Rate, both
 from broker_worker.core.policy import VERB_OF, Decision, Policy, Verb, decide
 from broker_worker.core.recipes import parse_recipe
 from broker_worker.core.redaction import repeats
@@ -78,8 +78,11 @@ def _open_write(ask: Ask, body: Put | Generate, configuration: Configuration, no
     except ValueError:
         case.refuse(Code.INVALID, "unknown_recipe")
         return
-    if body.reveal and not may_read(reading_of(ask, body.name, body.purpose, configuration, now)):
-        case.refuse(Code.DENIED, "reading_not_granted")
+    if body.reveal:
+        reading = reading_of(ask, body.name, body.purpose, configuration, now)
+        case.reading = reading.grant
+        if not may_read(reading):
+            case.refuse(Code.DENIED, "reading_not_granted")
 
 
 def reading_of(ask: Ask, name: str, purpose: str, configuration: Configuration, now: int) -> Decision:
@@ -214,9 +217,11 @@ class Limits:
         return known
 
     def of_case(self, agent_id: str, case: Case) -> tuple[Limit, ...]:
-        """The secret's limit and that of the grant."""
+        """The secret's limit and that of the grant; of a value that is made and shown also that of reading it."""
         grant = case.decision.grant
         own = None if grant is None else grant.rate
+        if case.reading is not None:
+            own = both(own, case.reading.rate)
         known = self._of_name.get((agent_id, case.name, own))
         if known is None:
             limits = []

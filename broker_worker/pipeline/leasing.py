@@ -2,13 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Release, Renew, Way
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import MAX_LEASE_MS, Holding, Lease, LeaseBook, LeaseMint
-from broker_worker.core.places import versioned_part
+from broker_worker.core.places import changes_with, is_older, versioned_part
 from broker_worker.core.policy import Decision, decide
 from broker_worker.core.revocations import Revocations
 from broker_worker.pipeline.batch import Ask, Case
@@ -25,6 +26,22 @@ _OWN_WAYS: Sequence[Way] = ("value", "env", "file")
 """The ways in which a run can have a value itself: its lease goes on as long as one of them is allowed."""
 
 
+class _Write(NamedTuple):
+    """The last write to a place, or to an item or a secret.
+
+    Args:
+        at: when, ms since the epoch; -1 for none.
+        heard_at: until when this worker may have served what was there before.
+        ref: the place.
+        version: the new version; None if nobody knows it.
+    """
+
+    at: int = -1
+    heard_at: int = -1
+    ref: str = ""
+    version: str | None = None
+
+
 class Leases:
     """Opens, renews and ends leases.
 
@@ -38,8 +55,8 @@ class Leases:
         self._mint = mint
         self._revocations = revocations
         self._ended: OrderedDict[str, tuple[Code, str]] = OrderedDict()
-        self._superseded: OrderedDict[str, tuple[int, str | None]] = OrderedDict()
-        self._written: dict[str, int] = {}
+        self._superseded: OrderedDict[str, _Write] = OrderedDict()
+        self._written: OrderedDict[str, _Write] = OrderedDict()
 
     def open(
         self, ask: Ask, case: Case, known: CachedValue, expires_at: int, now: int, *, renewable: bool = True
@@ -186,33 +203,32 @@ class Leases:
         elif now >= min(holding.expires_at, lease.ends_at):
             case.refuse(Code.EXPIRED, "lease_over")
 
-    def supersede(self, ref: str, version: str | None, at: int) -> None:
+    def supersede(self, ref: str, version: str | None, at: int, heard_at: int | None = None) -> None:
         """Note that a place has another value: leases of what it had before are renewed no more.
 
         Args:
             ref: the place.
             version: the new version; None if nobody knows it.
             at: when, ms since the epoch.
+            heard_at: when this worker dropped its copies of what was there before; None for at once.
         """
-        if at < self._superseded.get(ref, (-1, None))[0]:  # told late, or once more: what was written since holds
-            return
-        self._superseded[ref] = (at, version)
-        self._superseded.move_to_end(ref)
-        part = versioned_part(ref)
-        self._written[part] = max(at, self._written.pop(part, -1))
-        if len(self._written) > _SUPERSEDED:
-            del self._written[next(iter(self._written))]
-        if len(self._superseded) > _SUPERSEDED:
-            self._superseded.popitem(last=False)
+        write = _Write(at, max(at, heard_at or at), ref, version)
+        for known, key in ((self._superseded, ref), (self._written, versioned_part(ref))):
+            if at < known.get(key, _Write()).at:  # told late, or once more: what was written since holds
+                continue
+            known[key] = write
+            known.move_to_end(key)
+            if len(known) > _SUPERSEDED:
+                known.popitem(last=False)
 
     def written_at(self, ref: str) -> int:
         """When a place, or another part of its item or secret, was last written, ms; -1 if nobody knows of that."""
-        return self._written.get(versioned_part(ref), -1)
+        return self._written.get(versioned_part(ref), _Write()).at
 
     def is_superseded(self, ref: str, lease: Lease) -> bool:
-        """Whether a lease is of an older version than the one that was last written."""
-        at, version = self._superseded.get(ref, (-1, None))
-        return at >= 0 and lease.issued_at <= at + _HEARD_MS and (version is None or version != lease.version)
+        """Whether a lease is of an older version than one that was written to its place, its item or its secret."""
+        writes = (self._superseded.get(ref), self._written.get(versioned_part(ref)))
+        return any(write is not None and _is_before(ref, lease, write) for write in writes)
 
     def _is_revoked(self, holding: Holding) -> bool:
         lease, revocations = holding.lease, self._revocations
@@ -243,3 +259,17 @@ class Leases:
             assert case.entry is not None
             case.expires_at = min(now + configuration.ttl_of(case.entry) * 1000, holding.lease.ends_at)
             self.book.renew(holding, case.expires_at)
+
+
+def _is_before(ref: str, lease: Lease, write: _Write) -> bool:
+    """Whether a lease is of what a place had before a write.
+
+    A version that is counted and smaller tells. Others tell only that they differ, and a later change may not be the
+    broker's: then it counts whether the lease was opened while its worker could have an older copy.
+    """
+    if lease.version == write.version is not None:
+        return False
+    if not changes_with(ref, write.ref, versioned=write.version is not None and lease.version is not None):
+        return False
+    older = is_older(lease.version, write.version)
+    return bool(older) or lease.issued_at <= (write.heard_at if older is None else write.at) + _HEARD_MS

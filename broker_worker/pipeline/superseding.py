@@ -1,6 +1,6 @@
 """What follows from a write, on every worker: older copies are dropped, older leases end early, holders are told."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from agent_sdk.wire.messages import MAX_TIME, Notice
 from broker_worker.core.announcements import Announcement, open_announcement, sign_announcement
@@ -45,6 +45,7 @@ class Superseding:
         self._leases = leases
         self._nonces = nonces
         self._known: set[tuple[str, int]] = set()
+        self._since: int | None = None
         for note in log.poll():
             self._known.add((note.write_id, note.at))
             leases.supersede(note.ref, note.version, note.at)
@@ -58,6 +59,7 @@ class Superseding:
             Notices to send.
         """
         letters: list[Letter] = []
+        self._began(now)
         for note in self._log.poll():
             letters += self.note(note, configuration, session, now)
         return letters
@@ -96,13 +98,14 @@ class Superseding:
         if mark in self._known:
             return []
         self._known = {known for known in self._known if known[1] >= now - ANNOUNCED_FOR_MS} | {mark}
-        for ref in {note.ref} | _beside(note.ref, configuration):
+        beside = {note.ref} | _beside(note.ref, configuration)
+        for ref in beside:
             self._cache.forget(ref)
             self.on_dropped(ref)
-        self._leases.supersede(note.ref, note.version, note.at)
+        self._leases.supersede(note.ref, note.version, note.at, now if note.at >= self._began(now) else None)
         keepers: dict[str, dict[tuple[str, bytes], None]] = {}  # who acts for many runs is told once
-        for holding in self._holders(note.ref, configuration):
-            if self._leases.is_superseded(note.ref, holding.lease):
+        for holding, ref in self._holders(beside, configuration):
+            if self._leases.is_superseded(ref, holding.lease):
                 keepers.setdefault(holding.lease.name, {})[holding.keeper] = None
                 if holding.lease.version is None:  # the next use must not go on under it
                     self._leases.book.end(holding)
@@ -111,14 +114,21 @@ class Superseding:
             letters += seal_notices(Notice("secret_rotated", note.at, name=name), told, session, self._nonces)
         return letters
 
-    def _holders(self, ref: str, configuration: Configuration) -> Sequence[Holding]:
-        places: dict[str, bool] = {}
-        found: list[Holding] = []
+    def _began(self, now: int) -> int:
+        """When this worker first heard anything: what was written before, it never served an older copy of."""
+        self._since = now if self._since is None else self._since
+        return self._since
+
+    def _holders(self, refs: Collection[str], configuration: Configuration) -> Sequence[tuple[Holding, str]]:
+        """The leases on names that are kept at some places, each with its place."""
+        places: dict[str, str | None] = {}
+        found: list[tuple[Holding, str]] = []
         for holding in self._leases.book:
             name = holding.lease.name
             if name not in places:
                 entry = configuration.entry_of(name)
-                places[name] = entry is not None and entry.ref == ref
-            if places[name]:
-                found.append(holding)
+                places[name] = entry.ref if entry is not None and entry.ref in refs else None
+            ref = places[name]
+            if ref is not None:
+                found.append((holding, ref))
         return found

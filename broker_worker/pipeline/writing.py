@@ -75,14 +75,23 @@ class Writing:
         how = body.recipe if isinstance(body, Generate) else ""
         return content_mark(self.ask, "stored", self.entry.ref, how, value).hex()
 
+    def request_mark(self, ref: str) -> str:
+        """What stands for the request itself: its run, what it stores or has made, and where."""
+        body = self.ask.request.body
+        assert isinstance(body, Put | Generate)
+        what = body.value if isinstance(body, Put) else body.recipe
+        return content_mark(self.ask, "asked", ref, body.name, body.replaces or "", what).hex()
+
     def is_own(self, value: bytes) -> bool:
         """Whether a value that the place holds is one that this run tried to write there before a worker died.
 
-        Of the values that a run put, only this request's counts; of generated ones, any of the same recipe.
+        Of the values that a run put, only this request's counts, and only while it is the only one there whose write
+        had no end: who tried several there has none of them confirmed. Of generated ones any of the same recipe counts.
         """
-        body = self.ask.request.body
-        is_meant = isinstance(body, Generate) or compare_digest(value, self.value)
-        return is_meant and self.mark(value) in self.earlier
+        mark = self.mark(value)
+        if isinstance(self.ask.request.body, Generate):
+            return mark in self.earlier
+        return compare_digest(value, self.value) and self.earlier == {mark}
 
     def is_live(self) -> bool:
         """Whether nothing has refused it so far."""
@@ -130,8 +139,9 @@ class Writer:
     def _is_repeated(self, each: Writing) -> bool:
         """Whether this very request was carried out before, and only its answer was lost."""
         done = self._log.written(each.ask.request.request_id.hex())
-        if done is None or done.name != each.case.name:  # an agent chooses its ids: one may stand for two requests
-            return False
+        place = None if each.case.entry is None else each.case.entry.ref
+        if done is None or done.ref != place or done.mark != each.request_mark(done.ref):
+            return False  # an agent chooses its ids: one may stand for two requests
         each.case.version = done.version
         return True
 
@@ -168,7 +178,8 @@ class Writer:
         for each in writings:
             state = self._settle(each)
             version = each.outcome.version if isinstance(each.outcome, Stored) else None
-            ended.append(replace(self._note(each, now), state=state, mark="", version=version))
+            mark = each.request_mark(each.entry.ref) if each.entry is not None and state == "written" else ""
+            ended.append(replace(self._note(each, now), state=state, mark=mark, version=version))
         with suppress(AuditError):  # it stays begun: what follows is done here now, and elsewhere once it is overdue
             self._log.note(ended)
         for note in ended:
@@ -208,6 +219,8 @@ class Writer:
             self._desk.settler.reveal(
                 each.ask, each.case, made, reading, configuration, configuration.ttl_of(each.entry) * 1000, now
             )
+            if each.case.code is not None:  # its run ended meanwhile: it is stored all the same
+                each.case.code = each.case.reason = each.case.retry_after = None
 
     def _is_revoked(self, each: Writing, version: str | None) -> bool:
         """Whether an order came while the vault was asked."""

@@ -103,6 +103,16 @@ class DynamicProvider(Provider, Protocol):
 
 
 @runtime_checkable
+class PartedProvider(Provider, Protocol):
+    """Several vaults in one: what one of them suffers from says nothing of the others."""
+
+    @property
+    def leaves_failing_parts_alone(self) -> bool:
+        """Whether it keeps the circuit breakers of its parts itself; always true."""
+        ...
+
+
+@runtime_checkable
 class MeteredProvider(Provider, Protocol):
     """A vault that counts reads, and not one a reference."""
 
@@ -114,6 +124,14 @@ class MeteredProvider(Provider, Protocol):
 @runtime_checkable
 class CredentialedProvider(Provider, Protocol):
     """A vault whose credential can be replaced while the broker runs."""
+
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Whether a credential that was refused stays so until somebody replaces it.
+
+        If not, because a role is given others all the time, the vault is tried again sooner.
+        """
+        ...
 
     def fingerprint(self, salt: bytes) -> str:
         """Tells the credential that the next call will use from others, and nothing else of it; it may block.
@@ -129,30 +147,40 @@ class CredentialedProvider(Provider, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a provider's credential can reach, as far as the vault tells.
+    """What a provider's credential can do, as far as the vault tells. Names and phrases, never values.
 
     Args:
         noun: what `beyond` lists, in the plural: `vaults`, `entries`, `variables`.
-        beyond: names, never values, of what it can reach and no reference needs.
-        can_write: whether it may change what it can read; None if the vault does not tell.
+        beyond: what it can reach and no reference needs.
         hint: how to narrow it.
+        writes: places that it may change although nothing writes there.
+        powers: what else it may do that no broker needs, each such as `administer Vault`.
+        untold: what the vault does not tell, and why; each a whole phrase.
     """
 
     noun: str
     beyond: tuple[str, ...]
-    can_write: bool | None
     hint: str
+    writes: tuple[str, ...] = ()
+    powers: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether nothing was found that is not needed."""
+        return not (self.beyond or self.writes or self.powers)
 
 
 @runtime_checkable
 class ScopeReporter(Protocol):
     """A provider that can tell what its credential reaches."""
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
-        """Compare what the credential can reach with what is needed.
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        """Compare what the credential can do with what is needed. Values are not read for that.
 
         Args:
-            refs: every reference of this provider's schemes that the registry has.
+            refs: every reference of this provider's schemes that secrets, rotations or new names need.
+            written: those among them that the policy, a rotation or `create_in` has written.
 
         Returns:
             None if the vault does not tell.

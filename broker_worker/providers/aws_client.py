@@ -7,28 +7,19 @@ threads are this client's own: an AWS that hangs holds up nobody else who needs 
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Health
 from broker_worker.providers.aws_errors import of_exception
-from broker_worker.providers.cooldown import Cooldown
-
-if TYPE_CHECKING:
-    from boto3.session import Session
-    from botocore.config import Config
 
 CONCURRENCY: Final = 8
 """Requests under way at once, all callers together."""
 READ_ATTEMPTS: Final = 2
 """How often a request is sent that may be sent again."""
-REFUSED_FIRST: Final = 15.0
-"""How long refused credentials are not tried again, in seconds; doubles up to five minutes."""
-REFUSED_MOST: Final = 300.0
 _CONNECT_SECONDS: Final = 3.0
 _NO_ANSWER = frozenset({FailureKind.TIMEOUT, FailureKind.UNREACHABLE})
 
@@ -62,22 +53,22 @@ class AwsSettings:
     timeout_seconds: float = 10
 
 
-def open_session(settings: AwsSettings, attempts: int) -> "tuple[Session, Config]":
-    """Import boto3 and look for credentials where it looks for them.
+def make_client(settings: AwsSettings, service: str, attempts: int) -> Any:
+    """Import boto3, look for credentials where it looks for them, and make a client. It blocks.
+
+    Addresses in AWS's own configuration and in the environment do not count: only the operator's files say where
+    secrets come from.
 
     Args:
         settings: how AWS is reached.
+        service: the service's name in boto3, such as `secretsmanager`.
         attempts: how often a request may be sent, the first time included.
-
-    Returns:
-        What makes clients, and how they behave. Addresses in AWS's own configuration and in the environment do not
-        count: only the operator's files say where secrets come from.
     """
     import boto3  # noqa: PLC0415  # optional and large
     from botocore.config import Config  # noqa: PLC0415  # as above
 
     logging.getLogger("botocore").setLevel(logging.CRITICAL)  # at level debug it logs bodies, with values in them
-    session = boto3.session.Session(profile_name=settings.profile, region_name=settings.region)
+    session: Any = boto3.session.Session(profile_name=settings.profile, region_name=settings.region)
     behaviour: dict[str, Any] = {  # not arguments, as the stubs do not know them all
         "connect_timeout": min(_CONNECT_SECONDS, settings.timeout_seconds),
         "read_timeout": settings.timeout_seconds / 2,
@@ -87,39 +78,36 @@ def open_session(settings: AwsSettings, attempts: int) -> "tuple[Session, Config
         # A loopback address is reached directly: what comes from there is in the clear.
         "proxies": {} if (settings.endpoint_url or "").startswith("http:") else None,
     }
-    config = Config(**behaviour)
-    return session, config
+    return session.client(service, config=Config(**behaviour), endpoint_url=settings.endpoint_url)
 
 
 class AwsClient(Generic[C]):
     """Asks one service.
 
     Args:
-        connect: makes a client that sends a request at most so many times; called in a thread.
-        what: the service's name, for people.
-        timeout_seconds: how long a call may take, waiting for its turn included.
-        monotonic: a clock in seconds that never goes back.
+        settings: how AWS is reached.
+        service: its name in boto3.
+        what: its name for people.
     """
 
     def __init__(
         self,
-        connect: Callable[[int], C],
+        settings: AwsSettings,
+        service: str,
         what: str,
-        timeout_seconds: float,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.what = what
-        self.timeout_seconds = timeout_seconds
-        self._connect = connect
-        self._refusals = Cooldown(REFUSED_FIRST, REFUSED_MOST, monotonic)
+        self.settings = settings
+        self._service = service
         self._clients: dict[int, C] = {}
+        self._refusals, self._refusal = 0, _closed(what)
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(CONCURRENCY, "aws")
         self._closed = False
 
     def deadline(self) -> float:
         """When a call that begins now must be over, on the event loop's clock."""
-        return asyncio.get_running_loop().time() + self.timeout_seconds
+        return asyncio.get_running_loop().time() + self.settings.timeout_seconds
 
     async def call(self, ask: Callable[[C], T], deadline: float, attempts: int = READ_ATTEMPTS) -> T:
         """Ask AWS in a thread.
@@ -137,11 +125,11 @@ class AwsClient(Generic[C]):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(deadline):
-                outcome = await loop.run_in_executor(self._threads, self._ask, ask, attempts)
+                outcome = await loop.run_in_executor(self._threads, self._ask, ask, attempts, self._refusals)
         except TimeoutError as error:
             outcome = of_exception(error)
-        if isinstance(outcome, ProviderError):
-            raise outcome
+        if isinstance(outcome, ProviderError):  # perhaps another call's
+            raise ProviderError(outcome.kind, str(outcome), retry_after=outcome.retry_after, hint=outcome.hint)
         return outcome
 
     async def write(self, ask: Callable[[C], T], deadline: float, attempts: int = READ_ATTEMPTS) -> T:
@@ -176,26 +164,29 @@ class AwsClient(Generic[C]):
         for client in clients.values():
             client.close()
 
-    def _ask(self, ask: Callable[[C], T], attempts: int) -> T | ProviderError:
-        """Ask, in a thread. Failures are returned, so that no exception of botocore's gets any further."""
+    def _ask(self, ask: Callable[[C], T], attempts: int, refused: int) -> T | ProviderError:
+        """Ask, in a thread. Failures are returned, so that no exception of botocore's gets any further.
+
+        What waited for its turn while AWS refused the credentials is not asked with them as well.
+        """
         try:
             with self._lock:
-                waiting = _closed(self.what) if self._closed else self._refusals.error()
-                if waiting is not None:
-                    return waiting
+                if self._closed:
+                    return _closed(self.what)
+                if self._refusals > refused:
+                    return self._refusal
                 client = self._clients.get(attempts)
                 if client is None:
-                    client = self._clients[attempts] = self._connect(attempts)
+                    client = self._clients[attempts] = make_client(self.settings, self._service, attempts)
             answer = ask(client)
         except Exception as error:  # noqa: BLE001  # botocore's exceptions have no common root; the table tells them apart
             failure = error if isinstance(error, ProviderError) else of_exception(error)
         else:
-            self._refusals.reset()
             return answer
         if failure.kind is FailureKind.UNAUTHENTICATED:
             with self._lock:
-                self._refusals.begin(failure)
                 self._clients = {}  # the next one looks for credentials anew
+                self._refusals, self._refusal = self._refusals + 1, failure
         return failure
 
 

@@ -1,17 +1,17 @@
 """AWS Systems Manager's Parameter Store as a provider: `aws-ssm:///path/to/name[:version|:label]`."""
 
 import asyncio
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from broker_worker.core.aws_references import ParameterPlace, parse_parameter
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.ports import Fetched, Health
+from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.aws_answers import check_size, conflict, fetched_of, read_only_version, require_service
-from broker_worker.providers.aws_client import AwsClient, AwsSettings, open_session
+from broker_worker.providers.aws_client import AwsClient, AwsSettings
+from broker_worker.providers.aws_credentials import fingerprint_of
 from broker_worker.providers.aws_errors import not_found, unreadable_answer
+from broker_worker.providers.aws_reach import MOST_LISTED, PARAMETERS, scope_of
 from broker_worker.providers.reference import place_of
 
 if TYPE_CHECKING:
@@ -30,18 +30,24 @@ class ParameterStoreProvider:
 
     Args:
         settings: how AWS is reached.
-        monotonic: a clock in seconds that never goes back.
     """
 
-    def __init__(self, settings: AwsSettings, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._aws: AwsClient[SSMClient] = AwsClient(
-            partial(_connect, settings), "AWS Parameter Store", settings.timeout_seconds, monotonic
-        )
+    def __init__(self, settings: AwsSettings) -> None:
+        self._aws: AwsClient[SSMClient] = AwsClient(settings, "ssm", "AWS Parameter Store")
 
     @property
     def name(self) -> str:
         """`aws-ssm`."""
         return SCHEME
+
+    @property
+    def is_refused_for_good(self) -> bool:
+        """No: roles renew what they give; see `ports.CredentialedProvider`."""
+        return False
+
+    def fingerprint(self, salt: bytes) -> str:
+        """Tells the credentials from others; see `ports.CredentialedProvider`."""
+        return fingerprint_of(self._aws.settings.profile, salt)
 
     async def get_many(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
         """Fetch values; see `ports.Provider.get_many`."""
@@ -82,6 +88,11 @@ class ParameterStoreProvider:
     async def health(self) -> Health:
         """Whether AWS lets us in; see `ports.Provider.health`. Asks for the description of one parameter."""
         return await self._aws.health(lambda aws: aws.describe_parameters(MaxResults=1))
+
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        """What the credentials can do that nothing needs; see `ports.ScopeReporter`."""
+        needed = {_place_of(ref).name: False for ref in refs} | {_place_of(ref).name: True for ref in written}
+        return await scope_of(self._aws, PARAMETERS, _arns, needed)
 
     async def close(self) -> None:
         """Forget the credentials; see `ports.Provider.close`."""
@@ -124,9 +135,11 @@ class ParameterStoreProvider:
         return version
 
 
-def _connect(settings: AwsSettings, attempts: int) -> "SSMClient":
-    session, config = open_session(settings, attempts)
-    return session.client("ssm", config=config, endpoint_url=settings.endpoint_url)
+def _arns(aws: "SSMClient") -> Mapping[str, str]:
+    pages = aws.get_paginator("describe_parameters").paginate(
+        PaginationConfig={"MaxItems": MOST_LISTED, "PageSize": 50}
+    )
+    return {each["Name"]: each.get("ARN", "") for page in pages for each in page["Parameters"]}
 
 
 def _place_of(ref: str) -> ParameterPlace:

@@ -1,7 +1,6 @@
 """The sections `aws-sm` and `aws-ssm` of `broker.yaml`: region, profile and address; credentials never stand there."""
 
 import re
-from importlib.util import find_spec
 from typing import Final
 
 from broker_worker.ports import Provider
@@ -21,19 +20,17 @@ def make_secrets_manager(options: Options, around: Surroundings) -> Provider:
     """Make the provider of Secrets Manager; boto3 is not imported and AWS not contacted yet.
 
     Raises:
-        ConfigError: for a wrong value, or if boto3 is not installed.
+        ConfigError: for a wrong value.
     """
     return SecretsManagerProvider(_settings(options), around.monotonic)
 
 
-def make_parameter_store(options: Options, around: Surroundings) -> Provider:
+def make_parameter_store(options: Options, _: Surroundings) -> Provider:
     """Make the provider of the Parameter Store; see `make_secrets_manager`."""
-    return ParameterStoreProvider(_settings(options), around.monotonic)
+    return ParameterStoreProvider(_settings(options))
 
 
 def _settings(options: Options) -> AwsSettings:
-    if find_spec("boto3") is None:
-        raise options.refuse("boto3 is not installed", "pip install 'secret-broker[aws]'")
     return AwsSettings(
         region=options.matching("region", _REGION.fullmatch, "an AWS region", "write one such as eu-central-1"),
         profile=options.matching("profile", _PROFILE.fullmatch, "a profile's name", "see ~/.aws/config"),

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.commands import Command, command_and_name, filled
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Fetched, Health
+from broker_worker.providers.command_breakers import CommandBreakers
 from broker_worker.providers.command_process import Finished, run
 from broker_worker.providers.reference import place_of
 
@@ -28,9 +30,15 @@ class CommandProvider:
         commands: by the name that references use.
         environ: the broker's environment. Programs are looked up on its `PATH` now, in absolute folders; of the rest
             they get what their command names.
+        monotonic: a clock in seconds that never goes back.
     """
 
-    def __init__(self, commands: Mapping[str, Command], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        commands: Mapping[str, Command],
+        environ: Mapping[str, str],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         path = os.pathsep.join(
             folder for folder in environ.get("PATH", _PATH).split(os.pathsep) if Path(folder).is_absolute()
         )
@@ -42,6 +50,7 @@ class CommandProvider:
             | {"PATH": path, "LANG": "C.UTF-8"}
             for name, command in commands.items()
         }
+        self._breakers = CommandBreakers(monotonic)
         self._turns = {name: asyncio.Semaphore(CONCURRENCY) for name in commands}
         self._closed = False
 
@@ -49,6 +58,11 @@ class CommandProvider:
     def name(self) -> str:
         """`exec`."""
         return SCHEME
+
+    @property
+    def leaves_failing_parts_alone(self) -> bool:
+        """Yes, command by command; see `ports.PartedProvider`."""
+        return True
 
     async def get_many(self, refs: Sequence[str]) -> Mapping[str, Fetched | ProviderError]:
         """Run a command for each reference; see `ports.Provider.get_many`. Programs tell no versions."""
@@ -72,11 +86,16 @@ class CommandProvider:
             raise ProviderError(
                 FailureKind.READ_ONLY, f"command {called} has no {key}", hint=f"write {key} in broker.yaml"
             )
-        done = await self._run(called, filled(argv, name), value)
-        if expected == "" and done.exit_code == command.exists_exit:
-            raise ProviderError(FailureKind.CONFLICT, f"command {called} says that there is one already")
-        if done.exit_code != 0:
-            raise _failure(called, done)
+        self._breakers.check(called, f"{ref} {key}")
+        outcome = await self._ended(called, filled(argv, name), value)
+        failure = outcome if isinstance(outcome, ProviderError) else None
+        if isinstance(outcome, Finished) and outcome.exit_code:
+            failure = _failure(called, outcome)
+            if expected == "" and outcome.exit_code == command.exists_exit:
+                failure = ProviderError(FailureKind.CONFLICT, f"command {called} says that there is one already")
+        self._breakers.note(called, f"{ref} {key}", failure)
+        if failure is not None:
+            raise failure
         return None
 
     async def health(self) -> Health:
@@ -98,9 +117,18 @@ class CommandProvider:
     async def _get(self, ref: str) -> Fetched | ProviderError:
         try:
             called, command, name = self._meant(ref)
-            done = await self._run(called, filled(command.argv, name))
+            self._breakers.check(called, ref)
+            answer = await self._printed(called, command, name)
         except ProviderError as error:
             return error
+        self._breakers.note(called, ref, answer)
+        return answer
+
+    async def _printed(self, called: str, command: Command, name: str | None) -> Fetched | ProviderError:
+        """What a command printed, or why that is no value."""
+        done = await self._ended(called, filled(command.argv, name))
+        if isinstance(done, ProviderError):
+            return done
         value = done.output if command.keep_newline else done.output.removesuffix(b"\n")
         if len(value) > MAX_VALUE:
             message = f"command {called} printed more than {MAX_VALUE} bytes"
@@ -113,6 +141,12 @@ class CommandProvider:
         if not value:
             return ProviderError(FailureKind.NOT_FOUND, f"command {called} printed nothing", hint=_BY_HAND)
         return Fetched(value)
+
+    async def _ended(self, called: str, argv: Sequence[str], stdin: bytes | None = None) -> Finished | ProviderError:
+        try:
+            return await self._run(called, argv, stdin)
+        except ProviderError as error:
+            return error
 
     def _meant(self, ref: str) -> tuple[str, Command, str | None]:
         """The command and the name of a reference.

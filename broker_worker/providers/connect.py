@@ -1,7 +1,7 @@
 """1Password as a provider, through a Connect server of one's own: `connect://vault/item/[section/]field`."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from broker_worker.core.errors import FailureKind, ProviderError
@@ -16,6 +16,7 @@ from broker_worker.providers.reference import place_of
 SCHEME: Final = "connect"
 _VISIBLE_PART: Final = 4
 """The part of the time for a write that Connect has for showing it."""
+_WRITES_UNTOLD: Final = "Connect does not tell whether its token may write"
 _T = TypeVar("_T")
 _Answers = dict[str, Fetched | ProviderError]
 _Wanted = dict[str, dict[str, dict[str, ItemPlace]]]
@@ -58,18 +59,23 @@ class ConnectProvider:
         text = text_of(value)
         return await self._writer.write(await self._session(), place, text, expected)
 
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Yes; see `ports.CredentialedProvider`."""
+        return True
+
     def fingerprint(self, salt: bytes) -> str:
         """Tells the access token from others; see `ports.CredentialedProvider`."""
         return self._api.fingerprint(salt)
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """Compare the vaults that the token sees with those of the references; see `ports.ScopeReporter`."""
         session = await self._session()
         vaults = await _until(self._ends(), session.vaults())
         needed = {ItemPlace.of(place_of(ref, SCHEME)).vault for ref in refs}
         beyond = [vault.name for vault in vaults if not {vault.id, vault.name} & needed]
         hint = "give the access token the vaults that secrets.yaml names, and no others"
-        return Scope("vaults", tuple(sorted(beyond)), None, hint)
+        return Scope("vaults", tuple(sorted(beyond)), hint, untold=(_WRITES_UNTOLD,))
 
     async def health(self) -> Health:
         """Whether Connect answers and shows us a vault; see `ports.Provider.health`."""

@@ -6,25 +6,18 @@ can read these values, so this is no place for production secrets (docs/provider
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
+from broker_worker.core.own_variables import OWN
 from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.reference import place_of
 
 SCHEME: Final = "env"
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,127}", re.ASCII)
 _CREDENTIAL = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)", re.ASCII)
-_OWN = (
-    "SECRET_BROKER_",
-    "OP_SERVICE_ACCOUNT_TOKEN",
-    "OP_CONNECT_TOKEN",
-    "VAULT_TOKEN",
-    "VAULT_SECRET_ID",
-    "REDIS_URL",
-)
 
 
 class EnvProvider:
@@ -38,7 +31,7 @@ class EnvProvider:
         self._values = {
             name: os.fsencode(text)
             for name, text in environ.items()
-            if _NAME.fullmatch(name) and not name.startswith(_OWN)
+            if _NAME.fullmatch(name) and not name.startswith(OWN)
         }
 
     @property
@@ -60,11 +53,11 @@ class EnvProvider:
         """Always well; see `ports.Provider.health`."""
         return Health(True, f"{len(self._values)} environment variables were read at start")
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """Variables that look like credentials and that no reference names; see `ports.ScopeReporter`."""
         needed = {ref.removeprefix(f"{SCHEME}://") for ref in refs}
         beyond = sorted(name for name in self._values if _CREDENTIAL.search(name) and name not in needed)
-        return Scope("variables", tuple(beyond), False, "start the broker without what it does not need")
+        return Scope("variables", tuple(beyond), "start the broker without what it does not need")
 
     async def close(self) -> None:
         """Forget the values; see `ports.Provider.close`."""
@@ -75,7 +68,7 @@ class EnvProvider:
             name = place_of(ref, SCHEME)
         except ProviderError as error:
             return error
-        if name.startswith(_OWN):
+        if name.startswith(OWN):
             return ProviderError(
                 FailureKind.BAD_REFERENCE,
                 f"{name} belongs to the broker itself and is never handed out",

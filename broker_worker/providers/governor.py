@@ -24,7 +24,7 @@ from broker_worker.core.vault_state import (
     new_state,
     refuses_us,
 )
-from broker_worker.ports import VaultStates
+from broker_worker.ports import CredentialedProvider, Provider, VaultStates
 
 T = TypeVar("T")
 _log = structlog.get_logger()
@@ -42,6 +42,7 @@ class Governor:
         states: what all workers know together.
         budget: how many reads there may be; None for no budget.
         fingerprint: tells the vault's credential from others (`ports.CredentialedProvider`); None if it has none.
+        is_refused_for_good: whether a refused credential stays so until it is replaced; without effect without one.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Governor:
         states: VaultStates,
         budget: Budget | None = None,
         fingerprint: Callable[[bytes], str] | None = None,
+        *,
+        is_refused_for_good: bool = True,
     ) -> None:
         self._vault = vault
         self._states = states
         self._budget = budget
         self._fingerprint = fingerprint
-        self._is_rationed = budget is not None or fingerprint is not None
+        self._is_rationed = budget is not None or (fingerprint is not None and is_refused_for_good)
         self._thread = ThreadPoolExecutor(1, f"governor-{vault}")  # its own: others may be full of calls that hang
         self._own = new_state(states.moment(), secrets.token_bytes(16))
         self._is_unusable = False
@@ -161,6 +164,20 @@ class Governor:
         if self._is_unusable:
             self._is_unusable = False
             _log.info("vault_state_usable_again", provider=self._vault)
+
+
+def governor_of(provider: Provider, states: VaultStates, budget: Budget | None) -> Governor:
+    """The governor of a provider's vault, which knows its credential where it has one that can be replaced.
+
+    Args:
+        provider: the provider that asks the vault.
+        states: what all workers know together.
+        budget: how many reads there may be; None for no budget.
+    """
+    if not isinstance(provider, CredentialedProvider):
+        return Governor(provider.name, states, budget)
+    is_final = provider.is_refused_for_good
+    return Governor(provider.name, states, budget, provider.fingerprint, is_refused_for_good=is_final)
 
 
 def _not_asked(error: ProviderError) -> NotAskedError:

@@ -6,7 +6,10 @@ by name. What others wrote may fail in any way: each way is a `ConfigError` that
 Source: Python Packaging User Guide, "Entry points specification".
 """
 
+import os
+import sys
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from inspect import iscoroutinefunction
 from typing import Final
@@ -27,7 +30,7 @@ class InstalledTypes:
 
     def __init__(self) -> None:
         self._offers: dict[str, list[EntryPoint]] = {}
-        for offer in entry_points(group=GROUP):
+        for offer in _offers(tuple((path, _changed(path)) for path in sys.path)):
             self._offers.setdefault(offer.name, []).append(offer)
 
     @property
@@ -128,6 +131,20 @@ class InstalledKind:
 
 _UNINSTALL: Final = "uninstall what is not meant"
 _ITS_AUTHOR: Final = "this is for its author to mend: see `broker_worker.providers.plugin`"
+
+
+@lru_cache(maxsize=1)
+def _offers(_folders: tuple[tuple[str, int | None], ...]) -> tuple[EntryPoint, ...]:
+    """What is offered in these folders; to read it again takes ten milliseconds, and all that is loaded asks for it."""
+    return tuple(entry_points(group=GROUP))
+
+
+def _changed(folder: str) -> int | None:
+    """When something was installed into a folder of the path, or removed from it; None if there is no such folder."""
+    try:
+        return os.stat(folder or ".").st_mtime_ns  # noqa: PTH116  # asked for each entry of the path, always
+    except OSError:
+        return None
 
 
 def _named(offers: Iterable[EntryPoint]) -> str:

@@ -1,7 +1,7 @@
 """The local vault as a provider: `local://NAME`."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from broker_worker.core.errors import BrokerError, FailureKind, ProviderError
@@ -68,12 +68,12 @@ class LocalProvider:
             return Health(False, str(error), error.hint)
         return Health(True, f"the local vault opens; entries: {count}")
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """The entries that no reference names; see `ports.ScopeReporter`. Whoever has the key can write them all."""
         needed = {ref.removeprefix(f"{SCHEME}://") for ref in refs}
         entries = await self._in_thread(self._vault.describe)
         hint = "`secret-broker vault rm NAME` removes what nobody needs any more"
-        return Scope("entries", tuple(name for name in entries if name not in needed), None, hint)
+        return Scope("entries", tuple(name for name in entries if name not in needed), hint)
 
     async def close(self) -> None:
         """Forget the vault's key; see `ports.Provider.close`."""

@@ -1,7 +1,7 @@
 """1Password as a provider, through a service account: `op://vault/item/[section/]field`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from broker_worker.core.errors import FailureKind, ProviderError
@@ -16,6 +16,7 @@ from broker_worker.providers.reference import place_of
 SCHEME: Final = "op"
 _ATTEMPTS: Final = 3
 """How often a call may find that its session has ended meanwhile."""
+_WRITES_UNTOLD: Final = "1Password's SDK does not tell whether it may write"
 _T = TypeVar("_T")
 
 
@@ -62,12 +63,20 @@ class OnePasswordProvider:
         items = len({tuple(place[:2]) for place in places})
         return 1 + len({place[0] for place in places}) + (2 * items if self._versions else items)
 
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Yes; see `ports.CredentialedProvider`."""
+        return True
+
     def fingerprint(self, salt: bytes) -> str:
         """Tells the token from others; see `ports.CredentialedProvider`."""
         return self._session.fingerprint(salt)
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
-        """Compare the vaults that the service account sees with those of the references; see `ports.ScopeReporter`."""
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        """Compare the vaults that the service account sees with those of the references; see `ports.ScopeReporter`.
+
+        The SDK lists permissions of users and groups on a vault by their ids, and does not tell which id is ours.
+        """
         client, failure = await self._session.client(), None
         try:
             async with asyncio.timeout(self._timeout):
@@ -79,7 +88,7 @@ class OnePasswordProvider:
         needed = {ref.removeprefix(f"{SCHEME}://").partition("/")[0].casefold() for ref in refs}
         beyond = [title for vault, title in vaults.items() if not {vault.casefold(), title.casefold()} & needed]
         hint = "give the service account read access to the vaults that secrets.yaml names, and to no others"
-        return Scope("vaults", tuple(sorted(beyond)), None, hint)
+        return Scope("vaults", tuple(sorted(beyond)), hint, untold=(_WRITES_UNTOLD,))
 
     async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         """Set a field, or make it, or its item; see `ports.Provider.put`."""

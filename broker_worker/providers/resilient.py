@@ -12,7 +12,7 @@ A write is never tried again: nobody knows whether it arrived.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -29,7 +29,16 @@ from tenacity import (
 from agent_sdk.wire.messages import MAX_VALUE
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.core.vault_state import refuses_us
-from broker_worker.ports import DynamicProvider, Fetched, Health, MeteredProvider, Provider, Scope, ScopeReporter
+from broker_worker.ports import (
+    DynamicProvider,
+    Fetched,
+    Health,
+    MeteredProvider,
+    PartedProvider,
+    Provider,
+    Scope,
+    ScopeReporter,
+)
 from broker_worker.providers.governor import Governor, NotAskedError
 from broker_worker.providers.vault_calls import VaultCalls
 
@@ -82,6 +91,7 @@ class ResilientProvider:
         backoff: float = BACKOFF_SECONDS,
     ) -> None:
         self._inner = inner
+        self._is_parted = isinstance(inner, PartedProvider)
         self._calls = VaultCalls(inner.name, governor)
         self._is_critical = is_critical
         self._deadline = deadline
@@ -113,12 +123,12 @@ class ResilientProvider:
     async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
         """Store a value, trying once; see `ports.Provider.put`."""
         cost = self._reads_of([ref]) + 1
-        return await self._calls.governed(
-            lambda _: self._inner.put(ref, value, expected=expected),
-            [cost],
-            self._ends(),
-            critical=self._is_critical(ref),
+        outcome = await self._calls.governed(
+            lambda _: self._put(ref, value, expected), [cost], self._ends(), critical=self._is_critical(ref)
         )
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        return outcome
 
     async def health(self) -> Health:
         """Whether the vault can be reached and lets us in; see `ports.Provider.health`.
@@ -131,12 +141,12 @@ class ResilientProvider:
         except ProviderError as error:
             return Health(False, str(error), error.hint or "is its network reachable?")
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
         """What the credential can reach; see `ports.ScopeReporter`. None if the inner provider cannot tell."""
         inner = self._inner
         if not isinstance(inner, ScopeReporter):
             return None
-        return await self._calls.governed(lambda _: inner.visible(refs), [1], self._ends())
+        return await self._calls.governed(lambda _: inner.visible(refs, written), [1], self._ends())
 
     async def close(self) -> None:
         """Forget the vault's credentials; see `ports.Provider.close`. Whoever waits is told."""
@@ -145,6 +155,15 @@ class ResilientProvider:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
         await self._inner.close()
+
+    async def _put(self, ref: str, value: bytes, expected: str | None) -> str | ProviderError | None:
+        """The new version. A failure of one part is returned: it says nothing of the others."""
+        try:
+            return await self._inner.put(ref, value, expected=expected)
+        except ProviderError as error:
+            if not self._is_parted:
+                raise
+            return error
 
     def _ends(self) -> float:
         return asyncio.get_running_loop().time() + self._deadline
@@ -233,14 +252,25 @@ class ResilientProvider:
 
     async def _get(self, refs: Sequence[str], count: int) -> dict[str, Answer]:
         refs = refs[:count]
-        found: Mapping[str, object] = dict(await self._inner.get_many(refs))
-        answers = {ref: _usable(found.get(ref)) for ref in refs}
+        answers = {ref: _usable(answer) for ref, answer in (await self._found(refs)).items()}
         first = answers[refs[0]]
+        if self._is_parted:
+            return answers
         if isinstance(first, ProviderError) and (first.kind in _PASSING or refuses_us(first.kind)):
             same = (isinstance(answer, ProviderError) and answer.kind is first.kind for answer in answers.values())
             if all(same):
                 raise _copy(first)  # what all of them suffer from, the vault suffers from
         return answers
+
+    async def _found(self, refs: Sequence[str]) -> Mapping[str, object]:
+        found: Mapping[str, object] = {}
+        try:
+            found = dict(await self._inner.get_many(refs))
+        except ProviderError as error:
+            if not self._is_parted:
+                raise
+            found = dict.fromkeys(refs, error)
+        return {ref: found.get(ref) for ref in refs}
 
 
 class ResilientDynamicProvider(ResilientProvider):

@@ -14,15 +14,16 @@ A scheme that the registry uses needs its provider's section in `broker.yaml` (c
 nothing is served by default. Types of other packages join through their entry points (`installed`).
 """
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from broker_worker.core.configuration import Configuration, ProviderSettings
+from broker_worker.core.references import nearest_type
 from broker_worker.ports import Provider
 from broker_worker.providers import (
     aws_parameter_store,
@@ -48,8 +49,6 @@ TOKEN_VARIABLE: Final = "OP_SERVICE_ACCOUNT_TOKEN"  # noqa: S105  # a variable's
 
 
 def _make_onepassword(options: Options, around: Surroundings) -> Provider:
-    if find_spec("onepassword") is None:
-        raise options.refuse("onepassword-sdk is not installed", "pip install 'secret-broker[onepassword]'")
     timeout = options.seconds("timeout_seconds", 10, 60)
     read_token = token_reader(
         options, around, what="1Password service-account token", variable=TOKEN_VARIABLE, most=MAX_TOKEN
@@ -71,48 +70,82 @@ def _make_env(options: Options, around: Surroundings) -> Provider:
 
 
 def _make_exec(options: Options, around: Surroundings) -> Provider:
-    if os.name != "posix":
-        raise options.refuse(
-            "commands need process groups, which this system lacks", "run the broker on Linux or macOS"
-        )
-    return command.CommandProvider(options.commands, around.environ)
+    return command.CommandProvider(options.commands, around.environ, around.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class _Scheme:
+    """A built-in type.
+
+    Args:
+        scheme: what its references begin with.
+        options: what its section takes.
+        make: makes its provider; contacts, reads and needs nothing of this host yet.
+        needs: the module of an optional part without which it cannot be used.
+        part: that optional part: how it is called, and the extra that installs it.
+    """
+
     scheme: str
     options: tuple[str, ...]
     make: Callable[[Options, Surroundings], Provider]
+    needs: str | None = None
+    part: tuple[str, str] = ("", "")
+
+    def require(self, options: Options) -> None:
+        """Check that this host has what the type needs.
+
+        Raises:
+            ConfigError: if not.
+        """
+        if self.needs is not None and find_spec(self.needs) is None:
+            what, extra = self.part
+            raise options.refuse(f"{what} is not installed", f"pip install 'secret-broker[{extra}]'")
+        if self.scheme == command.SCHEME and os.name != "posix":
+            raise options.refuse(
+                "commands need process groups, which this system lacks", "run the broker on Linux or macOS"
+            )
 
 
+_BOTO3: Final = ("boto3", ("boto3", "aws"))
 _TYPES: Final = MappingProxyType(
     {
         "onepassword": _Scheme(
-            onepassword.SCHEME, ("token_env", "token_file", "timeout_seconds", "versions"), _make_onepassword
+            onepassword.SCHEME,
+            ("token_env", "token_file", "timeout_seconds", "versions"),
+            _make_onepassword,
+            "onepassword",
+            ("onepassword-sdk", "onepassword"),
         ),
         "connect": _Scheme(connect_section.SCHEME, connect_section.OPTIONS, connect_section.make_connect),
         "local": _Scheme(local.SCHEME, ("path", "key_file", "passphrase_env"), _make_local),
         "env": _Scheme(env.SCHEME, (), _make_env),
-        "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager),
-        "aws-ssm": _Scheme(aws_parameter_store.SCHEME, aws_section.OPTIONS, aws_section.make_parameter_store),
+        "aws-sm": _Scheme(aws_secrets_manager.SCHEME, aws_section.OPTIONS, aws_section.make_secrets_manager, *_BOTO3),
+        "aws-ssm": _Scheme(aws_parameter_store.SCHEME, aws_section.OPTIONS, aws_section.make_parameter_store, *_BOTO3),
         "exec": _Scheme(command.SCHEME, (), _make_exec),
-        "vault": _Scheme(VAULT, vault_section.OPTIONS, vault_section.make_vault),
+        "vault": _Scheme(VAULT, vault_section.OPTIONS, vault_section.make_vault, "hvac", ("hvac", "vault")),
     }
 )
+
+
+_NO_HOST: Final = Surroundings(Path("/"), Path("/"), lambda _: b"", {}, lambda: 0)
+"""What a provider is made from that is never used."""
 
 
 def check_configuration(configuration: Configuration) -> None:
     """Check what the operator's files say of providers, as far as that does not depend on this host.
 
     The types of other packages are imported for that, those that a section names; their references are checked here.
+    The options of built-in types are read as they are when the provider is made.
 
     Raises:
-        ConfigError: for an unknown type or option, two sections of one type, a reference that cannot be meant, or a
-            package that cannot be used.
+        ConfigError: for an unknown type or option, an option that cannot be meant, two sections of one type, a
+            reference that cannot be meant, or a package that cannot be used.
     """
-    for _, found in _checked(configuration.providers):
+    for options, found in _checked(configuration.providers):
         if isinstance(found, InstalledKind):
             found.check(configuration.registry.values())
+        else:
+            found.make(options, _NO_HOST)
 
 
 def make_providers(settings: Iterable[ProviderSettings], around: Surroundings) -> Mapping[str, Provider]:
@@ -131,6 +164,8 @@ def make_providers(settings: Iterable[ProviderSettings], around: Surroundings) -
     """
     made: dict[str, Provider] = {}
     for options, found in _checked(settings):
+        if isinstance(found, _Scheme):
+            found.require(options)
         made[found.scheme] = found.make(options, around)
     return MappingProxyType(made)
 
@@ -157,6 +192,6 @@ def _find(kind: str, options: Options, others: InstalledTypes) -> _Scheme | Inst
     if kind in others.names:
         return others.load(kind, options)
     known = (*_TYPES, *others.names)
-    near = difflib.get_close_matches(kind, known, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known types are {', '.join(known)}"
+    near = nearest_type(kind, others.names)
+    hint = f"did you mean {near!r}?" if near else f"known types are {', '.join(known)}"
     raise options.refuse("there is no such type", hint)

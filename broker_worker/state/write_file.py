@@ -22,9 +22,10 @@ from broker_worker.state.line_file import LineFile
 KEPT_MS: Final = MAX_TTL_SECONDS * 1000
 """How long the newest write to a place is remembered, ms: no lease of an older version lives longer."""
 REPEATED_MS: Final = 3600 * 1000
-"""How long a write is remembered by its id, ms: no request is processed again later."""
+"""How long a write is remembered by its id, or by its mark if nobody knows what came of it, ms: no request is processed
+again later."""
 PRUNE_AT: Final = 1024
-"""The file is written anew when it has so many lines more than it needs."""
+"""The file is written anew when it has so many lines more than it needed the last time."""
 _log = structlog.get_logger(__name__)
 
 
@@ -60,7 +61,7 @@ class WriteFile:
         self._written: dict[str, WriteNote] = {}
         self._news: list[WriteNote] = []
         self._heard: set[tuple[str, str, int]] = set()  # a file that was pruned is read again
-        self._lines = 0
+        self._lines = self._needed = 0
         self._trouble = ""
 
     def note(self, notes: Sequence[WriteNote]) -> None:
@@ -116,10 +117,11 @@ class WriteFile:
     def _read_on(self) -> None:
         news = self._file.poll()
         self._lines = len(news.lines) + (0 if news.fault else self._lines)  # pruned, or damaged: what is known stays so
-        for line in news.lines:
-            note = _read(line)
-            if note is not None:
-                self._take(note)
+        notes = [note for note in map(_read, news.lines) if note is not None]
+        if news.fault and notes:  # what another process pruned does not come again
+            self._heard &= {(note.write_id, note.state, note.at) for note in notes}
+        for note in notes:
+            self._take(note)
 
     def _take(self, note: WriteNote) -> None:
         if note.state == "begun":
@@ -143,9 +145,10 @@ class WriteFile:
     def _prune(self) -> None:
         """Write the file anew without what nobody needs any more."""
         now, oldest = self._now(), self._now() - KEPT_MS
-        if self._lines < len(self._begun) + len(self._newest) + PRUNE_AT:
+        if self._lines < self._needed + PRUNE_AT:
             return
-        self._begun = {key: note for key, note in self._begun.items() if note.at >= oldest}
+        kept_since = {"begun": oldest, "unknown": now - REPEATED_MS}
+        self._begun = {key: note for key, note in self._begun.items() if note.at >= kept_since[note.state]}
         self._newest = {ref: note for ref, note in self._newest.items() if note.at >= oldest}
         kept = [_with_state(note, "begun") for note in self._begun.values()]
         kept += [_with_state(note, "unknown") for note in self._begun.values() if note.state == "unknown"]
@@ -153,7 +156,7 @@ class WriteFile:
         kept += {**self._written, **{note.write_id: note for note in self._newest.values()}}.values()
         self._heard = {(note.write_id, note.state, note.at) for note in kept}
         self._file.replace([_ENCODE(_line_of(note)) for note in kept])
-        self._lines = len(kept)
+        self._lines = self._needed = len(kept)
 
 
 def _with_state(note: WriteNote, state: Literal["begun", "unknown"]) -> WriteNote:

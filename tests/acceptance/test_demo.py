@@ -20,7 +20,10 @@ from broker_worker.cli.demo.stage import WIDTH
 from broker_worker.cli.demo.traces import Search
 
 COMMAND = [sys.executable, "-m", "broker_worker.cli", "demo"]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the demo needs the embedded server")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="the demo needs the embedded server"),
+    pytest.mark.timeout(600),  # a dozen processes start in it, so its time is that of whoever else uses the machine
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def run(folder: Path) -> Shown:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     files = [path.name for path in folder.iterdir()]
@@ -204,15 +207,15 @@ def end_in_the_middle(folder: Path, number: int) -> tuple[int, str]:
                 assert line, demo.stderr.read()
             assert processes_of(folder)
             demo.send_signal(number)
-            _, errors = demo.communicate(timeout=60)
+            _, errors = demo.communicate(timeout=150)
         finally:
             demo.kill()
     return demo.returncode, errors
 
 
 def await_end_of_processes(folder: Path) -> list[str]:
-    """Wait until no process names the folder, for at most half a minute; returns those that are left."""
-    end = time.monotonic() + 30
+    """Wait until no process names the folder, for at most 90 seconds; returns those that are left."""
+    end = time.monotonic() + 90
     while (left := processes_of(folder)) and time.monotonic() < end:
         time.sleep(0.05)
     return left

@@ -181,7 +181,7 @@ PRIVATE = ["127.0.0.1", "10.0.0.7", "169.254.169.254", "100.64.0.1", "::1", "fd0
 @pytest.mark.parametrize("address", PRIVATE)
 async def test_a_name_that_leads_inside(tmp_path: Path, authority: Authority, address: str) -> None:
     """A name that resolves to an address inside is not connected to, also if a public address stands beside it."""
-    text = ROUTE.replace("      allow_private: [127.0.0.0/8]\n", "").replace(
+    text = ROUTE.replace('      allow_private: [127.0.0.0/8, "::1/128"]\n', "").replace(
         "https://localhost:", "https://api.example.com:"
     )
 
@@ -200,7 +200,7 @@ async def test_what_is_connected_to_is_what_was_checked(
     tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name is resolved once a connection, and should anything slip by, the socket itself is refused."""
-    text = ROUTE.replace("      allow_private: [127.0.0.0/8]\n", "").replace(
+    text = ROUTE.replace('      allow_private: [127.0.0.0/8, "::1/128"]\n', "").replace(
         "https://localhost:", "https://api.example.com:"
     )
     asked: list[str] = []

@@ -77,7 +77,7 @@ async def test_a_queue_that_does_not_answer_holds_up_no_revocation(bench: DeskBe
     async with running(tail_of(bench, SilentQueue())):
         await asyncio.sleep(0.05)
         bench.orders.new.append(order("agent", "claude"))
-        await until(lambda: bench.affairs.revocations.of_run("claude", "run-1", ""), 2)
+        await until(lambda: bench.affairs.revocations.of_run("claude", "run-1", ""))
     assert (await bench.ask(run, body=Resolve(("openai.api_key",)))).code == Code.REVOKED
 
 

@@ -71,9 +71,9 @@ def _ask_people(home: Home) -> None:
             put_decision(redis, Decision(**known, reason=reason, proof=alice.sign(challenge)))
 
 
-def _fill(site: Site, events: int) -> None:
-    """So many events, and of one run what an agent wrote to be run by a browser."""
-    LedgerFilling(events).fill(site.writer)
+def _fill(site: Site, events: int, months: int) -> None:
+    """So many events in each month, and of one run what an agent wrote to be run by a browser."""
+    LedgerFilling(events).fill(site.writer, months)
     site.sequence = events
     granted: Fields = {"outcome": "granted", "action": "resolve", "secret_name": "openai.api_key", "latency_us": 900}
     site.record(**_WHO, **granted, purpose=HOSTILE)
@@ -89,12 +89,12 @@ def _fill(site: Site, events: int) -> None:
 
 
 @asynccontextmanager
-async def _shown(events: int) -> AsyncIterator[Site]:
-    """A dashboard of so many events, with a queue of its own."""
+async def _shown(events: int, months: int = 1) -> AsyncIterator[Site]:
+    """A dashboard of so many events in each month, with a queue of its own."""
     folder = Path(tempfile.mkdtemp(prefix="sb-museum-"))
     home = Home(folder / "h", None, policy=_POLICY)
     site = Site(home.settings, lambda: NOW)
-    await asyncio.to_thread(_fill, site, events)
+    await asyncio.to_thread(_fill, site, events, months)
     try:
         with server_of(home):
             _ask_people(home)
@@ -116,5 +116,5 @@ async def museum(chromium: "Browser") -> AsyncIterator[Site]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def archive(chromium: "Browser") -> AsyncIterator[Site]:
     """One with 100,000 events."""
-    async with _shown(100_000) as site:
+    async with _shown(10_000, 10) as site:
         yield site

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # loaded by those tests alone that need a browser
     from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-DEADLINE_MS = 10_000.0
+DEADLINE_MS = 30_000.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 SCHEMES = ("light", "dark")
 CONTRAST = Path(__file__).with_name("contrast.js").read_text()
@@ -83,7 +83,7 @@ class Site:
             dashboard = serving.Dashboard(self.settings, self.port)
             running = asyncio.create_task(dashboard.run(ready))
             waiting = asyncio.create_task(up.wait())
-            await asyncio.wait({running, waiting}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, waiting}, timeout=45, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             assert up.is_set(), running
             (self.server,) = server

@@ -8,15 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import pytest
-from botocore.loaders import Loader, create_loader
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from moto.secretsmanager.models import SecretsManagerBackend, secretsmanager_backends
-from moto.ssm.models import SimpleSystemManagerBackend, ssm_backends
 from provider_conformance import CANARY, everything_said
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from broker_worker.core.errors import ProviderError
 from broker_worker.ports import Fetched
@@ -24,6 +20,14 @@ from broker_worker.providers.aws_client import AwsSettings
 from broker_worker.providers.aws_parameter_store import ParameterStoreProvider
 from broker_worker.providers.aws_secrets_manager import SecretsManagerProvider
 
+if TYPE_CHECKING:  # moto reads a lot when it is loaded: only a process that runs such a test waits for it
+    from botocore.loaders import Loader
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler
+    from moto.secretsmanager.models import SecretsManagerBackend
+    from moto.ssm.models import SimpleSystemManagerBackend
+    from werkzeug.serving import BaseWSGIServer
+
+SIMULATE = "SimulatePrincipalPolicy"
 ACCOUNT, REGION = "123456789012", "eu-central-1"
 _VARIABLES = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN")
 
@@ -64,6 +68,8 @@ class AwsServer:
         self.asked: list[tuple[str, Mapping[str, Any]]] = []
         self.after: dict[str, Callable[[], None]] = {}
         """What happens once after the next answer to an action was made and before it is sent."""
+        self.simulation: Callable[[str, str], bool] | None = None
+        """Whether IAM says that an action is allowed on an ARN; None if IAM may not be asked for that."""
         self._says = says
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._always: dict[str, Fault] = {}
@@ -71,9 +77,7 @@ class AwsServer:
         self._one_at_a_time = threading.Lock()
         self._arrived = threading.Condition()
         self._stopping = threading.Event()
-        self._server: BaseWSGIServer = make_server(
-            "127.0.0.1", 0, self._answer, threaded=True, request_handler=_QuietHandler
-        )
+        self._server = _listen(self._answer)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
@@ -87,13 +91,17 @@ class AwsServer:
         return AwsSettings(REGION, None, self.url, timeout_seconds)
 
     @property
-    def secrets(self) -> SecretsManagerBackend:
+    def secrets(self) -> "SecretsManagerBackend":
         """What Secrets Manager holds."""
+        from moto.secretsmanager.models import secretsmanager_backends  # noqa: PLC0415  # as above
+
         return secretsmanager_backends[ACCOUNT][REGION]
 
     @property
-    def parameters(self) -> SimpleSystemManagerBackend:
+    def parameters(self) -> "SimpleSystemManagerBackend":
         """What the Parameter Store holds."""
+        from moto.ssm.models import ssm_backends  # noqa: PLC0415  # as above
+
         return ssm_backends[ACCOUNT][REGION]
 
     def add_secret(self, name: str, text: str | None = None, binary: str | None = None) -> str:
@@ -124,7 +132,7 @@ class AwsServer:
     def wait_for(self, action: str, count: int) -> None:
         """Wait until an action was asked for so often."""
         with self._arrived:
-            assert self._arrived.wait_for(lambda: self.count(action) >= count, 20)
+            assert self._arrived.wait_for(lambda: self.count(action) >= count, 60)
 
     def release(self) -> None:
         """Let everything go that hangs."""
@@ -132,6 +140,9 @@ class AwsServer:
 
     def stop(self) -> None:
         """Stop and forget everything."""
+        from moto.secretsmanager.models import secretsmanager_backends  # noqa: PLC0415  # as above
+        from moto.ssm.models import ssm_backends  # noqa: PLC0415  # as above
+
         self._stopping.set()
         self._server.shutdown()
         self._thread.join()
@@ -144,9 +155,12 @@ class AwsServer:
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length)
         environ["wsgi.input"] = io.BytesIO(body)
+        is_query = str(environ.get("CONTENT_TYPE", "")).startswith("application/x-www-form-urlencoded")
+        asked = parse_qs(body.decode()) if is_query else json.loads(body or b"{}")
+        action = asked["Action"][0] if is_query else action
         with self._one_at_a_time:
-            self.asked.append((action, json.loads(body or b"{}")))
-            fault = self._fault(action)
+            self.asked.append((action, asked))
+            fault = _simulated(asked, self.simulation) if action == SIMULATE else self._fault(action)
         with self._arrived:
             self._arrived.notify_all()
         if fault is not None and not fault.lost:
@@ -173,26 +187,72 @@ class AwsServer:
         return [fault.content(self._says)]
 
 
+def _simulated(asked: Mapping[str, Sequence[str]], is_allowed: Callable[[str, str], bool] | None) -> Fault:
+    """What IAM says, which moto does not know (API reference, SimulatePrincipalPolicy)."""
+    if is_allowed is None:
+        return Fault(status=403, body=b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>")
+    actions = [values[0] for key, values in asked.items() if key.startswith("ActionNames.member.")]
+    arns = [values[0] for key, values in asked.items() if key.startswith("ResourceArns.member.")]
+    decided = {action: {arn: is_allowed(action, arn) for arn in arns} for action in actions}
+    results = "".join(
+        f"<member><EvalActionName>{action}</EvalActionName><EvalResourceName>{arns[0]}</EvalResourceName>"
+        f"<EvalDecision>implicitDeny</EvalDecision><ResourceSpecificResults>{_each(found)}</ResourceSpecificResults>"
+        "</member>"
+        for action, found in decided.items()
+    )
+    answer = f"<IsTruncated>false</IsTruncated><EvaluationResults>{results}</EvaluationResults>"
+    name = "SimulatePrincipalPolicy"
+    body = f"<{name}Response><{name}Result>{answer}</{name}Result></{name}Response>"
+    return Fault(status=200, headers={"Content-Type": "text/xml"}, body=body.encode())
+
+
+def _each(found: Mapping[str, bool]) -> str:
+    return "".join(
+        f"<member><EvalResourceName>{arn}</EvalResourceName>"
+        f"<EvalResourceDecision>{'allowed' if allowed else 'implicitDeny'}</EvalResourceDecision></member>"
+        for arn, allowed in found.items()
+    )
+
+
 @cache
-def _moto() -> DomainDispatcherApplication:
+def _moto() -> "DomainDispatcherApplication":
+    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415  # as above
+        DomainDispatcherApplication,
+        create_backend_app,
+    )
+
     return DomainDispatcherApplication(create_backend_app)
 
 
 @cache
-def _loader(data_path: str | None) -> Loader:
+def _loader(data_path: str | None) -> "Loader":
+    from botocore.loaders import create_loader  # noqa: PLC0415  # as above
+
     return create_loader(data_path)
+
+
+@cache
+def _quiet_handler() -> "type[MotoRequestHandler]":
+    from moto.moto_server.werkzeug_app import MotoRequestHandler  # noqa: PLC0415  # as above
+
+    class Quiet(MotoRequestHandler):
+        def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002  # werkzeug's name
+            pass
+
+    return Quiet
+
+
+def _listen(application: Callable[[dict[str, Any], Any], Iterable[bytes]]) -> "BaseWSGIServer":
+    from werkzeug.serving import make_server  # noqa: PLC0415  # as above
+
+    return make_server("127.0.0.1", 0, application, threaded=True, request_handler=_quiet_handler())
 
 
 def _ignore(*_: object) -> None:
     """Drop the head of an answer."""
 
 
-class _QuietHandler(MotoRequestHandler):
-    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002  # werkzeug's name
-        pass
-
-
-def _follow_labels(backend: SecretsManagerBackend) -> None:
+def _follow_labels(backend: "SecretsManagerBackend") -> None:
     """Have the version labelled AWSCURRENT be the one that is read: moto forgets it when the label is moved."""
     secrets: Iterable[Any] = backend.secrets.values()
     for secret in secrets:

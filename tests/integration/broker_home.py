@@ -234,13 +234,13 @@ class Processes:
         """Start a worker and wait until it serves."""
         ready = self.log.count("worker_ready")
         process = self.start("worker", "--name", name)
-        await until(lambda: self.log.count("worker_ready") > ready or process.poll() is not None, 20)
+        await until(lambda: self.log.count("worker_ready") > ready or process.poll() is not None, 60)
         assert process.poll() is None, self.log
         return process
 
     async def ended(self, process: "subprocess.Popen[bytes]") -> int:
         """Wait for the end of a process, and return its exit code."""
-        return await asyncio.to_thread(process.wait, 20)
+        return await asyncio.to_thread(process.wait, 60)
 
     def close(self) -> None:
         """End what still runs."""

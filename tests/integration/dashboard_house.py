@@ -1,15 +1,17 @@
 """A dashboard for tests: its pages in this process, on a ledger in a file, with a clock that can be turned."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 
 from agent_sdk.wire.audit import event_id
 from broker_worker.core.configuration import Configuration
@@ -28,6 +30,21 @@ from broker_worker.settings import Settings
 NOW = 1_790_000_000_000
 ORIGIN = "http://localhost:7710"
 CHAIN = "00112233445566aa"
+
+
+@cache
+def made_ledger(fill: Callable[[Engine], object] = METADATA.create_all) -> bytes:
+    """The file of a ledger that was made once in this process: its copies cost no time.
+
+    Args:
+        fill: makes it in an empty database.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.sqlite3"
+        engine = create_engine(f"sqlite:///{path}")
+        fill(engine)
+        engine.dispose()
+        return path.read_bytes()
 
 
 @dataclass
@@ -49,9 +66,10 @@ class House:
 
     def __post_init__(self) -> None:
         self.settings = Settings(home=self.folder, redis_url=self.redis_url)
-        self.database = f"sqlite:///{self.folder / 'ledger.sqlite3'}"
+        file = self.folder / "ledger.sqlite3"
+        file.write_bytes(made_ledger())
+        self.database = f"sqlite:///{file}"
         self.writer = create_engine(self.database)
-        METADATA.create_all(self.writer)
         self.reader = read_only(self.database)
         self.context = Context(
             settings=self.settings,
@@ -170,7 +188,7 @@ class House:
             if enough(b"".join(got).decode()):
                 leaving.set()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(45):
             await self.app(scope, receive, send)
         return b"".join(got).decode()
 

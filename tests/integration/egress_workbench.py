@@ -33,7 +33,7 @@ egress:
         - {{method: GET, path: /v1/**}}
         - {{method: HEAD, path: /v1/**}}
       ca_file: {ca}
-      allow_private: [127.0.0.0/8]
+      allow_private: [127.0.0.0/8, "::1/128"]
 """
 
 

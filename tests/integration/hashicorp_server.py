@@ -127,8 +127,8 @@ class FakeVault:
                 return _errors(400, "lease is not renewable")
             token.ends = self.clock + token.ttl
             return Said(200, {"auth": _auth(asked.token, token)})
-        if path in ("sys/leases/renew", "sys/leases/revoke"):
-            return self._lease(path, asked.body)
+        if path.startswith("sys/") and not path.startswith("sys/internal/"):
+            return self._system(path, asked.body, token)
         place = path.removeprefix("sys/internal/ui/mounts/")
         mount = next((each for each in self.mounts if place.startswith(each)), None)
         if not any(place.replace("/data/", "/", 1).startswith(each) for each in token.paths):
@@ -141,6 +141,14 @@ class FakeVault:
         if kind == "database":
             return self._make(path)
         return self._versions(asked) if version == "2" else self._stored(asked)
+
+    def _system(self, path: str, body: dict[str, Any], token: FakeToken) -> Said:
+        if path != "sys/capabilities-self":
+            return self._lease(path, body)
+        allowed = ["root"] if token.paths == ("",) else ["read"]
+        places = {each: each.replace("/data/", "/", 1) for each in body["paths"]}
+        found = {each: allowed if place.startswith(token.paths) else ["deny"] for each, place in places.items()}
+        return Said(200, {"data": found})
 
     def _log_in(self, mount: str, body: dict[str, Any]) -> Said:
         expected = self.logins.get(mount)
@@ -282,4 +290,4 @@ def serving(vault: FakeVault, wrap: Callable[[Any], Any] | None = None) -> Itera
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
-        thread.join(5)
+        thread.join(45)

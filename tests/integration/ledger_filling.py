@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Engine, insert
+from sqlalchemy import Connection, Engine, Table, insert
 
 from agent_sdk.wire.audit import GENESIS, AuditRecord, encode_line, event_id, format_time, line_hash
 from agent_sdk.wire.errors import Code
@@ -77,15 +77,44 @@ class LedgerFilling:
         self.agent_ids = [f"agent-{index:02d}" for index in range(self.agents)]
         self.secret_names = [f"service-{index:02d}.api_key" for index in range(self.secrets)]
 
-    def fill(self, engine: Engine) -> None:
-        """Make the tables that are missing and fill them, in one transaction."""
+    def fill(self, engine: Engine, months: int = 1) -> None:
+        """Make the tables that are missing and fill them, in one transaction.
+
+        Args:
+            engine: the database.
+            months: how often the month happened, once after the other; SQLite copies it in a fifth of the time that
+                it takes to make.
+        """
         self._make()
         METADATA.create_all(engine)
+        for position, row in enumerate(self.rows["events"], 1 + (months - 1) * self.events):
+            row["position"] = position
         with engine.begin() as connection:
             for table in (EVENTS, RUNS, LEASES, APPROVALS, USAGE, REVOCATIONS, CHAINS, FINDINGS):
                 if self.rows[table.name]:
                     connection.execute(insert(table), self.rows[table.name])
+            for table in (EVENTS, LEASES, APPROVALS, USAGE):
+                self._repeat(connection, table, months)
         self.rows.clear()
+
+    def _repeat(self, connection: Connection, table: Table, months: int) -> None:
+        """Copy the rows of the newest month into those before, with times and keys that fit."""
+        newest = f"SELECT * FROM {table.name} LIMIT {len(self.rows[table.name])}"
+        connection.exec_driver_sql(f"CREATE TEMP TABLE newest AS {newest}")
+        for month in range(1, months):
+            told = ", ".join(self._earlier(column.name, month) for column in table.columns)
+            connection.exec_driver_sql(f"INSERT INTO {table.name} SELECT {told} FROM newest")
+        connection.exec_driver_sql("DROP TABLE newest")
+
+    def _earlier(self, column: str, months: int) -> str:
+        """What stands in a column of a row so many months before."""
+        if column == "position":
+            return f"position - {months * self.events}"
+        if column == "hour" or column.endswith("_at") or column == "at":
+            return f"{column} - {months * DAYS * 24 * HOUR}"
+        if column in ("event_id", "lease_id", "approval_id"):
+            return f"printf('%x', {months}) || substr({column}, 2)"
+        return column
 
     def _make(self) -> None:
         for chain in self._chains:

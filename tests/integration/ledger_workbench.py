@@ -1,6 +1,8 @@
 """What the ledger's tests share: stories told by several workers, their audit on disk, and tables to compare."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from broker_worker.audit.chain_files import list_files
 from broker_worker.ledger.database import migrate, open_database
 from broker_worker.ledger.projection import Projection
 from broker_worker.ledger.schema import METADATA
+from broker_worker.private_files import create_private, make_private_folder
 
 MINUTE = 60_000
 
@@ -46,13 +49,22 @@ def story() -> dict[str, list[list[AuditRecord]]]:
     first = [
         [record(at=0, uses=1, source="provider", task="nightly", issuer="local", **opened)],
         [
-            record(at=1000, uses=2, source="cache", **opened),
+            record(at=1000, uses=2, source="cache", age_s=41, **opened),
             record(at=1100, outcome="refused", code="denied", reason="no_grant", secret_name="github.token"),
         ],
         [record("approval_requested", at=2000, approver="ops", purpose="deploy", expires_at=10 * MINUTE, **asked)],
         [record("approval_settled", at=5000, outcome="granted", reason="approved", approver="ana", **asked)],
         [
-            record(at=6000, lease_id=lease(2), uses=1, expires_at=5 * MINUTE, version="v1", **asked),
+            record(
+                at=6000,
+                lease_id=lease(2),
+                uses=1,
+                source="stale",
+                age_s=700,
+                expires_at=5 * MINUTE,
+                version="v1",
+                **asked,
+            ),
             record(
                 "revoked", at=9000, agent_id=None, run_id=None, subject="run:claude/run-2", reason="x", approver="bo"
             ),
@@ -124,11 +136,23 @@ class Gathered:
         return [finding.fault.value for finding in self.findings]
 
 
+@cache
+def _empty_ledger() -> bytes:
+    """The file of a ledger whose tables were made; to make them takes a hundred times as long as to copy it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger" / "ledger.sqlite3"
+        engine = open_database(f"sqlite:///{path}", writing=True)
+        migrate(engine)
+        engine.dispose()
+        return path.read_bytes()
+
+
 def fresh_ledger(path: Path) -> Engine:
-    """A new ledger in a SQLite file, its tables made."""
-    engine = open_database(f"sqlite:///{path}", writing=True)
-    migrate(engine)
-    return engine
+    """A ledger in a SQLite file, its tables made; it is new unless there is one."""
+    if not path.exists():
+        make_private_folder(path.parent)
+        create_private(path, _empty_ledger())
+    return open_database(f"sqlite:///{path}", writing=True)
 
 
 def project(engine: Engine, taken: Sequence[ChainSegment]) -> None:

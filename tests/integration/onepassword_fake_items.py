@@ -65,37 +65,37 @@ class FakeItems:
             raise failure
         return json.dumps(getattr(self, f"_{name}")(**parameters))
 
-    def _VaultsList(self, params: None) -> list[dict[str, object]]:  # noqa: N802  # the library's names
+    def _VaultsList(self, params: None) -> list[dict[str, object]]:  # noqa: N802  # the library's name
         rest = {"description": "", "vaultType": "userCreated", "activeItemCount": 1, "createdAt": _TIME}
         rest |= {"contentVersion": 1, "attributeVersion": 1, "updatedAt": _TIME}
         return [{"id": known, "title": title, **rest} for known, title in self.vaults.items()]
 
-    def _ItemsList(self, vault_id: str, filters: list[object]) -> list[dict[str, object]]:  # noqa: N802
+    def _ItemsList(self, vault_id: str, filters: list[object]) -> list[dict[str, object]]:  # noqa: N802  # the library's name
         shown = ("id", "title", "category", "vaultId", "websites", "tags", "createdAt", "updatedAt")
         found = [item for item in self.items.values() if item["vaultId"] == vault_id]
         return [{"state": "active", **{key: item[key] for key in shown}} for item in found]
 
-    def _ItemsGet(self, vault_id: str, item_id: str) -> dict[str, Any]:  # noqa: N802
+    def _ItemsGet(self, vault_id: str, item_id: str) -> dict[str, Any]:  # noqa: N802  # the library's name
         if item_id not in self.items or self.items[item_id]["vaultId"] != vault_id:
             raise native_error("resource not found: performing an item operation")
         return self.items[item_id]
 
-    def _ItemsGetAll(self, vault_id: str, item_ids: list[str]) -> dict[str, object]:  # noqa: N802
+    def _ItemsGetAll(self, vault_id: str, item_ids: list[str]) -> dict[str, object]:  # noqa: N802  # the library's name
         assert len(item_ids) <= 50
         found = [self.items.get(item_id) for item_id in item_ids]
         missing = {"error": {"type": "itemNotFound"}}
         return {"individualResponses": [{"content": item} if item else missing for item in found]}
 
-    def _ItemsCreate(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def _ItemsCreate(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802  # the library's name
         return self._store({key: value for key, value in params.items() if value is not None})
 
-    def _ItemsPut(self, item: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def _ItemsPut(self, item: dict[str, Any]) -> dict[str, Any]:  # noqa: N802  # the library's name
         if item["version"] != self.items[item["id"]]["version"]:
             raise native_error("data conflict occurred on the server: performing a vault operation")
         self.items[item["id"]] = {**item, "version": item["version"] + 1}
         return self.items[item["id"]]
 
-    def _ItemsDelete(self, vault_id: str, item_id: str) -> None:  # noqa: N802
+    def _ItemsDelete(self, vault_id: str, item_id: str) -> None:  # noqa: N802  # the library's name
         del self.items[item_id]
 
     def _store(self, item: dict[str, Any]) -> dict[str, Any]:

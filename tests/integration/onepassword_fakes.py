@@ -194,7 +194,7 @@ class LoopbackServer:
         finally:
             self._server.shutdown()
             self._server.server_close()
-            thread.join(10)
+            thread.join(45)
 
 
 def answer(status: int, body: bytes = b"{}") -> Callable[[BaseHTTPRequestHandler], None]:

@@ -253,7 +253,7 @@ class ProviderConformance:
         """A provider that can tell what its credential reaches tells names, and nothing that every reference needs."""
         if not isinstance(subject.provider, ScopeReporter):
             pytest.skip("this provider cannot tell what it sees")
-        scope = await subject.provider.visible([*subject.values, subject.largest])
+        scope = await subject.provider.visible([*subject.values, subject.largest], ())
         if scope is not None:
             assert scope.noun
             assert scope.hint

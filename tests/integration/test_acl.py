@@ -308,7 +308,7 @@ def test_external_server_runs_with_our_files(tmp_path: Path) -> None:
             assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(45)
         log.close()
         shutil.rmtree(folder)
 

@@ -123,7 +123,7 @@ def test_a_real_limit_tears_a_write_and_leaves_no_trace(tmp_path: Path) -> None:
     """The kernel takes a part of the batch and refuses the rest: the part is cut off, later batches go through."""
     folder = tmp_path / "audit"
     with running(_LIMITED, folder) as process:
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=90)
     assert output.splitlines() == ["cannot write the audit: File too large", "True"]
     assert runs_in(folder) == ["run-1", "run-5"]
     assert verified(folder).warnings == []

@@ -33,7 +33,7 @@ from broker_worker.audit.stream import read_stream
 from broker_worker.audit.verify import verify_folder
 from broker_worker.core.errors import QueueError
 
-DEADLINE = 15.0
+DEADLINE = 60.0
 OTHER = "f" * 16
 MEBIBYTE = 2**20
 

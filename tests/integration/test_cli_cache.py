@@ -97,6 +97,7 @@ def test_trouble_has_an_exit_code_and_changes_nothing(settings: Settings, monkey
     result = run(settings, "status")
     assert result.exit_code == 7
     assert "error: the sealed cache's master key does not open with this passphrase key" in result.output
+    assert "hint: nothing is lost but time" in result.output
     result = run(settings, "status", "--json")
     assert (result.exit_code, json.loads(result.output)["opens"]) == (1, False)
     assert check(settings).status is Status.WARN
@@ -107,15 +108,18 @@ def test_trouble_has_an_exit_code_and_changes_nothing(settings: Settings, monkey
 
 
 def test_clearing_removes_everything(settings: Settings) -> None:
-    """Once more does no harm, nor does it where the switch is off."""
+    """Only if somebody says so; once more does no harm, nor does it where the switch is off."""
     keep(settings)
-    assert run(settings, "clear").output == "removed: file, key and counter\n"
+    refused = run(settings, "clear")
+    assert (refused.exit_code, "cache clear --yes" in refused.output) == (2, True)
+    assert settings.sealed_cache_file.exists()
+    assert run(settings, "clear", "--yes").output == "removed: file, key and counter\n"
     assert [path.name for path in settings.keys_dir.iterdir()] == []
     assert not settings.sealed_cache_file.exists()
     assert run(settings, "clear", "--yes").exit_code == 0
     keep(settings)
     write_files(settings.config_dir)
-    assert run(settings, "clear").exit_code == 0
+    assert run(settings, "clear", "--yes").exit_code == 0
     assert not settings.sealed_cache_file.exists()
 
 

@@ -79,7 +79,7 @@ def worker(settings: Settings, queue: EmbeddedServer) -> Iterator[None]:
         client.pubsub() as bells,
     ):
         bells.psubscribe(keynames.EVERY_DOORBELL)
-        bells.get_message(timeout=5)
+        bells.get_message(timeout=45)
         yield
 
 

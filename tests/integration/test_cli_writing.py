@@ -84,7 +84,11 @@ def test_a_name_is_created_once_and_replaced_by_version(run: Run, home: Path) ->
     clash = run("put", "made.key", input=CANARY)
     assert clash.exit_code == 5
     assert CANARY not in clash.output
+    assert "hint: made.key holds version 1: write `--replaces 1`" in clash.output
     assert stored(home, "agents.made.key") == b"first"
+    other = run("put", "made.key", "--replaces", "7", input=CANARY)
+    assert (other.exit_code, "--replaces 1" in other.output) == (5, True)
+    assert "leave --replaces out" in run("put", "made.other", "--replaces", "1", input=CANARY).output
     assert (records(home)[-1].outcome, records(home)[-1].reason) == ("refused", "provider_conflict")
     assert run("put", "made.key", "--replaces", "1", input="second").exit_code == 0
     assert stored(home, "agents.made.key") == b"second"

@@ -12,14 +12,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import boto3
 import pytest
 from broker_home import Home
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from desk_workbench import LONG, FakeVault
-from langchain_openai import ChatOpenAI
-from openai import OpenAI
 
 from agent_sdk import SecretBroker
 
@@ -175,6 +172,8 @@ async def test_boto3_takes_its_credentials_from_the_process(
         monkeypatch.delenv(name, raising=False)
 
     def taken() -> tuple[str, str, str]:
+        import boto3  # noqa: PLC0415  # large: only a process that runs this test waits for it
+
         found = boto3.Session().get_credentials()
         assert found is not None
         frozen = found.get_frozen_credentials()
@@ -197,6 +196,18 @@ async def test_docker_is_answered_as_its_helpers_answer(environment: Mapping[str
     wrong = {**environment, "SECRET_AGENT_DOCKER": "ghcr.io"}
     code, _, errors = await run(wrong, *DOCKER, "get", given="ghcr.io")
     assert (code, errors) == (2, "error: SECRET_AGENT_DOCKER: entry 1 is not of the form ghcr.io=USER:secret.name\n")
+
+
+async def test_claude_code_and_codex_read_the_key_from_standard_output(environment: Mapping[str, str]) -> None:
+    """`apiKeyHelper` is run by `/bin/sh`, Codex's `auth` command as an argument list; a refusal is no key."""
+    helper = f"{' '.join(AGENT)} get openai.api_key --purpose 'Claude Code'"
+    code, output, _ = await run(environment, "/bin/sh", "-c", helper)
+    assert (code, output.strip()) == (0, "canary-of-openai-5a7f")
+    code, output, errors = await run(environment, *AGENT, "get", "openai.api_key", "--purpose", "Codex")
+    assert (code, output.strip(), errors) == (0, "canary-of-openai-5a7f", "")
+    code, output, errors = await run(environment, *AGENT, "get", "hidden.key")
+    assert (code, output) == (1, "")
+    assert errors.startswith("error: hidden.key: denied")
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None or shutil.which("ssh-add") is None, reason="needs OpenSSH")
@@ -245,6 +256,9 @@ async def test_clients_take_a_callable_in_place_of_a_key(
     url = f"http://127.0.0.1:{server.server_port}/v1"
 
     def chat() -> None:
+        from langchain_openai import ChatOpenAI  # noqa: PLC0415  # seconds: only a process that runs this test waits
+        from openai import OpenAI  # noqa: PLC0415  # as above
+
         with SecretBroker(home.credential(), timeout=LONG) as broker:
             source = broker.source("openai.api_key", purpose="chat")
             OpenAI(api_key=source, base_url=url, max_retries=0).chat.completions.create(

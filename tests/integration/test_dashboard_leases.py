@@ -31,6 +31,16 @@ async def test_only_what_is_held_now_is_shown_at_first(house: House, browser: ht
         assert gone in every
 
 
+async def test_how_fresh_a_value_was_is_shown(house: House, browser: httpx.AsyncClient) -> None:
+    """What was lent while its vault failed stands out, with how old it was."""
+    lease(house, source="provider")
+    assert ">stale<" not in (await browser.get("/leases")).text
+    lease(house, lease_id="01" * 16, source="stale", age_s=700)
+    shown = (await browser.get("/leases")).text
+    assert ">stale<" in shown
+    assert "11 min old" in shown
+
+
 @pytest.mark.parametrize("state", ["", "all"])
 @pytest.mark.parametrize(
     ("name", "value"),

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
-from dashboard_house import House
+from dashboard_house import House, made_ledger
 from ledger_filling import BUSY_RUN, BUSY_SECRET, LedgerFilling
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 ADDRESSES = (
     "/",
@@ -48,8 +48,13 @@ _SORTS = re.compile(r"USE TEMP B-TREE FOR (?!LAST|RIGHT PART)")
 @pytest.fixture
 def filled(house: House) -> House:
     """A house whose ledger holds a month."""
-    LedgerFilling(events=1500).fill(house.writer)
+    (house.folder / "ledger.sqlite3").write_bytes(made_ledger(fill_a_month))
     return house
+
+
+def fill_a_month(engine: Engine) -> None:
+    """Make the tables and fill them."""
+    LedgerFilling(events=1500).fill(engine)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The dashboard as a process: its port, its links, its end."""
 
+import asyncio
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import pytest
 from broker_home import COMMAND, Home
 from desk_workbench import until
 
+DEADLINE = 60.0
 LINK = re.compile(r"dashboard: (http://localhost:(\d+))/login\?token=([\w-]{43})")
 
 
@@ -35,6 +37,11 @@ class Served:
         """What the newest process says."""
         return self._home.settings.home / f"{len(self._started)}.out"
 
+    @property
+    def first_output(self) -> Path:
+        """What the first process says."""
+        return self._home.settings.home / "1.out"
+
     def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         """Start `secret-broker dashboard ARGUMENTS`."""
         home = self._home.settings
@@ -48,7 +55,7 @@ class Served:
 
     async def until_says(self, found: Callable[[str], object]) -> str:
         """Wait until the newest process said something."""
-        await until(lambda: found(self.output.read_text()) or self._started[-1].poll() is not None, 20)
+        await until(lambda: found(self.output.read_text()) or self._started[-1].poll() is not None, DEADLINE)
         text = self.output.read_text()
         assert found(text), text
         return text
@@ -56,7 +63,7 @@ class Served:
     def end(self, process: "subprocess.Popen[bytes]", number: int = signal.SIGTERM) -> int:
         """Ask a process to end; its exit code."""
         process.send_signal(number)
-        return process.wait(20)
+        return process.wait(DEADLINE)
 
     def close(self) -> None:
         """End what still runs."""
@@ -69,6 +76,16 @@ class Served:
 def served(home: Home) -> Iterator[Served]:
     """Dashboards of an installation."""
     made = Served(home)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, valkey_socket: Path) -> Iterator[Served]:
+    """An installation whose dashboard runs, for tests that leave it as it was."""
+    made = Served(Home(tmp_path_factory.mktemp("running") / "home", f"unix://{valkey_socket}"))
+    made.start("--port", "0")
+    asyncio.run(made.until_says(LINK.search))
     yield made
     made.close()
 
@@ -89,12 +106,10 @@ async def test_the_printed_link_logs_in(served: Served, home: Home) -> None:
     assert not (home.settings.state_dir / "dashboard" / "address").exists()
 
 
-async def test_another_link_for_the_one_that_runs(served: Served) -> None:
+async def test_another_link_for_the_one_that_runs(running: Served) -> None:
     """`dashboard link` prints a fresh link that the running process takes."""
-    served.start("--port", "0")
-    await served.until_says(LINK.search)
-    served.start("link")
-    text = await served.until_says(lambda text: "token=" in text)
+    running.start("link")
+    text = await running.until_says(lambda text: "token=" in text)
     origin, _, token = text.strip().partition("/login?token=")
     async with httpx.AsyncClient(base_url=origin, headers={"Origin": origin}) as browser:
         assert (await browser.post("/login", data={"token": token})).status_code == 303
@@ -103,17 +118,15 @@ async def test_another_link_for_the_one_that_runs(served: Served) -> None:
 async def test_no_link_without_a_dashboard(served: Served) -> None:
     """A link that nothing would take is not printed."""
     process = served.start("link")
-    assert process.wait(20) == 7
+    assert process.wait(DEADLINE) == 7
     assert "no dashboard of" in served.output.read_text()
 
 
-async def test_one_dashboard_an_installation(served: Served) -> None:
+async def test_one_dashboard_an_installation(running: Served) -> None:
     """A second one says that one is running, and how to log into it."""
-    served.start("--port", "0")
-    await served.until_says(LINK.search)
-    second = served.start("--port", "0")
-    assert second.wait(20) == 7
-    assert "another dashboard of this installation is running" in served.output.read_text()
+    second = running.start("--port", "0")
+    assert second.wait(DEADLINE) == 7
+    assert "another dashboard of this installation is running" in running.output.read_text()
 
 
 async def test_a_port_that_is_taken_is_named(served: Served) -> None:
@@ -122,14 +135,13 @@ async def test_a_port_that_is_taken_is_named(served: Served) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert served.start("--port", str(port)).wait(20) == 7
+        assert served.start("--port", str(port)).wait(DEADLINE) == 7
     assert f"port {port} of 127.0.0.1 cannot be used: Address already in use" in served.output.read_text()
 
 
-async def test_it_listens_on_this_host_only(served: Served) -> None:
+async def test_it_listens_on_this_host_only(running: Served) -> None:
     """Both addresses of `localhost` are its own, and no other."""
-    served.start("--port", "0")
-    found = LINK.search(await served.until_says(LINK.search))
+    found = LINK.search(running.first_output.read_text())
     assert found is not None
     listening = listening_on(int(found[2]))
     assert {address.rpartition(":")[0] for address in listening} <= {"0100007F", f"{'0' * 24}01000000"}
@@ -143,5 +155,5 @@ async def test_under_a_supervisor_no_link_is_printed(served: Served) -> None:
     os.close(reader)
     text = await served.until_says(lambda text: "dashboard_ready" in text)
     os.close(writer)
-    assert process.wait(20) == 0
+    assert process.wait(DEADLINE) == 0
     assert "token=" not in text + served.output.read_text()

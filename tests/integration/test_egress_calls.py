@@ -10,6 +10,8 @@ from desk_workbench import until
 from egress_upstream import Authority, Received, answer
 from egress_workbench import ROUTE, SECRET, VALUE, Bench, open_bench
 
+from agent_sdk.wire.static_tokens import mint
+
 
 async def test_the_value_goes_where_the_route_says(bench: Bench) -> None:
     """The upstream gets the value and its own Host; the run's token stays here."""
@@ -60,11 +62,22 @@ async def test_the_token_stands_wherever_an_sdk_puts_its_key(bench: Bench, name:
     assert "mine" not in str(request)
 
 
+async def test_a_static_token_does_as_well(bench: Bench) -> None:
+    """A script that nobody launched shows its static token, and is asked for as what that stands for."""
+    token, _ = mint(bytes(37))
+    async with bench.agent.get(f"{bench.address}/openai/v1/models", headers={"x-api-key": token}) as got:
+        assert got.status == 200
+    (asked,) = [each.subject for each in bench.desk.requests if each.operation == "resolve"]
+    assert asked is not None
+    assert asked.token == token
+
+
 async def test_basic_and_query_and_own_header(tmp_path: Path, authority: Authority) -> None:
     """A route can put the value into a password, the query or a header of its own, where callers may put the token."""
     text = ROUTE + "".join(
         f"    {name}:\n      upstream: https://localhost:{{port}}/base\n      secret: {SECRET}\n      send: {send}\n"
-        "      allow: [{{method: GET, path: /v1/*}}]\n      ca_file: {ca}\n      allow_private: [127.0.0.1/32]\n"
+        "      allow: [{{method: GET, path: /v1/*}}]\n      ca_file: {ca}\n"
+        "      allow_private: [127.0.0.0/8, '::1/128']\n"
         for name, send in (
             ("git", "{{basic: {{user: x-access-token}}}}"),
             ("maps", "{{query: key}}"),

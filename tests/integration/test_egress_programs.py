@@ -16,7 +16,7 @@ GIT = """\
       send: {{basic: {{user: x-access-token}}}}
       allow: [{{method: GET, path: /acme/site.git/info/refs}}]
       ca_file: {ca}
-      allow_private: [127.0.0.1/32]
+      allow_private: [127.0.0.0/8, '::1/128']
 """
 
 

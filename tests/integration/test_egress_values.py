@@ -184,7 +184,7 @@ async def test_calls_are_reported_together(bench: Bench, monkeypatch: pytest.Mon
 
 
 async def test_a_call_in_flight_ends_in_peace(tmp_path: Path, authority: Authority) -> None:
-    """A proxy that is told to stop takes no more calls and lets those in flight end."""
+    """A proxy that is told to stop takes no more calls, ends idle connections, and lets calls in flight end."""
     hold = asyncio.Event()
 
     async def wait(_: object, writer: asyncio.StreamWriter) -> None:
@@ -193,9 +193,14 @@ async def test_a_call_in_flight_ends_in_peace(tmp_path: Path, authority: Authori
 
     async with open_bench(tmp_path, authority) as bench:
         bench.upstream.behave["/v1/wait"] = wait
+        idle, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+        writer.write(f"GET / HTTP/1.1\r\nHost: localhost:{bench.port}\r\n\r\n".encode())
+        assert (await idle.readuntil(b"}")).startswith(b"HTTP/1.1 404")
         calling = asyncio.create_task(bench.call("/openai/v1/wait"))
         await until(lambda: bool(bench.upstream.received))
         bench.egress.stop()
+        assert await asyncio.wait_for(idle.read(), 10) == b""
+        writer.close()
         for _ in range(500):
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
@@ -283,5 +288,5 @@ def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
 async def test_a_port_that_is_taken(bench: Bench) -> None:
     """Two proxies at one port: the second says so."""
     second = Egress(bench.file, bench.desk.credential("egress"), port=bench.port)
-    with pytest.raises(SetupError, match="nothing can listen"):
+    with pytest.raises(SetupError, match="cannot be used"):
         await second.run(lambda _: None)

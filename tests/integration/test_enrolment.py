@@ -78,7 +78,7 @@ async def test_a_registered_credential_is_the_one_that_later_signs() -> None:
         assert "Enrol <strong>alice</strong>" in (await browser.get()).text
         answer = await browser.register()
         assert (answer.status_code, answer.text) == (200, "registered\n")
-        key = await asyncio.wait_for(serving, 10)
+        key = await asyncio.wait_for(serving, 45)
         assert key == browser.device.key
         assert check_assertion(browser.device.sign(b"x" * 32), key, b"x" * 32, ("http://localhost:7710",))
         with pytest.raises(httpx.ConnectError):
@@ -135,7 +135,7 @@ async def test_an_answer_that_was_not_asked_for_enrols_nobody(wrong: str) -> Non
         assert answer.status_code == 400
         assert not serving.done()
         assert (await browser.register()).status_code == 200
-        assert await asyncio.wait_for(serving, 10) == browser.device.key
+        assert await asyncio.wait_for(serving, 45) == browser.device.key
 
 
 async def test_too_many_wrong_answers_end_the_link() -> None:
@@ -144,7 +144,7 @@ async def test_too_many_wrong_answers_end_the_link() -> None:
         for _ in range(5):
             assert (await browser.register({})).status_code == 400
         with pytest.raises(SetupError, match="alice is not enrolled: too many answers were wrong"):
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(serving, 45)
 
 
 async def test_another_site_can_neither_post_nor_reach_the_page_by_another_name() -> None:

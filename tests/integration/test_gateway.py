@@ -90,7 +90,7 @@ async def test_a_value_that_is_no_text_comes_in_base64(gateway: Reached) -> None
     [
         ({}, Subject("eyJ.e30.c2ln", None, "claude", "run-1")),
         ({"Authorization": "bearer  a.b.c"}, Subject("a.b.c", None, "claude", "run-1")),
-        ({"Workload-Proof-Token": "p.q.r"}, Subject("eyJ.e30.c2ln", "p.q.r", "claude", "run-1")),
+        ({"Workload-Proof-Token": "p.q"}, Subject("eyJ.e30.c2ln", "p.q", "claude", "run-1")),
         (
             {"Authorization": "WPT s.t.u", "Workload-Identity-Token": "a.b.c"},
             Subject("a.b.c", "s.t.u", "claude", "run-1"),
@@ -108,12 +108,15 @@ async def test_what_a_program_shows_is_passed_on_to_the_broker(
 
 
 async def test_a_proof_counts_once(gateway: Reached) -> None:
-    """Whoever reads it on its way has no use of it; one that served nothing may come again."""
-    headers = {"Workload-Proof-Token": "once.only.signed"}
-    assert (await gateway.ask(headers=headers)).status_code == 200
-    asked = len(gateway.desk.requests)
-    again = await gateway.ask(headers=headers)
-    assert (again.status_code, problem_of(again)["code"], len(gateway.desk.requests)) == (401, "unauthenticated", asked)
+    """Whoever saw one cannot show it again; what the broker took for no proof may be shown again, and is none again."""
+    proof = {"Workload-Proof-Token": "once.and.again"}
+    gateway.desk.refused["unknown"] = Code.UNAUTHENTICATED
+    for _ in range(2):
+        assert (await gateway.ask({"secrets": ["unknown"]}, proof)).status_code == 401
+    assert (await gateway.ask(headers=proof)).status_code == 200
+    replayed = await gateway.ask(headers=proof)
+    assert (replayed.status_code, problem_of(replayed)["code"]) == (401, "unauthenticated")
+    assert len(gateway.desk.requests) == 3
 
 
 async def test_one_refused_name_holds_back_all_values(gateway: Reached) -> None:
@@ -293,6 +296,13 @@ async def test_a_request_for_another_server_is_refused(gateway: Reached, host: s
     response = await gateway.ask(headers={"Host": host.format(port=gateway.port)})
     assert (response.status_code, problem_of(response)["code"]) == (421, "misdirected")
     assert gateway.desk.requests == []
+
+
+async def test_a_request_for_no_server_is_refused(gateway: Reached) -> None:
+    """HTTP/1.0 lets a client leave the Host header out; we do not."""
+    answer = await gateway.raw(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert b" 421 " in answer.split(b"\r\n")[0]
+    assert b'"code":"misdirected"' in answer
 
 
 async def test_it_is_found_as_localhost_too(gateway: Reached) -> None:

@@ -74,7 +74,20 @@ async def living(*floors: tuple[list[Part], float]) -> AsyncIterator[House]:
         yield house
     finally:
         house.stop()
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
+
+
+async def test_a_part_alone_gets_none_of_our_variables(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But what any program needs, and what it is given: the others may hold tokens of vaults."""
+    monkeypatch.setenv("GIVEN", "a token")
+    parts = [
+        log.part("usual"),
+        log.part("alone", alone=True),
+        log.part("handed", alone=True, environ={"GIVEN": "this"}),
+    ]
+    async with living((parts, 5.0)):
+        await until(lambda: len(log.lines) == 3)
+    assert {"usual starts a token", "alone starts -", "handed starts this"} <= set(log.lines)
 
 
 async def test_floors_end_one_after_the_other(log: Log) -> None:
@@ -126,13 +139,13 @@ async def test_up_starts_the_process_that_notifies_when_there_is_somebody_to_tel
 ) -> None:
     """Also when the file says so later; it logs in as the user `jobs`, and ends with the house."""
     up = processes.start("up", "--no-ledger", "--no-dashboard")
-    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
+    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 90)
     assert "jobs_launched" not in processes.log
     target = {"name": "bell", "kind": "command", "command": ["/bin/true"]}
     embedded_home.write(**{**ENV_FILES, "broker": f"provider: {{type: env}}\nnotifications: {json.dumps([target])}"})
-    await until(lambda: "jobs_ready" in processes.log or up.poll() is not None, 30)
+    await until(lambda: "jobs_ready" in processes.log or up.poll() is not None, 90)
     with embedded_home.redis() as redis:
-        await until(lambda: redis.smembers("rq:workers:notifications"), 30)
+        await until(lambda: redis.smembers("rq:workers:notifications"), 90)
     password = user_url("unix:///x", embedded_home.queue_key, JOBS).split(":")[2].split("@")[0]
     assert password not in processes.log
     up.terminate()

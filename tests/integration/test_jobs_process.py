@@ -68,7 +68,7 @@ async def test_the_process_that_notifies_people_has_no_access_to_the_vault(home:
     assert process.stdin is not None
     try:
         with home.redis() as redis:
-            await until(lambda: redis.xlen(keynames.REPORTS) or process.returncode is not None, 40)
+            await until(lambda: redis.xlen(keynames.REPORTS) or process.returncode is not None, 90)
             (entry,) = redis.xrange(keynames.REPORTS)
     finally:
         jobs.close()

@@ -72,7 +72,7 @@ def _launch(settings: Settings, *arguments: str, **environ: str) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -159,7 +159,7 @@ def test_the_command_takes_over_process_streams_signals_and_exit_code(settings: 
     process.stdin.flush()
     assert process.stdout.readline() == f"{process.pid} hello\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=90)
     assert process.returncode == -signal.SIGTERM
 
 
@@ -177,7 +177,11 @@ def test_the_exit_code_is_the_commands_or_says_why_there_is_none(
 ) -> None:
     """As with env and nohup."""
     done = subprocess.run(
-        _command(settings, "--agent", "claude", "--", *command), capture_output=True, text=True, timeout=60, check=False
+        _command(settings, "--agent", "claude", "--", *command),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (code, message)
 
@@ -187,7 +191,7 @@ def test_closed_standard_streams_are_not_mistaken_for_the_credential(settings: S
     line = " ".join(f"'{part}'" for part in _command(settings, "--agent", "claude", "--", "sh", "-c"))
     done = subprocess.run(
         ["sh", "-c", f"{line} 'echo $SECRET_BROKER_CREDENTIAL_FD' <&-"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert int(done.stdout) > 2
 

@@ -44,8 +44,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         TurnedClock(),
         write_ahead_bytes=0,
     )
-    held: dict[str, Any] = {"lease_id": lease(1), "version": "v7", "expires_at": NOW + 10 * MINUTE}
-    over: dict[str, Any] = {"lease_id": lease(2), "version": "v6", "expires_at": NOW - 50 * MINUTE}
+    held: dict[str, Any] = {"lease_id": lease(1), "version": "v7", "source": "cache", "age_s": 41}
+    held["expires_at"] = NOW + 10 * MINUTE
+    over: dict[str, Any] = {"lease_id": lease(2), "version": "v6", "source": "stale", "age_s": 700}
+    over["expires_at"] = NOW - 50 * MINUTE
     sink.append([record(at=NOW - 60 * MINUTE, uses=1, task="old one", run_id="run-0", **over)])
     sink.append([record(at=NOW - MINUTE, uses=1, task="nightly \x1b[2J", purpose="=cmd", **held)])
     sink.append([record(at=NOW - 1000, outcome="refused", code="denied", reason="no_grant", secret_name="db.password")])
@@ -113,8 +115,11 @@ def test_leases_are_those_that_are_open_unless_all_are_asked_for(ledger: Path) -
     assert re.search(r"\(in [0-9]+m", shown)
     everything = invoke(ledger, "leases", "list", "--all").output
     assert "expired" in everything
+    assert re.search(rf"{lease(1)}.*  cache, 41s old", shown)
+    assert re.search(rf"{lease(2)}.*  stale cache, 11m 40s old", everything)
     (one,) = [json.loads(line) for line in invoke(ledger, "leases", "list", "--json").output.splitlines()]
     assert (one["run_id"], one["version"], one["open"]) == ("run-1", "v7", True)
+    assert (one["source"], one["age_s"]) == ("cache", 41)
 
 
 def test_exposure_names_every_run_that_held_a_secret(ledger: Path) -> None:
@@ -247,9 +252,9 @@ def test_the_process_keeps_the_ledger_until_its_stdin_ends(home: Path, valkey_ur
             assert line, lines
             lines.append(line)
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         process.stderr.close()
     assert "3 events" in invoke(home, "ledger", "status").output

@@ -29,7 +29,7 @@ from broker_worker.ledger.keeping import GROUP, Keeper
 from broker_worker.ledger.projection import Projection
 from broker_worker.settings import Settings
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

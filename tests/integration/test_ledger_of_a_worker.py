@@ -14,7 +14,7 @@ from broker_worker.ledger.keeping import Keeper
 from broker_worker.ledger.queries import RunRow, list_leases, list_runs, read_status, story
 from broker_worker.queue.acl import LEDGER, user_url
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 async def test_what_an_agent_was_given_stands_in_the_ledger(home: Home) -> None:

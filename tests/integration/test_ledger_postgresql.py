@@ -46,7 +46,7 @@ def server() -> Iterator[str]:
         user = {"user": "postgres"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     made = [str(programs / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "ledger", "--no-sync"]
-    subprocess.run(made, check=True, timeout=60, **quiet, **user)  # type: ignore[call-overload]  # options by name
+    subprocess.run(made, check=True, timeout=120, **quiet, **user)  # type: ignore[call-overload]  # options by name
     options = ["-c", "fsync=off", "-c", "listen_addresses=", "-k", str(folder)]
     command = [str(programs / "postgres"), "-D", str(folder / "data"), *options]
     process = subprocess.Popen(command, **quiet, **user)  # type: ignore[call-overload]  # options by name
@@ -56,12 +56,12 @@ def server() -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for(engine: Engine) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while True:
         try:
             with engine.connect():

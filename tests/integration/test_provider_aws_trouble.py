@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from aws_server import REGION, AwsServer, Fault, Turnable, answer_of, aws_server, refusal_of
+from aws_server import REGION, AwsServer, Fault, answer_of, aws_server, refusal_of
 from provider_conformance import CANARY, failure_of
+from vault_workbench import StateNotebook, hardened
 
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.ports import Fetched
-from broker_worker.providers.aws_client import CONCURRENCY, REFUSED_FIRST, AwsSettings
+from broker_worker.providers.aws_client import CONCURRENCY, AwsSettings
+from broker_worker.providers.aws_credentials import fingerprint_of
 from broker_worker.providers.aws_parameter_store import ParameterStoreProvider
 from broker_worker.providers.aws_secrets_manager import SecretsManagerProvider
 
@@ -156,45 +158,62 @@ async def test_a_program_that_gives_no_credentials_is_not_quoted(
     await provider.close()
 
 
-async def test_refused_credentials_are_not_tried_again_and_again(aws: AwsServer) -> None:
-    """After a refusal nothing is asked for a while, twice as long after each; then new credentials count."""
-    aws.add_secret("a", "x")
-    clock = Turnable()
-    provider = SecretsManagerProvider(aws.settings(), clock)
+async def test_refused_credentials_are_not_tried_for_everything_that_waits(aws: AwsServer) -> None:
+    """However many secrets are asked for, the refusal of those under way answers the others."""
+    aws.fail_always("BatchGetSecretValue", Fault("AccessDeniedException"))
+    provider = SecretsManagerProvider(aws.settings())
+    await provider.get_many(["aws-sm://a", "aws-sm://b"])
     aws.fail_always("*", Fault("ExpiredTokenException"))
-    assert "expired" in str(await refusal_of(provider, "aws-sm://a"))
-    waiting = await refusal_of(provider, "aws-sm://a")
-    assert (aws.count("GetSecretValue"), waiting.retry_after) == (1, int(REFUSED_FIRST * 1000))
-    assert not (await provider.health()).ok
-    assert len(aws.asked) == 1
-    clock.now += REFUSED_FIRST
-    assert (await refusal_of(provider, "aws-sm://a")).kind is K.UNAUTHENTICATED
-    assert (await refusal_of(provider, "aws-sm://a")).retry_after == 2 * int(REFUSED_FIRST * 1000)
-    assert aws.count("GetSecretValue") == 2
-    aws.fail_always("*", Fault("AccessDeniedException"))
-    clock.now += 2 * REFUSED_FIRST
-    assert (await refusal_of(provider, "aws-sm://a")).kind is K.FORBIDDEN
+    before = len(aws.asked)
+    error = await failure_of(provider.get_many([f"aws-sm://s{number}" for number in range(5 * CONCURRENCY)]))
+    assert "expired" in str(error)
+    assert len(aws.asked) - before <= CONCURRENCY
     await provider.close()
 
 
-async def test_credentials_are_looked_for_anew_after_a_refusal(
+async def test_mended_credentials_count_at_once_and_others_soon(
     aws: AwsServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A file that the operator mended counts without a restart, and the next refusal is the first again."""
+    """A file that the operator mended ends the wait; what mends itself, as a role does, is tried within a minute."""
     aws.add_secret("a", "x")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    clock = Turnable()
-    provider = SecretsManagerProvider(aws.settings(), clock)
-    assert (await refusal_of(provider, "aws-sm://a")).kind is K.UNAUTHENTICATED
+    states = StateNotebook()
+    provider = hardened(SecretsManagerProvider(aws.settings()), states)
+    for wait in (1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000):
+        assert (await failure_of(provider.get_many(["aws-sm://a"]))).kind is K.UNAUTHENTICATED
+        waiting = await failure_of(provider.get_many(["aws-sm://a"]))
+        assert waiting.retry_after == wait
+        states.now += wait
+    assert (await failure_of(provider.get_many(["aws-sm://a"]))).kind is K.UNAUTHENTICATED
     (tmp_path / "credentials").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
-    clock.now += REFUSED_FIRST
-    assert isinstance(await answer_of(provider, "aws-sm://a"), Fetched)
-    aws.fail_always("*", Fault("ExpiredTokenException"))
-    await refusal_of(provider, "aws-sm://a")
-    assert (await refusal_of(provider, "aws-sm://a")).retry_after == int(REFUSED_FIRST * 1000)
+    assert isinstance((await provider.get_many(["aws-sm://a"]))["aws-sm://a"], Fetched)
     await provider.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"AWS_ACCESS_KEY_ID": "AKIAOTHER"},
+        {"AWS_SESSION_TOKEN": "other"},
+        {"AWS_CONFIG_FILE": "config"},
+        {"AWS_WEB_IDENTITY_TOKEN_FILE": "config"},
+        {"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "config"},
+    ],
+)
+def test_a_fingerprint_tells_credentials_apart_and_shows_none(tmp_path: Path, change: dict[str, str]) -> None:
+    """By variables and by what files hold; a file that is replaced counts, wherever boto3 would read it."""
+    (tmp_path / "config").write_text("[default]\n")
+    change = {name: str(tmp_path / value) if value == "config" else value for name, value in change.items()}
+    before = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": CANARY, "HOME": "/nonexistent"}
+    first = fingerprint_of(None, bytes(16), before)
+    assert fingerprint_of(None, bytes(16), {**before, **change}) != first == fingerprint_of(None, bytes(16), before)
+    assert len({fingerprint_of(None, bytes(range(16)), before), fingerprint_of("a", bytes(16), before), first}) == 3
+    written = fingerprint_of(None, bytes(16), {**before, **change})
+    (tmp_path / "config").write_text("[other]\n")
+    assert (fingerprint_of(None, bytes(16), {**before, **change}) != written) == ("config" in str(change))
+    assert len(first) == 16
 
 
 @pytest.mark.parametrize(

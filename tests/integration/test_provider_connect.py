@@ -183,10 +183,11 @@ async def test_vaults_beyond_the_registry_are_named(desk: Desk) -> None:
     """By name or by id, what no reference needs is too much."""
     other = Vault("Other")
     desk.server.vaults[other.id] = other
-    scope = await desk.provider.visible([REF])
+    scope = await desk.provider.visible([REF], ())
     assert scope is not None
     assert scope.beyond == ("Other",)
-    both = await desk.provider.visible([REF, f"connect://{other.id}/a/b"])
+    assert scope.untold == ("Connect does not tell whether its token may write",)
+    both = await desk.provider.visible([REF, f"connect://{other.id}/a/b"], ())
     assert both is not None
     assert both.beyond == ()
 

@@ -98,7 +98,7 @@ async def test_a_slow_item_costs_the_others_nothing(desk: Desk, dripping: bool) 
         return failure(500, "over")
 
     desk.server.fault = hang
-    provider = provider_of(desk.server.address, timeout=0.4)
+    provider = provider_of(desk.server.address, timeout=1.0)
     answers = await provider.get_many(["connect://Agents/slow/x", REF])
     over.set()
     found = answers["connect://Agents/slow/x"]
@@ -118,7 +118,7 @@ async def test_a_vault_that_is_slow_to_find_costs_the_others_nothing(desk: Desk)
         return None
 
     desk.server.fault = hang
-    provider = provider_of(desk.server.address, timeout=0.4)
+    provider = provider_of(desk.server.address, timeout=1.0)
     answers = await provider.get_many(["connect://Slow/a/b", REF])
     over.set()
     assert isinstance(answers[REF], Fetched)

@@ -102,7 +102,7 @@ def files(folder: Path, reference: str = "mounted://openai", more: str = "") -> 
 def said(processes: Processes, home: Home, *arguments: str) -> tuple[int, str]:
     """The exit code of a command, and all that it printed."""
     command = [*COMMAND, "--home", str(home.settings.home), *arguments]
-    done = subprocess.run(command, env=processes.environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=processes.environ, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

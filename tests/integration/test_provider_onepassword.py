@@ -341,7 +341,7 @@ async def test_hanging_request_ends_at_its_deadline(monkeypatch: pytest.MonkeyPa
     """A core that never answers costs a typed TIMEOUT, and the provider works once it answers again."""
     core = FakeNativeCore({REFS[0]: CANARY})
     install(monkeypatch, core)
-    desk = Desk(core, timeout=0.05)
+    desk = Desk(core, timeout=0.4)
     await desk.get(REFS[0])
     core.gate = asyncio.Event()
     assert (await desk.refused()).kind is FailureKind.TIMEOUT
@@ -356,7 +356,7 @@ async def test_hanging_sign_in_ends_at_its_deadline(monkeypatch: pytest.MonkeyPa
     core = FakeNativeCore({})
     install(monkeypatch, core)
     core.gate = asyncio.Event()
-    desk = Desk(core, timeout=0.1)
+    desk = Desk(core, timeout=0.4)
     errors = await asyncio.gather(desk.refused(), desk.refused())
     assert [error.kind for error in errors] == [FailureKind.TIMEOUT] * 2
     assert core.sign_ins == ATTEMPTS
@@ -455,11 +455,12 @@ async def test_what_a_call_costs_is_what_1password_counts_at_most(desk: Desk) ->
 async def test_vaults_that_nobody_needs_are_told(desk: Desk) -> None:
     """By title; one that the registry names by its id or in another case is needed."""
     desk.core.vaults = {"v" * 26: "Agents", "w" * 26: "Private", "x" * 26: "Team"}
-    scope = await desk.provider.visible(["op://agents/a/f", f"op://{'x' * 26}/a/f"])
+    scope = await desk.provider.visible(["op://agents/a/f", f"op://{'x' * 26}/a/f"], ())
     assert scope is not None
-    assert (scope.noun, scope.beyond, scope.can_write) == ("vaults", ("Private",), None)
+    assert (scope.noun, scope.beyond) == ("vaults", ("Private",))
+    assert scope.untold == ("1Password's SDK does not tell whether it may write",)
     desk.core.resolve_failure = lambda refs: native_error(f"you are not authenticated {CANARY}")
-    error = await failure_of(desk.provider.visible([]))
+    error = await failure_of(desk.provider.visible([], ()))
     assert error.kind is FailureKind.UNAUTHENTICATED
     assert CANARY not in everything_said(error)
 

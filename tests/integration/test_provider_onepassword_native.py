@@ -71,7 +71,7 @@ def hang_until(release: threading.Event) -> Callable[[BaseHTTPRequestHandler], N
     """No answer before `release` is set."""
 
     def respond(handler: BaseHTTPRequestHandler) -> None:
-        release.wait(10)
+        release.wait(45)
 
     return respond
 

@@ -25,7 +25,7 @@ USERNAME, PASSWORD = "vault://database/creds/reader#username", "vault://database
 
 def held(gate: threading.Event) -> None:
     """Hold up a request until a test lets it go on; it is served then."""
-    gate.wait(5)
+    gate.wait(45)
 
 
 @dataclass

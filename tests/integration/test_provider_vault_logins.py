@@ -11,9 +11,12 @@ from desk_workbench import until
 from hashicorp_server import DENIED, Asked, FakeToken, FakeVault, Said, serving
 from hashicorp_workbench import make_vault, under_way
 from provider_conformance import CANARY, everything_said, failure_of
+from vault_workbench import StateNotebook
 
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.ports import Fetched
+from broker_worker.ports import DynamicProvider, Fetched
+from broker_worker.providers.governor import governor_of
+from broker_worker.providers.resilient import resilient
 from broker_worker.providers.vault.provider import VaultProvider
 
 K = FailureKind
@@ -286,6 +289,16 @@ async def test_tokens_that_are_refused_at_once_are_no_loop(site: Site) -> None:
         assert errors[-1].retry_after == wait * 1000
         assert site.logins() == logins
         site.vault.clock += wait
+
+
+async def test_taking_credentials_back_tries_bad_credentials_as_rarely(site: Site) -> None:
+    """Whatever the layer before it does: orders to take credentials back wait there for no circuit breaker."""
+    site.vault.logins.clear()
+    provider = resilient(inner := site.provider(**APPROLE), governor_of(inner, StateNotebook(), None))
+    assert isinstance(provider, DynamicProvider)
+    for number in range(10):
+        assert (await failure_of(provider.revoke(f"database/creds/x/{number}"))).kind is K.UNAUTHENTICATED
+    assert site.logins() == 1
 
 
 async def test_bad_credentials_are_not_tried_again_and_again(site: Site) -> None:

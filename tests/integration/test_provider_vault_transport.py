@@ -159,7 +159,7 @@ async def test_a_late_result_is_undone_and_a_call_that_never_began_is_not() -> N
     threads, gate, undone = Threads(1, 0.05), threading.Event(), list[str]()
 
     def slow() -> str:
-        gate.wait(5)
+        gate.wait(45)
         return "first"
 
     calls = [threads.run(slow, undone.append), threads.run(lambda: "second", undone.append)]

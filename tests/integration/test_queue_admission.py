@@ -111,7 +111,7 @@ _few = st.lists(
 _batches = st.lists(st.tuples(st.integers(0, 3_000_000), st.one_of(st.lists(_asks, max_size=8), _few)), max_size=5)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_batches)
 def test_the_script_counts_as_the_core_does(valkey_url: str, batches: list[tuple[int, list[Any]]]) -> None:
     """Over random batches, shared limits, repeats and times, every verdict is right to the microsecond."""

@@ -46,7 +46,7 @@ async def test_what_is_due_is_rotated_by_the_job_process(processes: Processes, e
         async with embedded_home.client() as claude:
             held = await claude.get("due.key")
             processes.start("jobs", "--queue", "rotations")
-            await until(lambda: held.revoked, 20)
+            await until(lambda: held.revoked, 60)
             assert (await claude.get("due.key")).version == "2"
             assert (await claude.get("asked.key")).version == "1"
         await until(lambda: (state := file.load()) is not None and state.step == "retired" and state.version == "2")

@@ -32,7 +32,7 @@ from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire import keynames
 from broker_worker.queue.acl import agent_rules
 
-LONG = 10.0
+LONG = 45.0
 
 
 @pytest.fixture

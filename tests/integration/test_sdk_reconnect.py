@@ -25,7 +25,7 @@ from agent_sdk.testing import FakeDesk
 from agent_sdk.wire import keynames
 
 REQUESTS = keynames.requests("claude")
-LONG = 10.0
+LONG = 45.0
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = LONG) -> Any:

@@ -27,7 +27,7 @@ MISSING = " and ".join(
     if not is_there
 )
 pytestmark = [pytest.mark.tpm, pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}")]
-DEADLINE = 10.0
+DEADLINE = 45.0
 PORTS = iter(range(20_000 + os.getpid() % 180 * 64, 32_000, 2))
 """Each test process begins elsewhere, below what the system gives to anybody who asks; none is used twice."""
 

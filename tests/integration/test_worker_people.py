@@ -149,7 +149,7 @@ async def test_a_worker_that_died_between_decision_and_release_loses_nothing(des
     """The next one knows the request and the decision from the queue, and the use from the broker's own file."""
     async with desk.client() as claude:
         async with desk.working():
-            waits = await waiting_for(claude, timeout=30)
+            waits = await waiting_for(claude, timeout=60)
             (request,) = await asked(desk)
         decide(desk, request)
         async with desk.working(name="worker-2"):

@@ -44,7 +44,7 @@ class Load:
         """Ask again and again until told to stop."""
         while not self.stopping:
             try:
-                assert (await client.get("openai.api_key", purpose="load", timeout=20)).reveal() == "value of openai"
+                assert (await client.get("openai.api_key", purpose="load", timeout=60)).reveal() == "value of openai"
             except Exception as error:  # noqa: BLE001  # whatever it is, it is what the test looks for
                 self.errors.append(error)
             else:
@@ -179,16 +179,16 @@ def worker_of(up: "subprocess.Popen[bytes]", name: str) -> int | None:
 async def test_up_keeps_its_workers_and_its_home_to_itself(processes: Processes, embedded_home: Home) -> None:
     """A killed worker comes back, a second `up` is refused, and a stop ends everything in order."""
     up = processes.start("up", *ALONE, "--workers", "2")
-    await until(lambda: processes.log.count("worker_ready") == 2 or up.poll() is not None, 30)
+    await until(lambda: processes.log.count("worker_ready") == 2 or up.poll() is not None, 60)
     second = processes.start("up", *ALONE)
     async with embedded_home.client() as claude:
         assert (await claude.get("openai.api_key")).reveal() == "value of openai"
         victim = worker_of(up, "worker-1")
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
-        await until(lambda: worker_of(up, "worker-1") not in (None, victim), 30)
-        assert (await claude.get("openai.api_key", timeout=20)).reveal() == "value of openai"
-        await until(lambda: len(embedded_home.records("worker_started")) == 3, 30)
+        await until(lambda: worker_of(up, "worker-1") not in (None, victim), 60)
+        assert (await claude.get("openai.api_key", timeout=60)).reveal() == "value of openai"
+        await until(lambda: len(embedded_home.records("worker_started")) == 3, 60)
     assert await processes.ended(second) == 7
     up.terminate()
     assert await processes.ended(up) == 0
@@ -204,14 +204,14 @@ async def test_up_gives_an_added_agent_its_user_and_starts_an_ended_server_again
 ) -> None:
     """A new agent is served without a restart, also by the server that takes the place of one that was killed."""
     up = processes.start("up", *ALONE)
-    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
+    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 60)
     embedded_home.write(**{**ENV_FILES, "policy": "agents: {grok: {allow: [openai.api_key]}}"})
-    await until(lambda: "agent-grok" in users_of(embedded_home) and embedded_home.records("config_loaded"), 20)
+    await until(lambda: "agent-grok" in users_of(embedded_home) and embedded_home.records("config_loaded"), 60)
     async with embedded_home.client("grok") as grok:
-        assert (await grok.get("openai.api_key", timeout=20)).reveal() == "value of openai"
+        assert (await grok.get("openai.api_key", timeout=60)).reveal() == "value of openai"
         server = next(pid for pid, command in children_of(up.pid).items() if "valkey-server" in command)
         os.kill(server, signal.SIGKILL)
-        assert (await grok.get("openai.api_key", timeout=30)).reveal() == "value of openai"
+        assert (await grok.get("openai.api_key", timeout=60)).reveal() == "value of openai"
     assert "queue_ended" in processes.log
     assert "agent-claude" not in users_of(embedded_home)
     up.terminate()
@@ -251,12 +251,12 @@ async def test_users_that_could_not_be_set_are_set_later(embedded_home: Home, mo
 async def test_workers_do_not_outlive_an_up_that_is_killed(processes: Processes, embedded_home: Home) -> None:
     """They drain by themselves, so that the next `up` can have their names; it also takes over the server."""
     up = processes.start("up", *ALONE)
-    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 30)
+    await until(lambda: "worker_ready" in processes.log or up.poll() is not None, 60)
     up.kill()
     await processes.ended(up)
-    await until(lambda: embedded_home.records("worker_stopped"), 20)
+    await until(lambda: embedded_home.records("worker_stopped"), 60)
     again = processes.start("up", *ALONE)
-    await until(lambda: processes.log.count("worker_ready") == 2 or again.poll() is not None, 30)
+    await until(lambda: processes.log.count("worker_ready") == 2 or again.poll() is not None, 60)
     async with embedded_home.client() as claude:
         assert (await claude.get("openai.api_key")).reveal() == "value of openai"
     again.terminate()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from broker_home import Home, server_of
-from desk_workbench import FakeVault, until
+from desk_workbench import LONG, FakeVault, until
 from redis import Redis
 
 from agent_sdk.client import AsyncSecretBroker
@@ -32,7 +32,7 @@ def admin(valkey_url: str) -> Any:
         yield client
 
 
-async def served(client: AsyncSecretBroker, seconds: float = 10.0) -> None:
+async def served(client: AsyncSecretBroker, seconds: float = LONG) -> None:
     """Ask until there is an answer."""
 
     async def ask() -> bool:
@@ -194,7 +194,7 @@ async def test_something_else_at_a_streams_name_costs_that_agent_only(home: Home
             admin.delete(CLAUDE)
             admin.lpush(CLAUDE, "no stream")
         for _ in range(5):
-            assert (await codex.get("openai.api_key", timeout=5)).reveal() == "value of openai"
+            assert (await codex.get("openai.api_key", timeout=LONG)).reveal() == "value of openai"
         admin.delete(CLAUDE)
         await served(claude)
         await served(codex)

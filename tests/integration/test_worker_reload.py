@@ -9,7 +9,7 @@ from typing import Any, Never
 import pytest
 import watchfiles
 from broker_home import Home
-from desk_workbench import POLICY, SECRETS, FakeVault, until
+from desk_workbench import LONG, POLICY, SECRETS, FakeVault, until
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import Denied, NotGranted, Unauthenticated, Unavailable
@@ -28,10 +28,12 @@ async def reloaded(home: Home, change: Callable[[], Any], event: str = "config_l
     return home.records(event)[-1].reason
 
 
-async def refused(client: AsyncSecretBroker, name: str = "openai.api_key") -> type[NotGranted] | None:
-    """With which error a name is refused now."""
+async def refused(
+    client: AsyncSecretBroker, name: str = "openai.api_key", *, seconds: float = LONG
+) -> type[NotGranted] | None:
+    """With which error a name is refused now; `Unavailable` if there is no answer for so many seconds."""
     try:
-        await client.get(name, timeout=0.4)
+        await client.get(name, timeout=seconds)
     except NotGranted as error:
         return type(error)
     return None
@@ -138,7 +140,7 @@ async def test_an_agent_that_is_added_is_served_and_one_that_is_removed_is_not(h
         async with home.client("grok") as grok:
             assert (await grok.get("openai.api_key")).reveal() == "value of openai"
         await reloaded(home, lambda: home.write(policy="agents: {grok: {allow: [openai.api_key]}}"))
-        assert await refused(codex) in (Denied, Unauthenticated, Unavailable)
+        assert await refused(codex, seconds=0.4) in (Denied, Unauthenticated, Unavailable)
     assert [r.agent_id for r in home.records("access") if r.outcome == "granted"] == ["codex", "grok"]
 
 
@@ -170,7 +172,7 @@ async def test_a_changed_vault_is_asked_anew(home: Home) -> None:
         vault.gate.set()
         with pytest.raises(Unavailable):
             await waiting
-        assert await refused(claude) is Unavailable
+        assert await refused(claude, seconds=0.4) is Unavailable
 
 
 async def test_a_changed_policy_keeps_the_cache(home: Home) -> None:
@@ -212,7 +214,7 @@ async def test_an_intake_key_is_rotated_with_an_overlap(home: Home) -> None:
             assert (await refused(old), await refused(new)) == (None, None)
             rotate_intake(keys, 0, now + 1)
             await until(lambda: len(process.desk.opener._intakes) == 1)
-            assert await refused(old) is Unavailable
+            assert await refused(old, seconds=0.4) is Unavailable
         async with home.client() as newest:
             assert await refused(newest) is None
     assert {record.reason for record in home.records("unauthenticated")} == {"unknown_intake_key"}

@@ -206,7 +206,7 @@ async def test_processes_as_they_are_run(embedded_home: Home, processes: Process
     for source in ("provider", "cache"):
         worker = await processes.start_worker("worker-1")
         async with home.client() as claude:
-            secret = await claude.get(NAME, timeout=20)
+            secret = await claude.get(NAME, timeout=60)
         assert (secret.reveal(), secret.source) == (VALUE, source)
         worker.terminate()
         assert await processes.ended(worker) == 0

@@ -131,7 +131,7 @@ async def test_a_worker_that_is_killed_while_it_writes_writes_nothing_twice(
             async with embedded_home.client() as claude:
                 for part in range(6):
                     name = f"made.key-{number}-{part}"
-                    done[name] = (await claude.put(name, f"value of {name}", timeout=15)).version
+                    done[name] = (await claude.put(name, f"value of {name}", timeout=60)).version
 
         writers = [asyncio.create_task(write(number)) for number in range(8)]
         await until(lambda: len(done) > 8)

@@ -9,8 +9,8 @@ from desk_workbench import NOW
 from broker_worker.core.budget import Budget
 from broker_worker.core.errors import SetupError
 from broker_worker.core.vault_state import Moment, VaultState, breaker_of, new_state
-from broker_worker.ports import CredentialedProvider, Provider
-from broker_worker.providers.governor import Governor
+from broker_worker.ports import Provider
+from broker_worker.providers.governor import governor_of
 from broker_worker.providers.resilient import ResilientProvider, resilient
 
 T = TypeVar("T")
@@ -58,6 +58,5 @@ def hardened(
     **limits: Any,
 ) -> ResilientProvider:
     """A provider as the broker wraps it, with states of its own unless some are given; waits are short."""
-    fingerprint = vault.fingerprint if isinstance(vault, CredentialedProvider) else None
-    governor = Governor(vault.name, states or StateNotebook(), budget, fingerprint)
+    governor = governor_of(vault, states or StateNotebook(), budget)
     return resilient(vault, governor, is_critical, **{"backoff": 0.002, **limits})

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from broker_worker.cli import main
+from broker_worker.providers import schemes
 
 EXAMPLES = Path(__file__).parents[2] / "config"
 
@@ -67,6 +68,67 @@ def test_check_as_json_names_an_error(home: Path) -> None:
     assert (result.exit_code, document["valid"]) == (3, False)
     assert [(error["file"], error["line"]) for error in document["errors"]] == [(str(file), 1)]
     assert "c4nary" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("type: connect", "provider connect: url, the address of the Connect server, is missing"),
+        ("type: connect\n  url: http://c4nary.example:8080", "provider connect: url: expected https:"),
+        (
+            "type: vault\n  url: http://c4nary.example:8200",
+            "provider vault: url would send token and secrets unencrypted",
+        ),
+        ("type: vault\n  auth: approle", "provider vault: role_id is missing"),
+        ("type: onepassword\n  timeout_seconds: 61", "timeout_seconds is not a whole number from 1 to 60"),
+        ("type: aws-sm\n  timeout_seconds: 0", "timeout_seconds is not a whole number from 1 to 60"),
+        ("type: onepassword\n  token_env: ops_c4nary", "token_env is not the name of an environment variable"),
+        ("type: vault\n  token_env: hvs.c4nary", "token_env is not the name of an environment variable"),
+        ("type: aws-ssm\n  endpoint_url: http://c4nary.example", "endpoint_url is not https:// and a host"),
+        ("type: local\n  path: c4nary/vault", "path is not an absolute path"),
+        ("type: openbao", "provider openbao: there is no such type"),
+    ],
+)
+def test_check_refuses_options_that_are_known_to_be_wrong(
+    home: Path, monkeypatch: pytest.MonkeyPatch, section: str, says: str
+) -> None:
+    """With file and line, without repeating a value, and also where the vault's library is not installed."""
+    monkeypatch.setattr(schemes, "find_spec", lambda name: None)
+    file = home / "config" / "broker.yaml"
+    file.write_text(f"# vaults\nprovider:\n  {section}\n")
+    (home / "config" / "secrets.yaml").write_text("secrets: {}\n")
+    (home / "config" / "policy.yaml").write_text("agents: {}\n")
+    result = run("check")
+    assert result.exit_code == 3, result.output
+    assert result.stderr.startswith("error: broker.yaml:3: ")
+    assert says in result.stderr
+    assert "hint: " in result.stderr
+    assert "c4nary" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("provider", "variable"),
+    [
+        ("{type: env}", "VAULT_TOKEN"),
+        ("{type: env}", "SECRET_BROKER_VAULT_PASSPHRASE"),
+        ("{type: env}", "REDIS_URL"),
+        ("{type: connect, url: 'https://c.example', token_env: OURS}", "OURS"),
+        ("{type: vault, auth: approle, role_id: r, secret_id_env: OUR_ID}", "OUR_ID"),
+        ("{type: aws-sm}", "AWS_SECRET_ACCESS_KEY"),
+        ("{type: local, passphrase_env: PASS}", "PASS"),
+    ],
+)
+def test_check_refuses_to_hand_out_the_broker_s_own_credentials(home: Path, provider: str, variable: str) -> None:
+    """When the files are read, not when an agent asks; a variable that another section names counts as well."""
+    others = "" if "type: env" in provider else ", {type: env}"
+    (home / "config" / "broker.yaml").write_text(f"providers: [{provider}{others}]\n")
+    file = home / "config" / "secrets.yaml"
+    file.write_text(f"secrets:\n  one: env://{variable}\n")
+    (home / "config" / "policy.yaml").write_text("agents: {}\n")
+    result = run("check")
+    assert result.exit_code == 3, result.output
+    assert f"{file}:2: " in result.stderr
+    assert "this one holds what the broker itself uses" in result.stderr
 
 
 def test_check_knows_the_options_of_a_vault_by_name(home: Path) -> None:

@@ -78,6 +78,20 @@ def test_commands_are_kept_as_written() -> None:
         ("{argv: ['{name}']}", "`argv`: expected the program's name or its absolute path first"),
         ("{argv: [sh, -c, c4nary]}", "`argv`: expected the program itself, not a shell"),
         ("{argv: [/bin/bash, -c, c4nary]}", "`argv`: expected the program itself, not a shell"),
+        ("{argv: [/opt/bash-5.2, -c, c4nary]}", "`argv`: expected the program itself, not a shell"),
+        ("{argv: [/usr/bin/env, bash, -c, c4nary]}", "`argv`: expected the program itself, not a shell"),
+        ("{argv: [env, -i, A=c4nary, /bin/dash, -c, x]}", "`argv`: expected the program itself, not a shell"),
+        ("{argv: [timeout, '5', nice, zsh, c4nary]}", "`argv`: expected the program itself, not a shell"),
+        ("{argv: [/bin/busybox, sh, -c, c4nary]}", "`argv`: expected the program itself, not a shell"),
+        ("{argv: [c4nary], put_argv: [sudo, ksh93, -c, x]}", "`put_argv`: expected the program itself, not a shell"),
+        ("{argv: [env, -S, c4nary]}", "`argv`: expected each argument as a word of its own"),
+        ("{argv: [env, '--split-string=c4nary x']}", "`argv`: expected each argument as a word of its own"),
+        ("{argv: [env, '-iSc4nary x']}", "`argv`: expected each argument as a word of its own"),
+        ("{argv: [python3, -c, '{name}', c4nary]}", "`argv`: expected {name} as an argument of a script, not as what"),
+        (
+            "{argv: [/usr/bin/perl, '{name}', c4nary]}",
+            "`argv`: expected {name} as an argument of a script, not as what",
+        ),
         ("{argv: [c4nary, {name}]}", "entry of `argv`: found a mapping, expected a program or an argument"),
         ("{argv: [c4nary, '--secret={name}']}", "`argv`: expected {name} as one whole argument, or not at all"),
         ("{argv: [c4nary, '{name}', '{name}']}", "`argv`: expected {name} as one whole argument, or not at all"),
@@ -105,6 +119,21 @@ def test_a_mistake_in_a_command_has_its_line_and_repeats_no_argument(command: st
         read(f"provider:\n  type: exec\n  commands:\n    c: {command}\n")
     assert str(caught.value).startswith(f"broker.yaml:4: {message}")
     assert "c4nary" not in str(caught.value) + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "[ssh, vault-host, show]",
+        "[env, -u, LD_PRELOAD, gcloud, secrets, -Simple]",
+        "[timeout, '5', pass, show, '{name}']",
+        "[python3, /opt/read.py, '{name}']",
+        "[python3, -c, 'import sys; print(sys.argv[1])', '{name}']",
+    ],
+)
+def test_what_is_no_shell_is_taken(argv: str) -> None:
+    """Code that the operator wrote is fixed, and a name among its arguments is no code."""
+    assert read(f"provider: {{type: exec, commands: {{c: {{argv: {argv}}}}}}}\n")
 
 
 @pytest.mark.parametrize(

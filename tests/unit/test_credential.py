@@ -241,7 +241,7 @@ def test_a_child_takes_its_credential_from_an_inherited_descriptor(run: RunCrede
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=120,
     )
     os.close(descriptor)
     assert done.stdout.strip() == run.run_id

@@ -124,7 +124,7 @@ async def test_enter_at_the_terminal_is_noticed(monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setattr(sys, "stdin", terminal)
             with deciding.enter() as entered:
                 os.write(ours, b"\n")
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(45):
                     await entered
             assert not asyncio.get_running_loop().remove_reader(terminal.fileno())
     finally:
@@ -168,7 +168,7 @@ async def test_nothing_is_left_running_without_a_dashboard() -> None:
     """Where it is not installed, the demo ends by itself."""
     house: Any = Installation(link="")
     codex: Any = None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         await pages.leave_running(Stage(), house, codex)
 
 

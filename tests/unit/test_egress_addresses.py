@@ -1,11 +1,13 @@
 """Where the proxy may connect to."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from broker_worker.core.egress import Route, Send, Upstream, check_header_name, is_public
 from broker_worker.core.policy import Origin
+from broker_worker.egress.sending import address_of
 
 INSIDE = [
     "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
@@ -67,3 +69,19 @@ def test_a_value_goes_into_no_header_of_the_connection(name: str) -> None:
     """A header that carries the message itself cannot carry a value."""
     with pytest.raises(ValueError, match=r"expected"):
         check_header_name(name)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "whole"),
+    [
+        (Upstream("https", "api.example.com", 443), "https://api.example.com/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "api.example.com", 8443, ("base",)), "https://api.example.com:8443/base/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "2606:4700::1111", 443), "https://[2606:4700::1111]/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "2606:4700::1111", 8443), "https://[2606:4700::1111]:8443/v1/a%20b?x=%2e&y"),
+    ],
+)
+def test_an_address_is_made_of_what_was_matched(upstream: Upstream, whole: str) -> None:
+    """The upstream's origin and prefix, the path and the query: nothing is read or written in another way."""
+    found = address_of(replace(route(), upstream=upstream), ("v1", "a%20b"), "x=%2e&y")
+    assert (str(found), found.raw_path_qs) == (whole, whole[len(upstream.origin) :])
+    assert found.port == upstream.port

@@ -33,7 +33,7 @@ async def test_two_requests_that_share_an_old_call(second_comes: str) -> None:
     fetches = Fetches({"local": hardened(vault, StateNotebook(), deadline=5)}, lambda _, found, __: kept.append(found))
     running = asyncio.ensure_future(fetches.run())
     vault.gate = asyncio.Event()
-    waiting: list[Waiting] = [Waiting(None, {REF: 60_000}), Waiting(None, {REF: 60_000})]  # type: ignore[arg-type]
+    waiting: list[Waiting] = [Waiting(None, {REF: 60_000}), Waiting(None, {REF: 60_000})]  # type: ignore[arg-type]  # no ask is looked at
     fetches.add(waiting[:1])
     await until(lambda: vault.calls)
     if second_comes == "before the write":

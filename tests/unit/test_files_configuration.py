@@ -196,10 +196,14 @@ def test_what_the_examples_show_in_comments_is_valid_too(tmp_path: Path, name: s
 
 
 def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
-    """The YAML of docs/policy.md, in its order: policy, entry, registry, its rule, broker, issuers, expectations."""
+    """The YAML of docs/policy.md, in its order: policy, entry, who acts, registry, its rule, broker, expectations."""
     text = (EXAMPLES.parent / "docs" / "policy.md").read_text()
-    rules, entry, secrets, creation, broker, issuers, cases = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    agents = rules.replace("agents:\n", "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry))
+    rules, entry, acting, secrets, creation, broker, issuers, *tokens, cases = re.findall(
+        r"```yaml\n(.*?)```", text, re.DOTALL
+    )
+    own = "agents:\n  codex: {allow: []}\n  deployer:\n    allow:\n" + indented(entry)
+    agents = rules.replace("agents:\n", own + acting.removeprefix("agents:\n"))
+    assert len(tokens) <= 1
     path = folder(
         tmp_path, policy_yaml=agents, secrets_yaml=secrets + creation, broker_yaml=broker, issuers_yaml=issuers
     )
@@ -377,7 +381,7 @@ def test_ttl_is_capped_by_the_maximum(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def big_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def big(tmp_path_factory: pytest.TempPathFactory) -> Configuration:
     """500 agents with 20 grants each, over 5,000 secrets."""
     agents = "".join(
         f"  agent-{a}:\n    roles: [all]\n    allow:\n"
@@ -388,30 +392,30 @@ def big_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     secrets = "".join(
         f'  svc{n}.api_key: {{ref: "op://Vault/Item{n}/credential", ttl_seconds: 60}}\n' for n in range(5000)
     )
-    return folder(
-        tmp_path_factory.mktemp("big"),
-        policy_yaml=f"roles:\n  all:\n    allow:\n{role}agents:\n{agents}",
-        secrets_yaml=f"secrets:\n{secrets}",
-        broker_yaml="provider: {type: onepassword}\n",
+    return load_configuration(
+        folder(
+            tmp_path_factory.mktemp("big"),
+            policy_yaml=f"roles:\n  all:\n    allow:\n{role}agents:\n{agents}",
+            secrets_yaml=f"secrets:\n{secrets}",
+            broker_yaml="provider: {type: onepassword}\n",
+        )
     )
 
 
-def test_a_big_installation_loads(big_folder: Path) -> None:
+def test_a_big_installation_loads(big: Configuration) -> None:
     """500 agents and 5,000 secrets."""
-    configuration = load_configuration(big_folder)
-    assert (len(configuration.policy.agents), len(configuration.registry)) == (500, 5000)
+    assert (len(big.policy.agents), len(big.registry)) == (500, 5000)
 
 
 def test_a_decision_looks_at_one_entry_however_many_there_are(
-    big_folder: Path, monkeypatch: pytest.MonkeyPatch
+    big: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names that are spelled out are found by name: no entry of a long list is tried in vain."""
-    configuration = load_configuration(big_folder)
     tried = list[str]()
     monkeypatch.setattr(NamePattern, "matches", lambda pattern, name: tried.append(pattern.text))
-    assert len(configuration.policy.agents["agent-499"].grants) == 120
-    assert may(configuration, "agent-499", "svc50.api_key")
-    assert not may(configuration, "agent-499", "svc4000.api_key")
+    assert len(big.policy.agents["agent-499"].grants) == 120
+    assert may(big, "agent-499", "svc50.api_key")
+    assert not may(big, "agent-499", "svc4000.api_key")
     assert tried == []
 
 

@@ -1,5 +1,6 @@
 """`egress.yaml`: what it says, and what is refused with file and line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from broker_worker.files.egress import check_egress, read_egress
 WHOLE = """\
 egress:
   port: 7721
-  agent: proxy
   max_calls: 100
   max_calls_per_run: 7
   routes:
@@ -63,7 +63,7 @@ def written(folder: Path, text: str) -> Path:
 def test_everything_that_can_be_written(tmp_path: Path) -> None:
     """Each key is read into what the proxy works with."""
     found = read_egress(written(tmp_path, WHOLE))
-    assert (found.port, found.agent, found.max_calls, found.max_calls_per_run) == (7721, "proxy", 100, 7)
+    assert (found.port, found.max_calls, found.max_calls_per_run) == (7721, 100, 7)
     openai, inside, git = (found.routes[name] for name in ("openai", "inside", "git"))
     assert (openai.upstream.origin, openai.secret) == ("https://api.openai.com", "openai.api_key")
     assert openai.send == Send("header", "Authorization", "Bearer {secret}")
@@ -77,7 +77,7 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
     assert (inside.upstream.origin, inside.upstream.prefix) == ("https://10.0.0.5:8443", ("api", "v2"))
     assert (inside.send, inside.ca_file) == (Send("query", "key"), "/etc/ca.pem")
     assert git.send == Send("basic", "x-access-token")
-    assert str(openai.origin) == "egress.yaml:7"
+    assert str(openai.origin) == "egress.yaml:6"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,19 @@ def test_what_cannot_be_meant_is_refused_where_it_stands(
     assert error.value.line == line
 
 
+@pytest.mark.parametrize("number", range(3))
+def test_what_the_page_shows_is_valid(tmp_path: Path, number: int) -> None:
+    """The YAML of docs/egress.md: a policy, and routes for what agents use most."""
+    page = Path(__file__).parents[2] / "docs" / "egress.md"
+    shown = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(shown) == 3
+    file = written(tmp_path, shown[number])
+    if number:
+        assert read_egress(file).routes
+    else:
+        assert load_configuration(file).policy.agents["egress"].acts_for is not None
+
+
 def test_plain_http_is_for_this_host_only(tmp_path: Path) -> None:
     """A server of this host may be called without TLS, if the operator says so."""
     text = ROUTE.replace("https://api.example.com", "http://127.0.0.1:8000")
@@ -134,7 +147,7 @@ def test_plain_http_is_for_this_host_only(tmp_path: Path) -> None:
 
 
 def test_it_is_checked_against_the_other_files(tmp_path: Path) -> None:
-    """A secret that the registry does not have, and an agent that the policy does not have, are errors."""
+    """A secret that the registry does not have is an error."""
     config = tmp_path / "config"
     config.mkdir()
     policy = config / "all.yaml"
@@ -146,5 +159,3 @@ def test_it_is_checked_against_the_other_files(tmp_path: Path) -> None:
     assert check_egress(written(tmp_path, ROUTE), configuration).routes
     with pytest.raises(ConfigError, match=r"egress.yaml:5: .*no secret `a.c`"):
         check_egress(written(tmp_path, ROUTE.replace("a.b", "a.c")), configuration)
-    with pytest.raises(ConfigError, match=r"no agent `proxy`"):
-        check_egress(written(tmp_path, ROUTE.replace("egress:\n", "egress:\n  agent: proxy\n", 1)), configuration)

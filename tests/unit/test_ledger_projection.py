@@ -1,5 +1,6 @@
 """The ledger's tables are a function of the audit: however it arrives, they come out the same."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def expected(folder: Path) -> dict[str, list[tuple[object, ...]]]:
     return tables(engine)
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)  # a database each
 @given(data=st.data())
 def test_any_way_of_arriving_gives_the_same_tables(
     folder: Path, expected: object, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -81,6 +82,7 @@ def test_what_the_tables_say_of_the_story(expected: dict[str, list[tuple[object,
     one, two, three = sorted(rows(engine, "leases"), key=lambda row: row["lease_id"])
     assert (one["uses"], one["renewals"], one["version"], one["ended_at"]) == (2, 1, "v7", None)
     assert one["expires_at"] == START + 20 * MINUTE
+    assert [(row["source"], row["age_s"]) for row in (one, two, three)] == [("cache", 41), ("stale", 700), (None, None)]
     assert one["ends_at"] == START + 60 * MINUTE
     assert (two["ended_at"], two["end_reason"]) == (START + 8000, "released")
     assert (three["ended_at"], three["end_reason"]) == (START + 9060, "x")
@@ -175,6 +177,19 @@ def test_the_steps_make_the_tables_that_the_program_knows(tmp_path: Path) -> Non
     migrate(engine)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_a_ledger_of_before_is_told_how_fresh_its_leases_were(folder: Path, tmp_path: Path) -> None:
+    """The step that adds it reads it from the events that are there."""
+    shutil.copytree(folder.parent / "expected", tmp_path / "before")
+    engine = open_database(f"sqlite:///{tmp_path / 'before' / 'ledger.sqlite3'}", writing=True)
+    with engine.begin() as connection:
+        for column in ("source", "age_s"):
+            connection.execute(text(f"ALTER TABLE leases DROP COLUMN {column}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    migrate(engine)
+    found = {row["lease_id"]: (row["source"], row["age_s"]) for row in rows(engine, "leases")}
+    assert found == {lease(1): ("cache", 41), lease(2): ("stale", 700), lease(3): (None, None)}
 
 
 @pytest.mark.parametrize("opened", [open_database, read_only])

@@ -54,7 +54,7 @@ async def test_credentials_that_nobody_needs_are_told() -> None:
     """Variables whose names look like one; neither what a reference names, nor the broker's own, nor any value."""
     names = ("GITHUB_TOKEN", "API_KEY", "DB_PASSWORD", "PATH", "KEYBOARD", "OP_SERVICE_ACCOUNT_TOKEN")
     provider = EnvProvider(dict.fromkeys(names, "canary"))
-    scope = await provider.visible(["env://API_KEY"])
+    scope = await provider.visible(["env://API_KEY"], ())
     assert scope is not None
-    assert (scope.noun, scope.beyond, scope.can_write) == ("variables", ("DB_PASSWORD", "GITHUB_TOKEN"), False)
+    assert (scope.noun, scope.beyond) == ("variables", ("DB_PASSWORD", "GITHUB_TOKEN"))
     assert "canary" not in repr(scope)

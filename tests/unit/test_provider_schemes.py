@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from broker_worker.core.configuration import ProviderSettings
 from broker_worker.core.errors import ConfigError, FailureKind, ProviderError
 from broker_worker.core.policy import Origin
-from broker_worker.core.references import SCHEMES
+from broker_worker.core.references import SCHEMES, nearest_type
 from broker_worker.ports import Fetched
-from broker_worker.providers import aws_section, schemes
+from broker_worker.providers import schemes
 from broker_worker.providers.local_vault import LocalVault, VaultKeys
 from broker_worker.providers.options import Surroundings
 from broker_worker.providers.schemes import make_providers
@@ -129,6 +129,27 @@ def test_wrong_options_are_named_with_their_place(kind: str, options: dict[str, 
     assert not any(value in str(error) for value in values if len(value) > 2)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Vault", "vault"),
+        ("AWS-SM", "aws-sm"),
+        ("op", "onepassword"),
+        ("1password", "onepassword"),
+        ("onepasword", "onepassword"),
+        ("openbao", "vault"),
+        ("ssm", "aws-ssm"),
+        ("aws", "aws-sm"),
+        ("conect", "connect"),
+        ("command", "exec"),
+        ("keepass", None),
+    ],
+)
+def test_the_nearest_type_is_what_people_mean(written: str, meant: str | None) -> None:
+    """Misspelled, in other letters, or by the name that it has elsewhere."""
+    assert nearest_type(written) == meant
+
+
 def test_missing_sdk_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without onepassword-sdk the section is an error that says how to get it."""
     monkeypatch.setattr(schemes, "find_spec", lambda name: None)
@@ -156,7 +177,7 @@ def test_aws_is_reached_by_its_own_names_or_safely(kind: str, options: dict[str,
 
 def test_missing_boto3_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without boto3 the section is an error that says how to get it."""
-    monkeypatch.setattr(aws_section, "find_spec", lambda name: None)
+    monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     error = refusal(section("aws-sm"))
     assert "boto3 is not installed" in str(error)
     assert "secret-broker[aws]" in error.hint
@@ -173,7 +194,7 @@ def test_boto3_is_not_loaded_before_it_is_needed() -> None:
         "around = compose.Surroundings(Path('/v'), Path('/k'), lambda path: b'', {}, lambda: 0)\n"
         "print(len(compose.make_providers(sections, around)), sorted({'boto3', 'botocore'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "2 []\n"
 
 
@@ -202,7 +223,7 @@ def test_connect_addresses_that_can_be_meant(options: dict[str, Any]) -> None:
 def test_connects_client_is_not_loaded_before_it_is_needed() -> None:
     """A worker that uses other vaults does not pay for an HTTP client."""
     script = "import sys; from broker_worker.app import compose\nprint('httpx' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False\n"
 
 

@@ -12,6 +12,7 @@ from broker_worker.core.errors import ConfigError, ProviderError
 from broker_worker.core.policy import Origin
 from broker_worker.core.references import check_reference
 from broker_worker.ports import DynamicProvider
+from broker_worker.providers import schemes
 from broker_worker.providers.options import Surroundings
 from broker_worker.providers.schemes import make_providers
 from broker_worker.providers.vault import section as vault_section
@@ -105,7 +106,7 @@ def test_wrong_options_are_named_with_their_place(options: dict[str, Any], says:
 
 def test_missing_hvac_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an optional part."""
-    monkeypatch.setattr(vault_section, "find_spec", lambda name: None)
+    monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         make()
     assert "hvac is not installed" in str(caught.value)

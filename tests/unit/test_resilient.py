@@ -1,7 +1,7 @@
 """A provider whose vault is slow, down, flapping or rationed, behind what all providers have in common."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,8 @@ class LendingVault(Vault):
             raise self.failure
         self.revoked = upstream_lease
 
-    async def visible(self, refs: Sequence[str]) -> Scope | None:
-        return Scope("vaults", ("Private",), None, "narrow it")
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        return Scope("vaults", ("Private",), "narrow it")
 
 
 async def kinds(provider: ResilientProvider, refs: Sequence[str]) -> list[str]:
@@ -260,7 +260,7 @@ async def test_a_hanging_vault_ends_at_the_deadline_and_is_left_alone() -> None:
 async def test_a_write_is_tried_once() -> None:
     """Whatever happens: nobody knows whether it arrived. It is counted, and a vault in trouble is not written to."""
     vault, states = Vault(), StateNotebook()
-    provider = hardened(vault, states, Budget(100), deadline=0.05)
+    provider = hardened(vault, states, Budget(100), deadline=0.5)
 
     async def hang() -> str | None:
         await asyncio.Event().wait()
@@ -289,7 +289,7 @@ async def test_a_write_is_tried_once() -> None:
 async def test_a_credential_can_always_be_given_back() -> None:
     """Whatever the breaker and the budget say; only of a provider that takes it, which can be asked by its type."""
     vault, states = LendingVault(), StateNotebook()
-    provider = hardened(vault, states, Budget(1, None, 0), deadline=0.05)
+    provider = hardened(vault, states, Budget(1, None, 0), deadline=0.5)
     assert isinstance(provider, DynamicProvider)
     assert not isinstance(hardened(Vault()), DynamicProvider)
     vault.failures = [REFUSED]
@@ -315,9 +315,9 @@ async def test_what_a_provider_sees_is_asked_where_it_can_tell() -> None:
     states = StateNotebook()
     provider = hardened(LendingVault(), states, Budget(2, None, 50))
     assert isinstance(provider, ScopeReporter)
-    assert await provider.visible(REFS) == Scope("vaults", ("Private",), None, "narrow it")
-    assert (await failure_of(provider.visible(REFS))).kind is FailureKind.OVER_BUDGET
-    assert await hardened(Vault()).visible(REFS) is None
+    assert await provider.visible(REFS, ()) == Scope("vaults", ("Private",), "narrow it")
+    assert (await failure_of(provider.visible(REFS, ()))).kind is FailureKind.OVER_BUDGET
+    assert await hardened(Vault()).visible(REFS, ()) is None
 
 
 async def test_nothing_of_a_defect_is_repeated() -> None:
@@ -346,7 +346,7 @@ async def test_what_is_about_a_write_is_no_failure_of_the_vault(kind: FailureKin
 async def test_a_vault_that_begins_to_fail_is_logged_once_and_a_refusal_each_time() -> None:
     """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
     vault, states = Vault(), StateNotebook()
-    provider = hardened(vault, states, deadline=0.05)
+    provider = hardened(vault, states, deadline=0.5)
     odd = ProviderError(FailureKind.UNKNOWN, "odd")
     with capture_logs() as lines:
         for failure in (odd, odd, AWAY, REFUSED, REFUSED, None, None):

@@ -144,7 +144,12 @@ def test_settling_does_not_wait_for_a_reader_that_does_not_read(way: Way) -> Non
     writer = threading.Thread(target=lambda: os.write(way.writing, b"x" * 300_000), daemon=True)
     writer.start()
     settled = threading.Event()
-    threading.Thread(target=lambda: (way.relay.settle(), settled.set()), daemon=True).start()
+
+    def settle() -> None:
+        way.relay.settle()
+        settled.set()
+
+    threading.Thread(target=settle, daemon=True).start()
     assert settled.wait(10)
     while writer.is_alive():
         os.read(way.reading, 65536)

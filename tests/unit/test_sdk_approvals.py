@@ -25,7 +25,7 @@ from agent_sdk import (
 )
 from agent_sdk.testing import FakeApproval, FakeAsyncSecretBroker, FakeDesk, FakeSecretBroker
 
-LONG = 10.0
+LONG = 45.0
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ class TestWaiting:
     ) -> None:
         """The notice can arrive in one go with the answer that says that there is something to wait for."""
         desk.person = lambda approval: "approve"
-        assert (await client.get("a.key", timeout=2)).reveal() == "value-a"
+        assert (await client.get("a.key", timeout=4)).reveal() == "value-a"
         assert len(desk.requests) == 2
 
     async def test_a_revoked_run_does_not_wait_any_longer(self, client: FakeAsyncSecretBroker, desk: FakeDesk) -> None:
@@ -138,14 +138,14 @@ class TestWaiting:
         task = await asking(desk, client.get("a.key", timeout=LONG))
         desk.revoke_runs()
         with pytest.raises(Revoked):
-            await asyncio.wait_for(task, 3)
+            await asyncio.wait_for(task, 4.5)
 
     async def test_close_ends_the_wait(self, client: FakeAsyncSecretBroker, desk: FakeDesk) -> None:
         """As it ends any request."""
         task = await asking(desk, client.get("a.key", timeout=LONG))
         await client.close()
         with pytest.raises(ClientClosed):
-            await asyncio.wait_for(task, 3)
+            await asyncio.wait_for(task, 4.5)
 
     async def test_a_cancelled_wait_leaves_nothing_behind(self, client: FakeAsyncSecretBroker, desk: FakeDesk) -> None:
         """No future waits for a notice that nobody wants."""
@@ -353,4 +353,4 @@ class TestLongTimeouts:
             await until(lambda: client._exchange._pending)
             client._exchange.refuse(list(client._exchange._pending), "the queue refused the request")
             with pytest.raises(Unavailable, match="the queue refused the request"):
-                await asyncio.wait_for(task, 3)
+                await asyncio.wait_for(task, 4.5)

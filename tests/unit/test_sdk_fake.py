@@ -128,13 +128,13 @@ assert broker.get("a").reveal() == "x"
 broker.close()
 sys.exit(os.waitstatus_to_exitcode(status))
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 7
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 7
 
 
 def test_a_client_that_is_not_closed_does_not_keep_the_process() -> None:
     """The thread is a daemon: forgetting close() does not hang an agent."""
     code = "from agent_sdk.testing import FakeSecretBroker as F; print(F({'a': 'x'}).get('a'))"
-    done = subprocess.run([sys.executable, "-c", code], timeout=30, check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=120, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[secret a]"
 
 

@@ -255,8 +255,8 @@ class TestReleasing:
         """It is the same."""
         with FakeSecretBroker({"a": "x"}) as broker:
             secret = broker.get("a")
-            assert broker.renew(secret, timeout=5) is secret
-            broker.release(secret, timeout=5)
+            assert broker.renew(secret, timeout=45) is secret
+            broker.release(secret, timeout=45)
             assert secret.expired
             assert _operations(broker.desk) == ["resolve", "renew", "release"]
 

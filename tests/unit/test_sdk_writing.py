@@ -81,7 +81,7 @@ async def test_a_write_waits_for_people_and_is_then_made() -> None:
     """What people approve is asked once more, and nothing is written before."""
     desk = FakeDesk(needs_approval={"a.key"})
     async with FakeAsyncSecretBroker(desk=desk) as broker:
-        writing = asyncio.ensure_future(broker.put("a.key", CANARY, timeout=10))
+        writing = asyncio.ensure_future(broker.put("a.key", CANARY, timeout=45))
         await until(lambda: desk.approvals)
         assert "a.key" not in desk.values
         desk.approve()

@@ -17,7 +17,7 @@ from broker_worker.cache.sealed.write_behind import WriteBehind
 from broker_worker.core.errors import FailureKind, ProviderError, SetupError
 from broker_worker.ports import CachedValue, Fetched
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

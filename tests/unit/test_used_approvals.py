@@ -99,7 +99,7 @@ def test_of_two_processes_one_wins(path: Path) -> None:
         )
         for digit in "12"
     ]
-    outputs = [process.communicate("g", timeout=30)[0] for process in racing]
+    outputs = [process.communicate("g", timeout=90)[0] for process in racing]
     assert sum(map(int, outputs)) == 20
 
 

@@ -235,7 +235,7 @@ def test_writers_of_other_processes_lose_no_update(vault: LocalVault, path: Path
         "for i in range(15): vault.set(f'{sys.argv[2]}-{i}', b'x', 0)\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("a", "b", "c")]
-    assert [writer.wait(30) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(90) for writer in writers] == [0, 0, 0]
     assert len(vault.describe()) == 45
 
 

@@ -30,7 +30,7 @@ def outcome(decode: object, raw: bytes) -> object:
 def raw_request(number: int, **changes: object) -> bytes:
     """A request as a run sends it again and again."""
     fields = {"issued_at": NOW + number, "deadline": NOW + number + 9, "token": "t", "body": Resolve(("a",), "tests")}
-    return encode_request(Request(number.to_bytes(16, "big"), **{**fields, **changes}))  # type: ignore[arg-type]
+    return encode_request(Request(number.to_bytes(16, "big"), **{**fields, **changes}))  # type: ignore[arg-type]  # of any field
 
 
 @given(st.lists(REQUESTS, min_size=1, max_size=6))

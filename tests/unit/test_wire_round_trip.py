@@ -86,6 +86,7 @@ def test_a_request_survives_the_wire(sent: messages.Request) -> None:
     assert messages.encode_request(read) == raw
 
 
+@settings(max_examples=50)  # a large one takes long to draw
 @given(reply)
 def test_a_reply_survives_the_wire(sent: messages.Reply) -> None:
     """What the broker answers, values included, is what the run reads, and it has one encoding."""
@@ -103,7 +104,7 @@ def test_a_notice_survives_the_wire(sent: messages.Notice) -> None:
     assert messages.NOTICE.encode(messages.NOTICE.decode(raw)) == raw
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(request, st.data())
 def test_what_parses_encodes_to_the_same_bytes(sent: messages.Request, data: st.DataObject) -> None:
     """A damaged request is refused, or is the one encoding of some other request."""

@@ -21,7 +21,7 @@ def _ask() -> Any:
 async def test_other_threads_are_free_while_keys_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many are asked for at once and none is made yet; a thread of everybody's is had all the same."""
     may_go = threading.Event()
-    monkeypatch.setattr(writes_module, "generate", lambda _: b"key" if may_go.wait(10) else b"")
+    monkeypatch.setattr(writes_module, "generate", lambda _: b"key" if may_go.wait(45) else b"")
     writes = Writes({}, asyncio.Event())
     running = asyncio.ensure_future(writes.run())
     writes.add([_ask() for _ in range(40)])

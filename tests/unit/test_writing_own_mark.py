@@ -31,3 +31,15 @@ async def test_another_value_is_not_answered_as_stored(bench: DeskBench, second:
     bench.vault.put = real  # type: ignore[method-assign]  # as above
     assert (await ask(bench, run, second)).code == Code.CONFLICT
     assert (await ask(bench, run, Put("made.key", b"value-A-111"))).outcome == "granted"
+
+
+async def test_a_writer_whose_writes_end_unknown_learns_nothing_of_what_is_there(bench: DeskBench) -> None:
+    """Somebody else's value is there, and each guess ends without an answer: none of them is confirmed afterwards."""
+    bench.vault.values["local://agents.made.key"] = b"the pin is 4711"
+    run = bench.run()
+    bench.vault.write_failure = ProviderError(FailureKind.TIMEOUT, "no answer")
+    guesses = [f"the pin is {number}".encode() for number in (4710, 4711, 4712)]
+    for guess in guesses:
+        assert (await ask(bench, run, Put("made.key", guess))).code == Code.UNAVAILABLE
+    bench.vault.write_failure = None
+    assert {(await ask(bench, run, Put("made.key", guess))).code for guess in guesses} == {Code.CONFLICT}

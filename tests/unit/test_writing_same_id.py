@@ -6,7 +6,8 @@ import pytest
 from desk_workbench import NOW, DeskBench
 from writing_workbench import ask, bench_in
 
-from agent_sdk.wire.messages import Put
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Generate, Put
 
 
 @pytest.fixture
@@ -24,3 +25,33 @@ async def test_an_id_used_for_two_names_is_two_writes(bench: DeskBench) -> None:
     second = bench.entry(run, None, body=Put("made.two", b"value two"), request_id=same)
     assert (await ask(bench, run, Put("made.two", b"value two"), second)).outcome == "granted"
     assert bench.vault.values["local://agents.made.two"] == b"value two"
+
+
+async def test_an_id_used_for_another_value_is_another_write(bench: DeskBench) -> None:
+    """Nobody is told that a value is stored which never was."""
+    run, same = bench.run(), bytes([7]) * 16
+    first, second = Put("made.one", b"value one"), Put("made.one", b"value two")
+    assert (await ask(bench, run, first, bench.entry(run, None, body=first, request_id=same))).outcome == "granted"
+    bench.clock.time = NOW + 60_000
+    answer = await ask(bench, run, second, bench.entry(run, None, body=second, request_id=same))
+    assert (answer.outcome, answer.code) == ("refused", Code.CONFLICT)
+    assert bench.vault.values["local://agents.made.one"] == b"value one"
+
+
+async def test_an_id_of_another_run_s_is_no_write_of_one_s_own(bench: DeskBench) -> None:
+    """Whoever chooses the id that another run chose is told nothing of what that one wrote."""
+    same, body = bytes([7]) * 16, Put("made.one", b"value one")
+    for outcome in ("granted", "refused"):
+        run = bench.run()
+        bench.clock.time += 60_000
+        answer = await ask(bench, run, body, bench.entry(run, None, body=body, request_id=same))
+        assert answer.outcome == outcome
+
+
+async def test_a_generated_value_is_not_made_twice_for_one_request(bench: DeskBench) -> None:
+    """Its answer was lost, and the same entry is claimed again: the version is told, and no second one is made."""
+    run = bench.run()
+    body = Generate("made.one", "hex:32")
+    entry = bench.entry(run, None, body=body)
+    assert [(await ask(bench, run, body, entry)).version for _ in range(2)] == ["1", "1"]
+    assert len(bench.vault.writes) == 1

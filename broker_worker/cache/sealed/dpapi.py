@@ -28,15 +28,15 @@ class Blob(ctypes.Structure):
 class Functions(Protocol):
     """The three functions of Windows that are needed."""
 
-    def CryptProtectData(self, *arguments: Any) -> int:  # noqa: N802  # Windows' own names, here and below
+    def CryptProtectData(self, *arguments: Any) -> int:  # noqa: N802  # Windows' own name
         """Encrypt a blob."""
         ...
 
-    def CryptUnprotectData(self, *arguments: Any) -> int:  # noqa: N802
+    def CryptUnprotectData(self, *arguments: Any) -> int:  # noqa: N802  # Windows' own name
         """Decrypt a blob."""
         ...
 
-    def LocalFree(self, memory: Any) -> Any:  # noqa: N802
+    def LocalFree(self, memory: Any) -> Any:  # noqa: N802  # Windows' own name
         """Give back what the others allocated."""
         ...
 

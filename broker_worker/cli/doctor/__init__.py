@@ -9,6 +9,7 @@ import click
 
 from broker_worker.cli.doctor import host
 from broker_worker.cli.doctor.check import Check, Status, guarded, of_error, ok
+from broker_worker.cli.doctor.egress import check_routes
 from broker_worker.cli.doctor.provider import check_providers
 from broker_worker.cli.doctor.queue import check_queue
 from broker_worker.cli.doctor.sealed_cache import check_sealed_cache
@@ -69,7 +70,11 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         "home": lambda: host.check_home(settings),
         "keys": lambda: host.check_keys(settings, configuration),
         "state": lambda: check_state(settings),
-        "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
+        "configuration": lambda: (
+            [refused]
+            if configuration is None
+            else (*host.check_policy(configuration), *check_routes(settings, configuration))
+        ),
         "provider": lambda: told if configuration is None else asyncio.run(check_providers(settings, configuration)),
         "cache": lambda: told if configuration is None else check_sealed_cache(settings, configuration),
         "audit": lambda: host.check_audit(settings),

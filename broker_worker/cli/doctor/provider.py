@@ -1,7 +1,7 @@
 """Checks of the vaults: whether they serve, and what their credentials reach beyond the registry."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from broker_worker.app.clock import SystemClock
@@ -35,11 +35,21 @@ class _Needs:
 
     def places(self) -> tuple[str, ...]:
         """The registry's references, those of drafts, and one for each rule of `create_in`."""
+        return (*self.entries, *(ref for ref in self._made_here() if scheme_of(ref) in self.schemes))
+
+    def written(self) -> frozenset[str]:
+        """Those of `places` that are written: by agents, as the policy has it, by rotations, or as new names."""
+        registry = self.configuration.registry.values()
+        entries = {
+            entry.ref
+            for entry in registry
+            if entry.rotation is not None or self.configuration.policy.may_be_written(entry.name)
+        }
+        return frozenset(ref for ref in (*entries, *self._made_here()) if scheme_of(ref) in self.schemes)
+
+    def _made_here(self) -> list[str]:
         rotations = [entry.rotation for entry in self.configuration.registry.values() if entry.rotation is not None]
-        others = [rule.draft for rule in rotations] + [
-            rule.entry_of("name").ref for rule in self.configuration.create_in
-        ]
-        return (*self.entries, *(ref for ref in others if scheme_of(ref) in self.schemes))
+        return [rule.draft for rule in rotations] + [rule.entry_of("name").ref for rule in self.configuration.create_in]
 
     def is_of_a_created_name(self, place: str) -> bool:
         """Whether a place is where a name is kept that agents may create."""
@@ -123,25 +133,31 @@ def _asked(refs: Sequence[str]) -> Sequence[str]:
 
 
 async def _check_scope(name: str, provider: ResilientProvider, needs: _Needs) -> list[Check]:
-    """What its credential reaches beyond what secrets need; nothing is said where the vault does not tell."""
+    """What its credential reaches beyond what secrets need, and what of that the vault does not tell."""
     try:
-        scope = await provider.visible(needs.places())
+        scope = await provider.visible(needs.places(), needs.written())
     except ProviderError as error:
         return [warn(name, f"what it reaches could not be asked: {error}", error.hint)]
     if scope is None:
-        return []
+        return [ok(name, "what its credential reaches, and whether it may write, is not told")]
     scope = replace(scope, beyond=tuple(place for place in scope.beyond if not needs.is_of_a_created_name(place)))
-    if not scope.beyond and not scope.can_write:
-        return [ok(name, f"it reaches no {scope.noun} that no secret needs")]
-    return [warn(name, _reach(scope), scope.hint)]
+    said = "; ".join((*_excess(scope), *scope.untold))
+    if not scope.is_narrow:
+        return [warn(name, said, scope.hint)]
+    reaches = f"it reaches no {scope.noun} that no secret needs"
+    return [ok(name, f"{reaches}; {said}" if said else reaches)]
 
 
-def _reach(scope: Scope) -> str:
-    writes = "it may write as well as read" if scope.can_write else ""
-    if not scope.beyond:
-        return writes
-    more = "" if len(scope.beyond) <= _NAMED else f" and {len(scope.beyond) - _NAMED} more"
-    beyond = (
-        f"it reaches {len(scope.beyond)} {scope.noun} that no secret needs: {', '.join(scope.beyond[:_NAMED])}{more}"
-    )
-    return f"{beyond}; {writes}" if writes else beyond
+def _excess(scope: Scope) -> Iterator[str]:
+    """What a credential can do that nothing needs, a phrase each."""
+    if scope.powers:
+        yield f"it may {'; it may '.join(scope.powers)}"
+    if scope.beyond:
+        yield f"it reaches {len(scope.beyond)} {scope.noun} that no secret needs: {_named(scope.beyond)}"
+    if scope.writes:
+        yield f"it may write in {len(scope.writes)} places where nothing writes: {_named(scope.writes)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    more = "" if len(names) <= _NAMED else f" and {len(names) - _NAMED} more"
+    return f"{', '.join(names[:_NAMED])}{more}"

@@ -22,8 +22,7 @@ def check_sealed_cache(settings: Settings, configuration: Configuration) -> Iter
     try:
         found = sealed_store(sealed, settings, clock).examine()
     except SetupError as error:
-        hint = error.hint or "the next start of a worker begins with an empty one"
-        yield warn(_NAME, f"would not be used: {error}", hint)
+        yield warn(_NAME, f"would not be used: {error}", error.hint)
         return
     if found is None:
         yield ok(_NAME, "there is none yet; a worker makes it when it starts")

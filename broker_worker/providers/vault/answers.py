@@ -1,6 +1,6 @@
 """What a Vault server answered: a status and a JSON object, or how the asking went wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -91,6 +91,14 @@ class VaultApi(Protocol):
 
     def revoke_lease(self, lease_id: str) -> Answer:
         """Have a credential taken back before the answer comes."""
+        ...
+
+    def list(self, path: str) -> Answer:
+        """The names at a path."""
+        ...
+
+    def capabilities(self, paths: Sequence[str]) -> Answer:
+        """What the token may do at each of these paths."""
         ...
 
     def close(self) -> None:

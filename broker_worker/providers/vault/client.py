@@ -7,7 +7,7 @@ follows no redirect, takes nothing from the environment, and raises nothing: hva
 import http.cookiejar
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -128,6 +128,14 @@ class HvacClient:
         """See `VaultApi.revoke_lease`; hvac's own method does not wait until it is done."""
         body = {"lease_id": lease_id, "sync": True}
         return _answer(self._client.adapter.put("/v1/sys/leases/revoke", json=body))
+
+    def list(self, path: str) -> Answer:
+        """See `VaultApi.list`."""
+        return _answer(self._client.list(quote(path)))
+
+    def capabilities(self, paths: Sequence[str]) -> Answer:
+        """See `VaultApi.capabilities`."""
+        return _answer(self._client.sys.get_capabilities([*paths]))
 
     def close(self) -> None:
         """See `VaultApi.close`."""

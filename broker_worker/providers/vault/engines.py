@@ -39,13 +39,28 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mount:
+class Mount:
+    """Where a secrets engine is mounted.
+
+    Args:
+        path: its path, without a slash at the end.
+        kv: which KV engine it is, 1 or 2; 0 for every other engine.
+    """
+
     path: str
     kv: int
-    """1 or 2; 0 for every other engine."""
 
     def below(self, path: str) -> str:
+        """The part of a path that lies below the mount."""
         return path.removeprefix(f"{self.path}/")
+
+    def data(self, below: str) -> str:
+        """The path of the API at which a secret is read and written."""
+        return f"{self.path}/data/{below}" if self.kv == 2 else f"{self.path}/{below}"
+
+    def metadata(self, below: str) -> str:
+        """The path of KV version 2 at which a folder is listed, and a secret removed with all its versions."""
+        return f"{self.path}/metadata/{below}".rstrip("/")
 
 
 class Engines:
@@ -59,7 +74,7 @@ class Engines:
     def __init__(self, api: VaultApi, lease_seconds: int) -> None:
         self.api = api
         self._lease_seconds = lease_seconds
-        self._mounts: dict[str, _Mount] = {}
+        self._mounts: dict[str, Mount] = {}
 
     def read(self, path: str, version: int | None) -> Secret:
         """What stands at a path; a credential is made for it, if that is what its engine does.
@@ -71,7 +86,7 @@ class Engines:
         Raises:
             ProviderError: if there is none, or Vault does not give it.
         """
-        mount = self._mount_of(path)
+        mount = self.mount_of(path)
         if mount.kv == 2:
             return self._read_version(mount, path, version)
         if version is not None:
@@ -109,7 +124,7 @@ class Engines:
                 "a single field of the current version can be written, nothing else",
                 hint="write the reference without `?version=`, with the field's name behind `#`",
             )
-        mount = self._mount_of(place.path)
+        mount = self.mount_of(place.path)
         if not mount.kv:
             raise ProviderError(
                 FailureKind.READ_ONLY, "only KV engines of Vault can be written", hint="choose a path of one"
@@ -143,7 +158,12 @@ class Engines:
             if failure.kind is not FailureKind.NOT_FOUND:
                 raise failure
 
-    def _mount_of(self, path: str) -> _Mount:
+    def mount_of(self, path: str) -> Mount:
+        """The secrets engine that serves a path.
+
+        Raises:
+            ProviderError: if there is none that could be meant, or Vault does not tell.
+        """
         parts = path.split("/")
         for end in range(1, len(parts)):
             known = self._mounts.get("/".join(parts[:end]))
@@ -163,11 +183,11 @@ class Engines:
                 hint="write the path of a secret; `namespace` in broker.yaml chooses the namespace",
             )
         is_second = isinstance(options, dict) and options.get("version") == "2"
-        mount = _Mount(mounted.rstrip("/"), (2 if is_second else 1) if kind in ("kv", "generic") else 0)
+        mount = Mount(mounted.rstrip("/"), (2 if is_second else 1) if kind in ("kv", "generic") else 0)
         self._mounts[mount.path] = mount
         return mount
 
-    def _read_version(self, mount: _Mount, path: str, version: int | None) -> Secret:
+    def _read_version(self, mount: Mount, path: str, version: int | None) -> Secret:
         answer = self.api.read_version(mount.path, mount.below(path), version)
         data = answer.part("data")
         fields, metadata = data.get("data"), data.get("metadata")
@@ -189,7 +209,7 @@ class Engines:
         digest = hashlib.blake2b(lease_id.encode(errors="replace"), digest_size=8).hexdigest()
         return Secret(fields, digest, lease_id, lasts or None)
 
-    def _current(self, mount: _Mount, path: str) -> tuple[Mapping[str, Any], int | None]:
+    def _current(self, mount: Mount, path: str) -> tuple[Mapping[str, Any], int | None]:
         """The content that a write would change, and its version; 0 if there is none, None if the engine has none."""
         if mount.kv == 1:
             answer = self.api.read(path)

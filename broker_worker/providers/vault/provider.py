@@ -1,16 +1,17 @@
 """The provider: `vault://mount/path[?version=N]#field`, stored secrets and credentials that Vault makes."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.ports import Fetched, Health
+from broker_worker.ports import Fetched, Health, Scope
 from broker_worker.providers.vault.engines import Engines, Secret
 from broker_worker.providers.vault.failures import OUTAGES, of_answer
 from broker_worker.providers.vault.place import Place, read_place
+from broker_worker.providers.vault.reach import scope_of
 from broker_worker.providers.vault.session import VaultSession
 from broker_worker.providers.vault.threads import Threads
 from broker_worker.providers.vault.values import text_of, value_of
@@ -55,6 +56,11 @@ class VaultProvider:
         Each path is one, and perhaps another to find out which engine serves it, or to renew a short lease.
         """
         return 2 * len({ref.partition("#")[0] for ref in refs})
+
+    @property
+    def is_refused_for_good(self) -> bool:
+        """Yes; see `ports.CredentialedProvider`."""
+        return True
 
     def fingerprint(self, salt: bytes) -> str:
         """Tells the credentials of a login from others; see `ports.CredentialedProvider`."""
@@ -112,6 +118,10 @@ class VaultProvider:
             return Health(False, str(error), error.hint)
         lasts = "its token has no end" if rest is None else f"its token ends in {max(rest, 0):.0f} s"
         return Health(True, f"Vault lets the broker in; {lasts}")
+
+    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
+        """What the token can do that nothing needs; see `ports.ScopeReporter`."""
+        return (await self._call(lambda engines: scope_of(engines, refs, written)))[0]
 
     async def close(self) -> None:
         """Forget token and credentials; see `ports.Provider.close`."""

@@ -1,7 +1,6 @@
 """The `vault` section of `broker.yaml`: where Vault is, and how the broker logs in."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -45,10 +44,8 @@ def make_vault(options: Options, around: Surroundings) -> VaultProvider:
     """Make the provider; nothing is contacted or read yet.
 
     Raises:
-        ConfigError: if an option cannot be meant, or hvac is not installed.
+        ConfigError: if an option cannot be meant.
     """
-    if find_spec("hvac") is None:
-        raise options.refuse("hvac is not installed", "pip install 'secret-broker[vault]'")
     url, login = _url(options), _login(options, around)
     ca_file = str(options.path("ca_file", Path())) if options.has("ca_file") else None
     namespace = options.matching("namespace", _PATH.fullmatch, "a path", "write it as team-a/prod")

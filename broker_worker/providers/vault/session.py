@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker_worker.core.errors import BrokerError, FailureKind, ProviderError
-from broker_worker.providers.cooldown import Cooldown
 from broker_worker.providers.vault.answers import VaultApi
+from broker_worker.providers.vault.cooldown import Cooldown
 from broker_worker.providers.vault.engines import Engines
 from broker_worker.providers.vault.failures import OUTAGES, forbidden, of_answer
 from broker_worker.providers.vault.login import Credentials, Login, Token, token_of

@@ -1,6 +1,7 @@
-"""Waiting longer after each failure, so that a vault that refuses us is not asked again and again.
+"""Waiting longer after each failure, so that a Vault that refuses us is not asked again and again.
 
-A bad token that is tried for every request burns an account's daily quota within minutes.
+The layer that all vaults share (`providers.governor`) does that for reads and writes. Taking credentials back waits for
+no breaker there, so that it is not given up with the rest: each of many orders would log in anew with what was refused.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Waiting longer after each failure."""
 
 from broker_worker.core.errors import FailureKind, ProviderError
-from broker_worker.providers.cooldown import Cooldown
+from broker_worker.providers.vault.cooldown import Cooldown
 
 REFUSED = ProviderError(FailureKind.UNAUTHENTICATED, "refused", hint="new token")
 
