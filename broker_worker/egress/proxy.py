@@ -24,7 +24,7 @@ from broker_worker.egress.values import Values
 NO_PATTERN = "/(none)"
 """What the audit has in place of a path that no pattern of the route covers."""
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
-_FAULTS_OF_ALL = Rate(600, 60_000, 100)
+_FAULTS_OF_ALL = Rate(120, 60_000, 60)
 """How many calls that were refused here are recorded: junk must not fill the audit."""
 
 
@@ -120,7 +120,8 @@ class Proxy:
             async with asyncio.timeout(route.bounds.timeout_seconds):
                 with self._in_flight.one(token):
                     loan = await self._values.lend(route, case.caller)
-                    loan.scrubber()  # before the value leaves: what cannot be kept out of answers is not sent
+                    if not loan.is_ready:  # what cannot be kept out of answers is not sent
+                        await asyncio.to_thread(loan.scrubber)
                     case.has_left = True
                     passage = Passage(
                         request, route, case.line.session, target.segments, case.caller.query, headers, loan

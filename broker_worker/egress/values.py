@@ -16,6 +16,7 @@ from broker_worker.egress.identity import Caller
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.limits import Buckets
 from broker_worker.egress.problems import Refusal, refused_by_broker, unauthenticated
+from broker_worker.egress.scrubbing import Scrubbers
 
 REMEMBERED_SECONDS = 60.0
 """For how long a granted value serves the same run on the same route without asking again."""
@@ -55,6 +56,7 @@ class Values:
         self._kept: OrderedDict[_Key, _Remembered] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[LentValue]] = {}
         self._accepted: OrderedDict[str, None] = OrderedDict()
+        self._scrubbers = Scrubbers()
         self._proofs = ShownProofs()
         self._strangers = Buckets(lambda: time.monotonic_ns() // 1000)
 
@@ -87,20 +89,33 @@ class Values:
             raise unauthenticated("this run's identity token is over: start the run again")
         asking = self._asking.get(key)
         if asking is None:
-            if token not in self._accepted and (wait := self._strangers.take("all", _STRANGERS)):
-                raise Refusal(429, "rate_limited", "too many runs are new here: try again", 1 + wait // 1_000_000)
+            self._admit(token)
             asking = self._asking[key] = asyncio.create_task(self._ask(route, caller))
             asking.add_done_callback(lambda task: self._settle(key, caller, task))
         return await self._checked(asyncio.shield(asking))
 
+    def _admit(self, token: str) -> None:
+        """Have only so many questions asked about tokens that the broker has not accepted yet."""
+        if token not in self._accepted and (wait := self._strangers.take("all", _STRANGERS)):
+            raise Refusal(429, "rate_limited", "too many runs are new here: try again", 1 + wait // 1_000_000)
+
+    def _accept(self, token: str) -> None:
+        self._accepted[token] = None
+        self._accepted.move_to_end(token)
+        if len(self._accepted) > _MAX_ENTRIES:
+            self._accepted.popitem(last=False)
+
     async def _ask_once(self, route: Route, caller: Caller, proof: str) -> LentValue:
+        self._admit(caller.subject.token)
         if not self._proofs.take(proof, time.time_ns() // 1_000_000):
             raise unauthenticated("this proof was shown before: make a new one for each call")
         try:
-            return await self._ask(route, caller)
+            loan = await self._ask(route, caller)
         except NotGranted as error:
             self._proofs.give_back(proof, error.code)
             raise
+        self._accept(caller.subject.token)
+        return loan
 
     async def _ask(self, route: Route, caller: Caller) -> LentValue:
         secret = await self._client().get(
@@ -110,7 +125,7 @@ class Values:
             deliver="proxy",
             on_behalf_of=caller.subject,
         )
-        return LentValue(secret)
+        return LentValue(secret, self._scrubbers)
 
     async def _checked(self, asking: Awaitable[LentValue]) -> LentValue:
         try:
@@ -132,10 +147,7 @@ class Values:
             if caller.expires_at is not None:
                 until = min(until, now + caller.expires_at / 1000 - time.time())
             self._keep(key, _Remembered(until, loan=task.result()))
-            self._accepted[key[0]] = None
-            self._accepted.move_to_end(key[0])
-            if len(self._accepted) > _MAX_ENTRIES:
-                self._accepted.popitem(last=False)
+            self._accept(key[0])
         elif isinstance(error, NotGranted) and not isinstance(error, ApprovalPending):
             self._keep(key, _Remembered(now + REFUSED_SECONDS, error=error))
 

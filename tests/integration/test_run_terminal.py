@@ -83,6 +83,10 @@ def test_keys_lines_and_the_end_of_input_reach_the_command(house: AgentHouse) ->
         until(lambda: is_raw(made))
         made.type("helloo\x7f\n")
         made.wait_for("hello\r\n")
+        made.type("\x1a")  # there is no shell that could continue us, so nothing stops
+        made.wait_for("^Z")
+        made.type("more\n")
+        made.wait_for("more\r\nmore\r\n")
         made.type("\x04")
         assert made.end() == 0
 
@@ -148,13 +152,22 @@ def test_a_command_is_suspended_and_continued_as_without_us(shell: Screen) -> No
     shell.wait_for("code 0\r\n")
 
 
-def test_a_suspended_command_goes_on_in_the_background_and_comes_back(shell: Screen) -> None:
+def test_a_suspended_command_goes_on_in_the_background_and_comes_back(shell: Screen, tmp_path: Path) -> None:
     """Its output is shown, keys are the shell's until `fg`."""
-    shell.type(f"{RUN} sh -c 'echo go; sleep 1; echo background; read x; echo got $x'\n")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, time\n"
+        "print('go', flush=True)\n"
+        f"while not os.path.exists('{tmp_path}/on'): time.sleep(0.01)\n"
+        "print('background', flush=True)\n"
+        "print('got', input())\n"
+    )
+    shell.type(f"{RUN} {sys.executable} {program}\n")
     shell.wait_for("go\r\n")
     shell.type("\x1a")
     shell.wait_for("[2]$ ")
     shell.type("bg\n")
+    (tmp_path / "on").touch()
     shell.wait_for("background\r")
     shell.type("echo still the she''ll\n")
     shell.wait_for("still the shell\r\n")
@@ -181,9 +194,8 @@ def test_an_interactive_shell_as_the_command_has_jobs_of_its_own(shell: Screen) 
     """Its keys suspend its jobs; `suspend` suspends it, and us with it."""
     shell.type(f"PS1='in''ner$ ' {RUN} bash --norc -i\n")
     shell.wait_for("inner$ ")
-    shell.type("echo $A; sleep 60\n")
-    shell.wait_for("[masked a.key]\r\n")
-    time.sleep(0.2)  # there is no telling when bash has handed its terminal on
+    shell.type("sh -c 'echo jo''b $A; exec sleep 60'\n")  # it has the terminal by then
+    shell.wait_for("job [masked a.key]\r\n")
     shell.type("\x1a")
     assert b"Stopped" in shell.wait_for("inner$ ")
     shell.type("kill -9 %1; suspend\n")
@@ -203,7 +215,7 @@ def test_in_a_pipeline_only_the_output_goes_through_us(shell: Screen) -> None:
     shell.type("\x1a")
     assert b"Stopped" in shell.wait_for("[2]$ ")
     shell.type("fg\n")
-    shell.wait_for("exec sleep 60'\r\n")
+    until(lambda: os.tcgetpgrp(shell.descriptor) != shell.pid)
     shell.type("\x03")
     shell.wait_for("[3]$ ")
     shell.type("echo code $?\n")
