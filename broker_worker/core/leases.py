@@ -226,13 +226,17 @@ class LeaseBook:
         """Move the end of a lease further; a copy that was asked for with a shorter life does not shorten it."""
         if expires_at > holding.expires_at:
             holding.expires_at = expires_at
-        self.note(holding)
+        held = self._open.get(_place_of(holding))
+        if held is None or held.lease.token == holding.lease.token:  # else it is another worker's, who knows it
+            self.note(holding)
 
     def end(self, holding: Holding) -> None:
-        """Forget a lease that is over."""
-        ended = self._open.pop(_place_of(holding), None)
-        if ended is not None:
-            self._leave(ended)
+        """Forget a lease that is over; another one of the same version, such as another worker's, changes nothing."""
+        place = _place_of(holding)
+        held = self._open.get(place)
+        if held is not None and held.lease.token == holding.lease.token:
+            del self._open[place]
+            self._leave(held)
 
     def purge(self, now: int) -> None:
         """Forget what has expired."""

@@ -115,7 +115,7 @@ def _decided(
     way: Way | None = None,
 ) -> Decision:
     identity = ask.identity
-    in_scope = identity.scope is None or identity.in_scope(name)
+    in_scope = identity.in_scope(name) and (ask.actor is None or ask.actor.in_scope(name))
     return decide(
         configuration.policy,
         identity.agent_id,

@@ -152,8 +152,11 @@ class Desk:
                         case.refuse(Code.REVOKED, "secret_revoked")
 
     def _is_revoked(self, ask: Ask) -> bool:
-        """Whether the run, or who asks for it, was revoked; calls that it made before are recorded all the same."""
-        asking = (ask.sender,) if ask.action == "report" else (ask.identity, ask.sender)
+        """Whether who asks was revoked, or the run that a value is asked for.
+
+        Calls that a run made before are recorded all the same, and what was lent for it can be given back.
+        """
+        asking = (ask.identity, ask.sender) if ask.action == "resolve" else (ask.sender,)
         of_run = self.affairs.revocations.of_run
         return any(of_run(each.agent_id, each.run_id, each.token_id) is not None for each in asking)
 

@@ -209,6 +209,22 @@ async def test_two_runs_have_leases_of_their_own_with_one_proxy(bench: DeskBench
     assert (await bench.ask(proxy, body=Renew(leases[0]))).status == "refused"
 
 
+async def test_the_scope_of_either_token_narrows(bench: DeskBench) -> None:
+    """Whoever launches a proxy can hold it to the names of its routes."""
+    run, narrow = bench.run("claude"), bench.run("claude", scope=["openai.*"])
+    proxy, held = bench.run("egress"), bench.run("egress", scope=["anthropic.*"])
+    outcomes = [
+        (await ask(bench, actor, shown(subject), name)).status
+        for actor, subject, name in (
+            (proxy, narrow, PROXIED),
+            (proxy, narrow, KEY),
+            (held, run, KEY),
+            (held, run, PROXIED),
+        )
+    ]
+    assert outcomes == ["refused", "ok", "refused", "ok"]
+
+
 async def test_the_runs_limits_count(bench: DeskBench) -> None:
     """Whoever asks for it."""
     bench.load(
@@ -464,3 +480,15 @@ async def test_the_audit_says_for_which_way_people_are_asked_and_by_whom(tmp_pat
     await ask(bench, bench.run("egress"), shown(bench.run("claude")), GUARDED)
     (record,) = bench.sink.of("approval_requested")
     assert (record.agent_id, record.deliver, record.actor) == ("claude", "proxy", "egress")
+
+
+async def test_a_run_that_is_revoked_while_its_lease_is_given_back_does_not_look_like_the_proxy(
+    bench: DeskBench,
+) -> None:
+    """Only that lease is answered as revoked: a client whose own run is revoked drops all that it holds."""
+    run, proxy = bench.run("claude"), bench.run("egress")
+    (result,) = (await ask(bench, proxy, shown(run))).results
+    assert result.lease is not None
+    bench.admission.before = lambda: revoke(bench, order("run", f"claude/{run.credential.run_id}"))
+    reply = await bench.ask(proxy, body=Release(result.lease))
+    assert (reply.code, reply.results[0].code) == (None, Code.REVOKED)
