@@ -256,8 +256,8 @@ def _read_descriptor(number: str) -> bytes:
             _close(descriptor)
     if not text:
         raise CredentialInvalid(
-            f"descriptor {number} holds nothing any more: another process of this run took the credential; where several "
-            "ask, use `secret-broker launch --credential-file`"
+            f"descriptor {number} holds nothing any more: another process of this run took the credential; "
+            "where several ask, use `secret-broker launch --credential-file`"
         )
     return text
 

@@ -25,7 +25,9 @@ REFUSED = 1
 USAGE = 2
 NO_CREDENTIAL = 7
 INTERRUPTED = 130
-_LAUNCH = "start it with `secret-broker launch --agent ID -- …`; where several commands ask, with `--credential-file PATH` as well"
+_LAUNCH = (
+    "start it with `secret-broker launch --agent ID -- …`, and with `--credential-file PATH` where several commands ask"
+)
 _START_AGAIN = "start the run again: `secret-broker launch --agent ID -- …`"
 _HINTS = {
     Code.DENIED: (

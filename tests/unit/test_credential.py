@@ -55,7 +55,7 @@ def test_a_descriptor_that_another_process_emptied_says_so(run: RunCredential) -
     descriptor = _pipe(run.to_json())
     second = os.dup(descriptor)
     RunCredential.load({FD: str(descriptor)})
-    with pytest.raises(CredentialInvalid, match="took the credential.*--credential-file"):
+    with pytest.raises(CredentialInvalid, match=r"took the credential.*--credential-file"):
         RunCredential.load({FD: str(second)})
 
 
