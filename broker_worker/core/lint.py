@@ -198,7 +198,7 @@ class _Linter:
                 first.setdefault(key, []).append(grant)
 
     def _delegation(self, agent: AgentPolicy) -> Iterator[Finding]:
-        """Agents that act for nobody, and values that only a proxy may use where there is none."""
+        """Agents that act for nobody or take no proofs, and values that only a proxy may use where there is none."""
         acts_for, agents = agent.acts_for, self._policy.agents
         if acts_for is not None and agent.agent_id in (acts_for.agents or ()):
             message = f"agent `{agent.agent_id}` acts for itself, which is refused: what it may have it asks for itself"
@@ -206,6 +206,12 @@ class _Linter:
         for other in sorted((acts_for.agents or frozenset()) - agents.keys()) if acts_for is not None else ():
             message = f"agent `{agent.agent_id}` acts for agent `{other}`, which the policy does not have"
             yield Finding("unknown_agent", message, agent.origin, "correct the name, or add the agent to the policy")
+        if acts_for is not None and acts_for.audience is None:
+            served = (a for a in agents.values() if any(acts_for.covers(a.agent_id, way) for way in acts_for.deliver))
+            for other in (each.agent_id for each in served if each.proof_required):
+                message = f"agent `{agent.agent_id}` acts for `{other}`, which wants proofs, and names no `audience`"
+                hint = "write `audience:` in its `acts_for`: the address where it is called"
+                yield Finding("proof_without_audience", message, agent.origin, hint)
         others = [each.acts_for for each in agents.values() if each is not agent and each.acts_for is not None]
         if any(each.covers(agent.agent_id, "proxy") for each in others):
             return
@@ -254,20 +260,12 @@ class _Linter:
             yield Finding("unknown_agent", message, None, "correct the name, or add the agent to the policy")
 
     def _gateway(self) -> Iterator[Finding]:
-        """An address for a gateway as which nobody may ask, or that takes no proofs where one is required."""
+        """An address for a gateway as which nobody may ask."""
         acting = [each for each in self._policy.agents.values() if each.acts_for and "value" in each.acts_for.deliver]
         if self._configuration.server is not None and not acting:
             message = "`server` is written, and no agent may act for others, so the gateway does not run"
             hint = "write below `agents:`: gateway: {allow: [], acts_for: {all_agents: true, deliver: [value]}}"
             yield Finding("gateway_without_agent", message, None, hint)
-        demanding = [each.agent_id for each in self._policy.agents.values() if each.proof_required]
-        for each in acting:
-            acts_for = each.acts_for
-            served = [agent for agent in demanding if acts_for is not None and acts_for.covers(agent, "value")]
-            if served and acts_for is not None and acts_for.audience is None:
-                message = f"agent `{each.agent_id}` acts for `{served[0]}`, which wants proofs, and names no `audience`"
-                hint = "write `audience:` in its `acts_for`: the address where it is called"
-                yield Finding("proof_without_audience", message, each.origin, hint)
 
     def _tokens(self) -> Iterator[Finding]:
         """Static tokens that are good for nothing."""

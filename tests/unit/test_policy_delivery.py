@@ -139,6 +139,17 @@ def test_what_can_hardly_be_meant_is_warned_of() -> None:
     assert [finding.code for finding in lint(configured(itself), NOW)] == ["acts_for_itself", "no_proxy"]
 
 
+def test_a_proof_that_is_required_and_taken_nowhere_is_warned_of() -> None:
+    """Without `audience` no proof counts, so such an agent would never be served there."""
+    text = "agents:\n  codex: {allow: [one], proof: required}\n  grok: {allow: [one]}\n"
+    acts = "  egress: {allow: [], acts_for: {all_agents: true, deliver: [proxy]}}\n"
+    (finding,) = lint(configured(text + acts), NOW)
+    assert (finding.code, str(finding.origin)) == ("proof_without_audience", "policy.yaml:4")
+    assert "`codex`" in finding.message
+    assert lint(configured(text + acts.replace("]}}", '], audience: "http://127.0.0.1:7700"}}')), NOW) == ()
+    assert lint(configured(text + acts.replace("all_agents: true", "agents: [grok]")), NOW) == ()
+
+
 def test_people_can_ask_what_holds_for_a_way(tmp_path: Path) -> None:
     """`policy explain --deliver` and a table's `deliver` decide as the broker does."""
     policy = tmp_path / "policy.yaml"
