@@ -4,7 +4,8 @@ A proxy is an intermediary (RFC 9110, section 7.6): what concerns one connection
 make the upstream see another caller, another method or another path than the route allows does not go on.
 """
 
-from urllib.parse import urlsplit
+import re
+from urllib.parse import urljoin, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -40,6 +41,9 @@ _NOT_RETURNED = _HOP_BY_HOP | frozenset(
 )  # fmt: skip
 """A session cookie is a credential that the secret earned; the others speak of the upstream's own host."""
 
+_PLAIN = re.compile(r"[!-\[\]-~]+", re.ASCII)
+"""A place that all programs read in the same way: without spaces, backslashes and whatever is not ASCII."""
+
 
 def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
     """The headers that go on to the upstream, without the value.
@@ -69,8 +73,15 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     return kept
 
 
-def from_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
-    """The headers that are passed on to the agent; places on the upstream become places on the route."""
+def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, port: int) -> CIMultiDict[str]:
+    """The headers that are passed on to the agent; places on the upstream become places on the route.
+
+    Args:
+        headers: the answer's.
+        route: the route.
+        path: what was called on the upstream; relative places start there.
+        port: where the proxy listens.
+    """
     left_out = _nominated(headers)
     kept: CIMultiDict[str] = CIMultiDict()
     for name, raw in headers.items():
@@ -78,7 +89,12 @@ def from_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[s
         if low in _NOT_RETURNED or low in left_out:
             continue
         value = raw if raw.isprintable() else "".join(c if c.isprintable() else " " for c in raw)
-        kept.add(name, _place(value, route) if low in {"location", "content-location"} else value)
+        if low in {"location", "content-location"}:
+            place = _place(value.strip(), route, path, port)
+            if place is not None:
+                kept.add(name, place)
+        else:
+            kept.add(name, value)
     return kept
 
 
@@ -88,21 +104,26 @@ def _nominated(headers: CIMultiDictProxy[str]) -> frozenset[str]:
     return frozenset(word.strip().lower() for value in values for word in value.split(",")) if values else frozenset()
 
 
-def _place(text: str, route: Route) -> str:
-    """A place on the upstream as the agent reaches it; any other as it is.
+def _place(text: str, route: Route, path: str, port: int) -> str | None:
+    """A place on the upstream as the agent reaches it, and any other as it is; None for what may be one of this proxy.
 
-    The proxy follows no redirect. Whoever follows one to elsewhere goes there without the value.
+    The proxy follows no redirect. Whoever follows one to elsewhere goes there without the value. One that leads back
+    here would go to another route, with the agent's own token: no upstream may send agents there.
     """
     upstream = route.upstream
     try:
-        parts = urlsplit(text)
-        is_here = not parts.scheme and not parts.netloc and text.startswith("/")
-        if not is_here and f"{parts.scheme}://{parts.netloc}".lower() != upstream.origin:
-            return text
+        parts = urlsplit(urljoin(upstream.origin + path, text))
+        if not _PLAIN.fullmatch(text) or (parts.scheme in {"http", "https"} and not parts.netloc) or parts.port == port:
+            return None
+    except ValueError:
+        return None
+    if f"{parts.scheme}://{parts.netloc}".lower() != upstream.origin:
+        return text
+    try:
         segments = read_segments(parts.path or "/")
     except ValueError:
-        return text
+        return parts.geturl()
     if segments[: len(upstream.prefix)] != upstream.prefix:
-        return text
-    path = "/".join(("", route.name, *segments[len(upstream.prefix) :]))
-    return path + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")
+        return parts.geturl()
+    place = "/".join(("", route.name, *segments[len(upstream.prefix) :]))
+    return place + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")

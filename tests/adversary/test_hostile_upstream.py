@@ -1,0 +1,76 @@
+"""The proxy between an agent and an upstream that means harm, or answers oddly: no value, and no other route."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from egress_upstream import Authority, answer
+from egress_workbench import ROUTE, VALUE, Bench, open_bench
+
+PACKED = gzip.compress(VALUE.encode())
+CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(PACKED), PACKED)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        answer(PACKED, "Content-Encoding: identity", "Content-Encoding: gzip"),
+        answer(gzip.compress(PACKED), "Content-Encoding: gzip", "Content-Encoding: gzip"),
+        answer(PACKED, "Content-Encoding:", "Content-Encoding: gzip"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + CHUNKS,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS,
+    ],
+    ids=["two codings", "twice", "an empty one", "a transfer coding", "two transfer codings"],
+)
+async def test_no_coding_hides_the_value(bench: Bench, raw: bytes) -> None:
+    """What is encoded in more ways than one cannot be searched, so it is not passed on."""
+    bench.upstream.says("/v1/f", raw)
+    got = await bench.call("/openai/v1/f")
+    assert json.loads(got.body)["code"] == "encoding_refused"
+
+
+HERE = "127.0.0.1:{port}/github/repos"
+
+
+@pytest.mark.parametrize(
+    ("place", "seen"),
+    [
+        ("http://" + HERE, None),
+        ("http://localhost:{port}/github/repos", None),
+        ("HTTP://x@" + HERE, None),
+        ("//" + HERE, None),
+        ("http:/" + HERE, None),
+        ("http:../../github/repos", None),
+        ("\\\\" + HERE, None),
+        ("/\\" + HERE, None),
+        ("/github repos", None),
+        ("http://[/", None),
+        ("../../github/repos", "/openai/github/repos"),
+        ("/../github/repos", "/openai/github/repos"),
+        ("/github/repos", "/openai/github/repos"),
+        ("next?page=2", "/openai/v1/next?page=2"),
+        ("?page=2", "/openai/v1/f?page=2"),
+        ("/github/%2e%2e/x", "https://localhost:{upstream}/github/%2e%2e/x"),
+        ("//elsewhere.example/github", "//elsewhere.example/github"),
+    ],
+)
+async def test_no_redirect_leads_to_another_route(bench: Bench, place: str, seen: str | None) -> None:
+    """An agent that follows a redirect stays on the route or leaves the proxy: no upstream calls other routes by it."""
+    ports = {"port": bench.port, "upstream": bench.upstream.port}
+    bench.upstream.says("/v1/f", answer(b"", "Location: " + place.format(**ports), status="307 Temporary Redirect"))
+    got = await bench.call("/openai/v1/f", "POST", data=b"x")
+    assert (got.status, got.headers.get("Location")) == (307, seen and seen.format(**ports))
+
+
+async def test_a_place_outside_of_the_prefix_is_not_on_the_proxy(tmp_path: Path, authority: Authority) -> None:
+    """Where the route has a prefix, what the upstream has beside it is the upstream's, and is said in full."""
+    text = ROUTE.replace("{port}\n", "{port}/api\n")
+    async with open_bench(tmp_path, authority, text=text) as bench:
+        for place, seen in (
+            ("/github/v1/keys", f"https://localhost:{bench.upstream.port}/github/v1/keys"),
+            ("../../../github/v1/keys", f"https://localhost:{bench.upstream.port}/github/v1/keys"),
+            ("/api/v1/keys", "/openai/v1/keys"),
+        ):
+            bench.upstream.says("/api/v1/f", answer(b"", f"Location: {place}", status="302 Found"))
+            assert (await bench.call("/openai/v1/f")).headers["Location"] == seen
