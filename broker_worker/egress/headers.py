@@ -21,18 +21,20 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 """RFC 9110, section 7.6.1, and what RFC 2616 and older clients counted among them."""
-_OVERRIDES = frozenset(
-    {
-        "x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri",
-        "x-rewrite-url", "x-forwarded-uri", "x-forwarded-path", "x-forwarded-prefix", "x-original-method",
-    }
-)  # fmt: skip
+_OVERRIDES = re.compile(
+    r"x-(?:original|rewrite|override|replaced|envoy-original)-.*"
+    r"|x-(?:http-)?method(?:-override)?|x-http-(?:path|host|url|uri)-override|x-host"
+    r"|x-forwarded-(?:uri|path|prefix|method)"
+)
 """By these a server may be told to take a call for another one than its request line says."""
 _NOT_SENT = _HOP_BY_HOP | CREDENTIAL_HEADERS | frozenset(
     {
         "host", "content-length", "expect", "accept-encoding", "forwarded", "via", "x-real-ip", "x-client-ip",
+        "range", "if-range",
     }
 )  # fmt: skip
+"""What goes on is made anew or left out. A range (RFC 9110, section 14) could cut the value in an answer into parts
+that nobody finds; a server need not heed one, so that leaving it out changes no meaning."""
 _NOT_RETURNED = _HOP_BY_HOP | frozenset(
     {
         "set-cookie", "set-cookie2", "content-length", "alt-svc", "strict-transport-security",
@@ -60,7 +62,7 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         low = name.lower()
-        if low in _OVERRIDES:
+        if _OVERRIDES.fullmatch(low):
             raise Refusal(400, "header_refused", f"the header {low} could turn this call into another")
         if low in _NOT_SENT or low in left_out or low == own or low.startswith("x-forwarded-"):
             continue

@@ -65,6 +65,10 @@ class Values:
         """Ask again for everything."""
         self._kept.clear()
 
+    def knows(self, token: str) -> bool:
+        """Whether the broker has accepted a token before."""
+        return token in self._accepted
+
     async def lend(self, route: Route, caller: Caller) -> LentValue:
         """The value that goes with a call.
 
@@ -90,14 +94,14 @@ class Values:
             raise unauthenticated("this run's identity token is over: start the run again")
         asking = self._asking.get(key)
         if asking is None:
-            if token not in self._accepted and (wait := self._strangers.take("all", _STRANGERS)):
-                raise Refusal(429, "rate_limited", "too many runs are new here: try again", 1 + wait // 1_000_000)
+            self._admit(token)
             asking = self._asking[key] = asyncio.create_task(self._ask(route, caller))
             asking.add_done_callback(lambda task: self._settle(key, caller, task))
         return await self._checked(asyncio.shield(asking))
 
     async def _prove(self, route: Route, caller: Caller, proof: str) -> LentValue:
         """Ask with a proof, which serves once (docs/protocol.md, "Proof of possession")."""
+        token = caller.subject.token
         now = asyncio.get_running_loop().time()
         while self._proofs and next(iter(self._proofs.values())) < now:
             self._proofs.popitem(last=False)
@@ -105,13 +109,28 @@ class Values:
             raise unauthenticated("this proof was shown before: make a new one for each call")
         if len(self._proofs) >= _MAX_PROOFS:
             raise Refusal(429, "rate_limited", "too many proofs at once: try again", 1)
+        self._admit(token)
         self._proofs[proof] = now + _PROOF_SECONDS
         try:
-            return await self._checked(self._ask(route, caller))
+            loan = await self._checked(self._ask(route, caller))
         except Refusal as refusal:
             if refusal.code == "unauthenticated":
                 self._proofs.pop(proof, None)  # no broker takes it, so it need not be remembered
             raise
+        self._accept(token)
+        return loan
+
+    def _admit(self, token: str) -> None:
+        """Have the broker asked about a token, unless there were too many that it did not know."""
+        if token not in self._accepted and (wait := self._strangers.take("all", _STRANGERS)):
+            raise Refusal(429, "rate_limited", "too many runs are new here: try again", 1 + wait // 1_000_000)
+
+    def _accept(self, token: str) -> None:
+        """Remember that the broker knows a token."""
+        self._accepted[token] = None
+        self._accepted.move_to_end(token)
+        if len(self._accepted) > _MAX_ENTRIES:
+            self._accepted.popitem(last=False)
 
     async def _ask(self, route: Route, caller: Caller) -> LentValue:
         secret = await self._client().get(
@@ -143,10 +162,7 @@ class Values:
             if caller.expires_at is not None:
                 until = min(until, now + caller.expires_at / 1000 - time.time())
             self._keep(key, _Remembered(until, loan=task.result()))
-            self._accepted[key[0]] = None
-            self._accepted.move_to_end(key[0])
-            if len(self._accepted) > _MAX_ENTRIES:
-                self._accepted.popitem(last=False)
+            self._accept(key[0])
         elif isinstance(error, NotGranted) and not isinstance(error, ApprovalPending):
             self._keep(key, _Remembered(now + REFUSED_SECONDS, error=error))
 
