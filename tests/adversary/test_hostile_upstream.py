@@ -1,11 +1,13 @@
 """The proxy between an agent and an upstream that means harm, or answers oddly: no value, and no other route."""
 
+import asyncio
 import gzip
 import json
 from pathlib import Path
 
 import pytest
-from egress_upstream import Authority, answer
+from desk_workbench import until
+from egress_upstream import Authority, Received, answer
 from egress_workbench import ROUTE, VALUE, Bench, open_bench
 
 PACKED = gzip.compress(VALUE.encode())
@@ -74,3 +76,26 @@ async def test_a_place_outside_of_the_prefix_is_not_on_the_proxy(tmp_path: Path,
         ):
             bench.upstream.says("/api/v1/f", answer(b"", f"Location: {place}", status="302 Found"))
             assert (await bench.call("/openai/v1/f")).headers["Location"] == seen
+
+
+async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(bench: Bench) -> None:
+    """A second answer to one request, which a smuggled request could bring about, is not given to another run."""
+    said = asyncio.Event()
+
+    async def twice(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(b"first"))
+        await writer.drain()
+        await said.wait()
+        writer.write(answer(b"nobody's"))
+        await writer.drain()
+
+    bench.upstream.behave["/v1/twice"] = twice
+    assert (await bench.call("/openai/v1/twice", "POST", data=b"x")).body == b"first"
+    said.set()
+    line = bench.egress._connections.get("openai")
+    assert line is not None
+    idle = line.session.connector
+    assert idle is not None
+    await until(lambda: any(each.should_close for pool in idle._conns.values() for each, _ in pool))  # it has arrived
+    other = bench.auth(bench.desk.credential("codex"))
+    assert (await bench.call("/openai/v1/f", "POST", headers=other, data=b"mine")).body == b"echo:mine"
