@@ -80,6 +80,7 @@ class Answer:
         if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and not is_events:
             body = await self._upstream.read()
             self._exchanged.received = len(body)
+            self._check_revoked()
             headers, body = self._scrubber.whole(self._headers, body)
             return Response(status=status, headers=headers, body=body)
         response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
@@ -94,8 +95,7 @@ class Answer:
         decoded, stream = 0, self._scrubber.stream()
         async for chunk in self._upstream.content.iter_any():
             self._exchanged.received += len(chunk)
-            if self._loan.revoked:
-                raise Refusal(403, "revoked", "the secret of this route was taken back")
+            self._check_revoked()
             for piece in self._decoder.decode(chunk):
                 decoded += len(piece)
                 if decoded > self._most:
@@ -105,6 +105,10 @@ class Answer:
         self._decoder.finish()
         if rest := stream.flush():
             yield rest
+
+    def _check_revoked(self) -> None:
+        if self._loan.revoked:
+            raise Refusal(403, "revoked", "the secret of this route was taken back")
 
     def _too_large(self) -> Refusal:
         return Refusal(502, "response_too_large", f"this route passes on bodies of at most {self._most} bytes")

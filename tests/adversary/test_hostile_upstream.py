@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from desk_workbench import until
 from egress_upstream import Authority, Received, answer
-from egress_workbench import ROUTE, VALUE, Bench, open_bench
+from egress_workbench import ROUTE, SECRET, VALUE, Bench, open_bench
 
 PACKED = gzip.compress(VALUE.encode())
 CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(PACKED), PACKED)
@@ -99,3 +99,33 @@ async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(ben
     await until(lambda: any(each.should_close for pool in idle._conns.values() for each, _ in pool))  # it has arrived
     other = bench.auth(bench.desk.credential("codex"))
     assert (await bench.call("/openai/v1/f", "POST", headers=other, data=b"mine")).body == b"echo:mine"
+
+
+@pytest.mark.parametrize("status", ["000 No", "099 No"])
+async def test_a_status_that_is_none_hides_no_calls(bench: Bench, status: str) -> None:
+    """The broker takes no such status, and would record none of the calls that are reported together with it."""
+    bench.upstream.says("/v1/f", answer(b"{}", status=status))
+    assert (await bench.call()).status == 200
+    got = await bench.call("/openai/v1/f")
+    assert (got.status, json.loads(got.body)["code"]) == (502, "upstream_broken")
+    assert [(call.status, call.fault) for call in await bench.recorded(2)] == [(200, None), (None, "upstream_broken")]
+
+
+async def test_a_short_answer_ends_too_when_the_secret_is_taken_back(bench: Bench) -> None:
+    """As a long one does: what comes after the revocation is not passed on."""
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        await writer.drain()
+        begun.set()
+        await go.wait()
+        writer.write(b"world")
+
+    bench.upstream.behave["/v1/slow"] = slow
+    calling = asyncio.create_task(bench.call("/openai/v1/slow"))
+    await asyncio.wait_for(begun.wait(), 10)
+    bench.desk.revoke(SECRET)
+    go.set()
+    got = await calling
+    assert (got.status, json.loads(got.body)["code"]) == (403, "revoked")
