@@ -23,8 +23,12 @@ _STEERING_NAMES: Final = frozenset(
         "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "TMPDIR", "TEMP", "TMP", "ENV", "IFS", "SHELL",
         "PAGER", "EDITOR", "VISUAL", "BROWSER", "NODE_OPTIONS", "JDK_JAVA_OPTIONS", "SSL_CERT_FILE", "SSL_CERT_DIR",
         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SYSTEMROOT", "PATHEXT",
+        "OPENSSL_CONF", "OPENSSL_MODULES", "SSLKEYLOGFILE", "GCONV_PATH", "NODE_PATH", "NODE_EXTRA_CA_CERTS", "ZDOTDIR",
+        "CLASSPATH", "MAKEFLAGS", "CURL_HOME", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "PS4",
+        "PROMPT_COMMAND",
     }
 )  # fmt: skip
+_STEERING_KINDS: Final = re.compile(r"(?:.*_)?(?:PAGER|EDITOR|BROWSER|ASKPASS|LESSOPEN|LESSCLOSE|PROXY)", re.IGNORECASE)
 """Variables that make a program run, load or ask something else: no secret stands in one unless a pattern says so."""
 
 
@@ -40,7 +44,8 @@ class _Pattern(Struct, frozen=True):
     def _binds(self, variable: str, name: str) -> bool:
         if self.bindings:
             return any(variable == bound and pattern.matches(name) for bound, pattern in self.bindings)
-        return not (variable in _STEERING_NAMES or variable.startswith(_STEERING))
+        is_steering = variable in _STEERING_NAMES or variable.startswith(_STEERING)
+        return not is_steering and _STEERING_KINDS.fullmatch(variable) is None
 
 
 class AllowedCommands:
@@ -117,5 +122,16 @@ def _cover(words: Sequence[str], argv: Sequence[str]) -> bool:
 
 
 def _is_covered(word: str, argument: str) -> bool:
-    pattern = ".*".join(re.escape(part) for part in re.split(r"\*+", word))
-    return re.fullmatch(pattern, argument, re.DOTALL) is not None
+    first, *more = re.split(r"\*+", word)
+    if not more:
+        return word == argument
+    *middle, last = more
+    at, end = len(first), len(argument) - len(last)
+    if at > end or not argument.startswith(first) or not argument.endswith(last):
+        return False
+    for part in middle:  # the first place is as good as any, so nothing is tried twice, however long the argument is
+        found = argument.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True

@@ -122,13 +122,13 @@ class Asking:
         if self._asked_again:
             return self._answer
         params = ElicitRequestURLParams(
-            message=_message(approvals, purpose), url=self.link(approvals), elicitation_id=_id(approvals)
+            message=asked_of_a_person(approvals, purpose), url=self.link(approvals), elicitation_id=_id(approvals)
         )
         raise InputNeeded(InputRequiredResult(input_requests={_KEY: ElicitRequest(params=params)}))
 
     async def _elicit(self, approvals: Sequence[str], purpose: str, scope: anyio.CancelScope) -> None:
         session, request_id = self._context.session, self._context.request_id
-        message, url = _message(approvals, purpose), self.link(approvals)
+        message, url = asked_of_a_person(approvals, purpose), self.link(approvals)
         try:
             answer = await session.elicit_url(message, url, _id(approvals), request_id)
         except MCPError:  # some clients say that they can, and then refuse: the model has to hand the link on
@@ -143,13 +143,22 @@ class Asking:
         started = anyio.current_time()
         while True:
             passed = anyio.current_time() - started
-            message = f"waiting for people to approve {', '.join(approvals)}"
+            message = f"waiting for people to approve {', '.join(approvals) or 'it'}"
             await self._context.session.report_progress(passed, seconds, message)
             await anyio.sleep(PROGRESS_SECONDS)
 
 
-def _message(approvals: Sequence[str], purpose: str) -> str:
-    return f"A secret needs a person's approval ({', '.join(approvals)}). The agent says that it is for: {purpose}"
+def asked_of_a_person(approvals: Sequence[str], purpose: str) -> str:
+    """What the client's user reads: one line, in which the agent's words cannot be taken for ours.
+
+    Args:
+        approvals: the ids of what waits.
+        purpose: what the agent says that it is for; it may have been talked into that.
+    """
+    ids = f" ({', '.join(approvals)})" if approvals else ""
+    words = "".join(c if c.isprintable() else " " for c in purpose.replace('"', "'"))
+    said = f' The agent says that it is for: "{words}"' if words else ""
+    return f"A secret needs a person's approval{ids}.{said}"
 
 
 def _id(approvals: Sequence[str]) -> str:

@@ -86,6 +86,7 @@ class RouteResult(Struct, omit_defaults=True, forbid_unknown_fields=True):
     left_out: Annotated[int, Meta(description="Bytes of the body that are not shown.")] = 0
     refused: Annotated[str, Meta(description="The code, if it was the proxy that refused the call.")] = ""
     advice: Annotated[str, Meta(description="What to do about that.")] = ""
+    approvals: Annotated[list[str], Meta(description="The ids of the approvals that people decide on.")] = []
     link: Annotated[str, Meta(description="Where people decide; for the user to open.")] = ""
 
 

@@ -45,6 +45,10 @@ _AGAIN_SECONDS: Final = 2.0
 
 class _Problem(Struct):
     code: Annotated[str, Meta(pattern=r"^[a-z_]{1,64}\Z")]
+    approvals: Annotated[list[Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]], Meta(max_length=64)] = []
+
+
+_NO_PROBLEM: Final = _Problem("")
 
 
 class Routes:
@@ -93,10 +97,10 @@ class Routes:
         result = await self._once(call)
         seconds = asking.seconds(call.wait_seconds)
         if result.refused == Code.APPROVAL_PENDING and seconds:
-            decided = await asking.meanwhile(partial(self._until_decided, call, seconds), (), call.purpose, seconds)
-            result = decided or result
+            work = partial(self._until_decided, call, seconds)
+            result = await asking.meanwhile(work, result.approvals, call.purpose, seconds) or result
         if result.refused == Code.APPROVAL_PENDING:
-            result.link = asking.link(())
+            result.link = asking.link(result.approvals)
         return result
 
     async def _until_decided(self, call: CallRoute, seconds: float) -> RouteResult:
@@ -130,8 +134,9 @@ class Routes:
             for name, value in list(answer.headers.items())[:_MOST_HEADERS]
             if name.lower() not in _HIDDEN
         }
-        code = _problem(answer, data)
-        return RouteResult(answer.status_code, headers, body, left_out, code, _advice(code))
+        problem = _problem(answer, data)
+        advice = _advice(problem.code)
+        return RouteResult(answer.status_code, headers, body, left_out, problem.code, advice, problem.approvals)
 
     def _proof(self) -> dict[str, str]:
         """A proof that this process holds the run's key, good for one request (draft-ietf-wimse-wpt)."""
@@ -147,14 +152,17 @@ def _advice(code: str) -> str:
     return ADVICE[Code(code)] if code in list(Code) else "read the body: correct the call, or tell the user"
 
 
-def _problem(answer: httpx2.Response, data: bytes) -> str:
-    """The code of a refusal of the proxy's (RFC 9457). A service that writes the same is only misunderstood as one."""
+def _problem(answer: httpx2.Response, data: bytes) -> _Problem:
+    """A refusal of the proxy's (RFC 9457), without a code if it is none.
+
+    A service that writes the same is only misunderstood as one.
+    """
     if answer.headers.get("content-type", "").partition(";")[0] != "application/problem+json":
-        return ""
+        return _NO_PROBLEM
     try:
-        return msgspec.json.decode(data, type=_Problem).code
-    except msgspec.MsgspecError:
-        return ""
+        return msgspec.json.decode(data, type=_Problem)
+    except (msgspec.MsgspecError, ValueError):
+        return _NO_PROBLEM
 
 
 async def _read(answer: httpx2.Response) -> tuple[bytes, int]:

@@ -19,6 +19,9 @@ Network = IPv4Network | IPv6Network
 _NAT64 = ip_network("64:ff9b::/96")
 _TRANSITION = (ip_network("2002::/16"), ip_network("2001::/32"), ip_network("::/96"))
 """IPv6 addresses that hold an IPv4 one (6to4, Teredo, IPv4-compatible): nothing public is reached by them today."""
+_NOT_PUBLIC = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "3fff::/20")))
+"""Networks that Python 3.11 takes for public: protocol assignments, where Oracle's cloud has its metadata, the old 6to4
+relays, the address by which Azure's machines reach their host, and documentation (RFC 9637)."""
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^`|~-]{1,64}", re.ASCII)
 _OURS = frozenset(
     {
@@ -177,6 +180,8 @@ def is_public(address: Address) -> bool:
             return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
         if address.is_site_local or any(address in network for network in _TRANSITION):
             return False
+    if any(address.version == network.version and address in network for network in _NOT_PUBLIC):
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
 
 

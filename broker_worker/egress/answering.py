@@ -7,7 +7,7 @@ from aiohttp import ClientResponse
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from broker_worker.core.egress import Route
-from broker_worker.egress.decoding import Decoder
+from broker_worker.egress.decoding import Decoder, encoding_refused
 from broker_worker.egress.headers import from_upstream
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.problems import Refusal
@@ -54,8 +54,9 @@ class Answer:
         self._loan = loan
         self._scrubber = loan.scrubber()
         self._exchanged = exchanged
-        self._decoder = Decoder(upstream.headers.get("Content-Encoding"))
-        self._headers = from_upstream(upstream.headers, route)
+        self._decoder = _decoder(upstream)
+        port = int((request.host or "").rpartition(":")[2])
+        self._headers = from_upstream(upstream.headers, route, upstream.url.raw_path, port)
         if not self._decoder.is_identity:
             self._headers.popall("Content-Encoding", None)
             self._headers.popall("Content-MD5", None)
@@ -79,6 +80,7 @@ class Answer:
         if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and not is_events:
             body = await self._upstream.read()
             self._exchanged.received = len(body)
+            self._check_revoked()
             headers, body = self._scrubber.whole(self._headers, body)
             return Response(status=status, headers=headers, body=body)
         response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
@@ -93,8 +95,7 @@ class Answer:
         decoded, stream = 0, self._scrubber.stream()
         async for chunk in self._upstream.content.iter_any():
             self._exchanged.received += len(chunk)
-            if self._loan.revoked:
-                raise Refusal(403, "revoked", "the secret of this route was taken back")
+            self._check_revoked()
             for piece in self._decoder.decode(chunk):
                 decoded += len(piece)
                 if decoded > self._most:
@@ -105,5 +106,22 @@ class Answer:
         if rest := stream.flush():
             yield rest
 
+    def _check_revoked(self) -> None:
+        if self._loan.revoked:
+            raise Refusal(403, "revoked", "the secret of this route was taken back")
+
     def _too_large(self) -> Refusal:
         return Refusal(502, "response_too_large", f"this route passes on bodies of at most {self._most} bytes")
+
+
+def _decoder(upstream: ClientResponse) -> Decoder:
+    """What undoes the answer's coding, which may stand in several lines (RFC 9110, section 5.2).
+
+    Raises:
+        Refusal: if there is more than one, or one of the transfer: in either the value would not be found.
+    """
+    transfer = [coding.strip().lower() for coding in upstream.headers.getall("Transfer-Encoding", ())]
+    if transfer not in ([], ["chunked"]):
+        raise encoding_refused()
+    lines = upstream.headers.getall("Content-Encoding", ())
+    return Decoder(", ".join(lines))

@@ -4,11 +4,17 @@ import asyncio
 import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
 from broker_worker.core.egress import Route
 from broker_worker.egress.addresses import Resolve, RouteResolver, resolve_by_system, socket_for, tls_for
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 _CONNECT_SECONDS = 10.0
 _KEEP_SECONDS = 20.0
@@ -16,6 +22,20 @@ _KEEP_SECONDS = 20.0
 _PIECE = 64 * 1024
 _MAX_LINE, _MAX_HEADERS = 16 * 1024, 200
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+class _Connector(TCPConnector):
+    """aiohttp's pool of connections, without those on which something came that nobody asked for.
+
+    aiohttp would take it for the answer to the next call, which can be another run's.
+    """
+
+    async def _get(self, key: "ConnectionKey", traces: "list[Trace]") -> "Connection | None":
+        """A connection that can be used again."""
+        for protocol, _ in self._conns.get(key, ()):
+            if protocol.should_close:
+                protocol.close()  # one that is closed is passed over
+        return await super()._get(key, traces)
 
 
 def open_session(route: Route, resolve: Resolve, tls: ssl.SSLContext) -> ClientSession:
@@ -26,7 +46,7 @@ def open_session(route: Route, resolve: Resolve, tls: ssl.SSLContext) -> ClientS
         resolve: gives the addresses of the upstream's name.
         tls: the route's TLS settings.
     """
-    connector = TCPConnector(
+    connector = _Connector(
         ssl=tls,
         resolver=RouteResolver(route, resolve),
         socket_factory=socket_for(route),

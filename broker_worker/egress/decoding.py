@@ -10,6 +10,11 @@ _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
 _BROKEN = "the upstream's answer is not encoded as it says"
 
 
+def encoding_refused() -> Refusal:
+    """The answer's coding cannot be undone here."""
+    return Refusal(502, "encoding_refused", "the upstream encoded its answer in a way that cannot be searched")
+
+
 class Decoder:
     """Undoes one content coding (RFC 9110, section 8.4.1).
 
@@ -25,7 +30,7 @@ class Decoder:
     def __init__(self, coding: str | None) -> None:
         name = (coding or "identity").strip().lower()
         if name not in {"identity", "gzip", "x-gzip", "deflate"}:
-            raise Refusal(502, "encoding_refused", "the upstream encoded its answer in a way that cannot be searched")
+            raise encoding_refused()
         self._bits = {"identity": 0, "deflate": _ZLIB}.get(name, _GZIP)
         self._stream = zlib.decompressobj(self._bits) if self._bits else None
         self._begun = False

@@ -23,7 +23,8 @@ from broker_worker.egress.lending import LentValue
 from broker_worker.egress.problems import Refusal
 from broker_worker.egress.sending import Body, add_value, address_of
 
-_SWITCHING = 101
+_FINAL = 200
+"""The least status of an answer (RFC 9110, section 15). aiohttp passes those over that are said before it, but 101."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,9 @@ async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
         upstream = await _ask(passage, address, body)
         _end_with_connection(upstream)
         try:
+            if upstream.status < _FINAL:
+                raise Refusal(502, "upstream_broken", "the upstream changed the protocol, or its answer has no status")
             exchanged.status = upstream.status
-            if upstream.status == _SWITCHING:
-                raise Refusal(502, "upstream_broken", "the upstream changed the protocol, which nobody asked for")
             return await Answer(request, upstream, route, passage.loan, exchanged).pass_on()
         except ClientError:
             raise Refusal(502, "upstream_broken", "the upstream's answer ended before it was whole") from None

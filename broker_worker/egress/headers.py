@@ -4,7 +4,8 @@ A proxy is an intermediary (RFC 9110, section 7.6): what concerns one connection
 make the upstream see another caller, another method or another path than the route allows does not go on.
 """
 
-from urllib.parse import urlsplit
+import re
+from urllib.parse import urljoin, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -20,18 +21,20 @@ _HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 """RFC 9110, section 7.6.1, and what RFC 2616 and older clients counted among them."""
-_OVERRIDES = frozenset(
-    {
-        "x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri",
-        "x-rewrite-url", "x-forwarded-uri", "x-forwarded-path", "x-forwarded-prefix", "x-original-method",
-    }
-)  # fmt: skip
+_OVERRIDES = re.compile(
+    r"x-(?:original|rewrite|override|replaced|envoy-original)-.*"
+    r"|x-(?:http-)?method(?:-override)?|x-http-(?:path|host|url|uri)-override|x-host"
+    r"|x-forwarded-(?:uri|path|prefix|method)"
+)
 """By these a server may be told to take a call for another one than its request line says."""
 _NOT_SENT = _HOP_BY_HOP | CREDENTIAL_HEADERS | frozenset(
     {
         "host", "content-length", "expect", "accept-encoding", "forwarded", "via", "x-real-ip", "x-client-ip",
+        "range", "if-range",
     }
 )  # fmt: skip
+"""What goes on is made anew or left out. A range (RFC 9110, section 14) could cut the value in an answer into parts
+that nobody finds; a server need not heed one, so that leaving it out changes no meaning."""
 _NOT_RETURNED = _HOP_BY_HOP | frozenset(
     {
         "set-cookie", "set-cookie2", "content-length", "alt-svc", "strict-transport-security",
@@ -39,6 +42,9 @@ _NOT_RETURNED = _HOP_BY_HOP | frozenset(
     }
 )  # fmt: skip
 """A session cookie is a credential that the secret earned; the others speak of the upstream's own host."""
+
+_PLAIN = re.compile(r"[!-\[\]-~]+", re.ASCII)
+"""A place that all programs read in the same way: without spaces, backslashes and whatever is not ASCII."""
 
 
 def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
@@ -56,7 +62,7 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         low = name.lower()
-        if low in _OVERRIDES:
+        if _OVERRIDES.fullmatch(low):
             raise Refusal(400, "header_refused", f"the header {low} could turn this call into another")
         if low in _NOT_SENT or low in left_out or low == own or low.startswith("x-forwarded-"):
             continue
@@ -69,8 +75,15 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     return kept
 
 
-def from_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
-    """The headers that are passed on to the agent; places on the upstream become places on the route."""
+def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, port: int) -> CIMultiDict[str]:
+    """The headers that are passed on to the agent; places on the upstream become places on the route.
+
+    Args:
+        headers: the answer's.
+        route: the route.
+        path: what was called on the upstream; relative places start there.
+        port: where the proxy listens.
+    """
     left_out = _nominated(headers)
     kept: CIMultiDict[str] = CIMultiDict()
     for name, raw in headers.items():
@@ -78,7 +91,12 @@ def from_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[s
         if low in _NOT_RETURNED or low in left_out:
             continue
         value = raw if raw.isprintable() else "".join(c if c.isprintable() else " " for c in raw)
-        kept.add(name, _place(value, route) if low in {"location", "content-location"} else value)
+        if low in {"location", "content-location"}:
+            place = _place(value.strip(), route, path, port)
+            if place is not None:
+                kept.add(name, place)
+        else:
+            kept.add(name, value)
     return kept
 
 
@@ -88,21 +106,26 @@ def _nominated(headers: CIMultiDictProxy[str]) -> frozenset[str]:
     return frozenset(word.strip().lower() for value in values for word in value.split(",")) if values else frozenset()
 
 
-def _place(text: str, route: Route) -> str:
-    """A place on the upstream as the agent reaches it; any other as it is.
+def _place(text: str, route: Route, path: str, port: int) -> str | None:
+    """A place on the upstream as the agent reaches it, and any other as it is; None for what may be one of this proxy.
 
-    The proxy follows no redirect. Whoever follows one to elsewhere goes there without the value.
+    The proxy follows no redirect. Whoever follows one to elsewhere goes there without the value. One that leads back
+    here would go to another route, with the agent's own token: no upstream may send agents there.
     """
     upstream = route.upstream
     try:
-        parts = urlsplit(text)
-        is_here = not parts.scheme and not parts.netloc and text.startswith("/")
-        if not is_here and f"{parts.scheme}://{parts.netloc}".lower() != upstream.origin:
-            return text
+        parts = urlsplit(urljoin(upstream.origin + path, text))
+        if not _PLAIN.fullmatch(text) or (parts.scheme in {"http", "https"} and not parts.netloc) or parts.port == port:
+            return None
+    except ValueError:
+        return None
+    if f"{parts.scheme}://{parts.netloc}".lower() != upstream.origin:
+        return text
+    try:
         segments = read_segments(parts.path or "/")
     except ValueError:
-        return text
+        return parts.geturl()
     if segments[: len(upstream.prefix)] != upstream.prefix:
-        return text
-    path = "/".join(("", route.name, *segments[len(upstream.prefix) :]))
-    return path + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")
+        return parts.geturl()
+    place = "/".join(("", route.name, *segments[len(upstream.prefix) :]))
+    return place + (f"?{parts.query}" if parts.query else "") + (f"#{parts.fragment}" if parts.fragment else "")

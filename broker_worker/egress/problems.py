@@ -1,7 +1,7 @@
 """What an agent is told when its call is not made: problem details (RFC 9457) with a stable `code`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -34,6 +34,7 @@ class Refusal(Exception):  # noqa: N818  # what is refused is the call
         code: a slug that stays the same; the audit has it as the call's `fault`.
         detail: a sentence for people, that repeats nothing of the request.
         retry_after: whole seconds after which trying again may help; None if it would not, or nobody knows.
+        approvals: the ids of what people have to decide first.
         headers: of the answer.
         close: whether the connection cannot go on, because what follows on it would be misread.
     """
@@ -45,6 +46,7 @@ class Refusal(Exception):  # noqa: N818  # what is refused is the call
         detail: str,
         retry_after: int | None = None,
         *,
+        approvals: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
         close: bool = False,
     ) -> None:
@@ -53,18 +55,21 @@ class Refusal(Exception):  # noqa: N818  # what is refused is the call
         self.code = code
         self.detail = detail
         self.retry_after = retry_after
+        self.approvals = tuple(approvals)
         self.headers = dict(headers or {})
         self.close = close
 
     def response(self) -> Response:
         """The answer."""
-        document = {
+        document: dict[str, object] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
         }
+        if self.approvals:
+            document["approvals"] = self.approvals
         headers = {**self.headers, "Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store", "Server": "secret-broker"}
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
@@ -85,7 +90,8 @@ def refused_by_broker(error: NotGranted) -> Refusal:
     again = None if error.retry_after is None else max(1, math.ceil(error.retry_after))
     if isinstance(error, ApprovalPending):
         detail = "people have to approve this first and have not decided yet: ask again"
-        return Refusal(403, "approval_pending", detail, APPROVAL_AGAIN_SECONDS)
+        ids = sorted({each.approval for each in error.refusals if each.approval is not None})
+        return Refusal(403, "approval_pending", detail, APPROVAL_AGAIN_SECONDS, approvals=ids)
     if isinstance(error, RateLimited):
         return Refusal(429, "rate_limited", "too many requests for this secret", again or 1)
     if isinstance(error, Unavailable):

@@ -24,8 +24,11 @@ from broker_worker.egress.values import Values
 NO_PATTERN = "/(none)"
 """What the audit has in place of a path that no pattern of the route covers."""
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
-_FAULTS_OF_ALL = Rate(120, 60_000, 60)
+_FAULTS_OF_STRANGERS = Rate(60, 60_000, 20)
+_FAULTS_OF_ALL = Rate(600, 60_000, 100)
 """How many calls that were refused here are recorded: junk must not fill the audit."""
+_AFTER_MS = 30_000
+"""How long a call may go on after its run's token has ended: the broker records it for a minute and no longer."""
 
 
 @dataclass(slots=True)
@@ -112,14 +115,18 @@ class Proxy:
         case.pattern = pattern.text
         headers = to_upstream(request.headers, route)
         token = case.caller.subject.token
-        if wait := self._buckets.take((token, route.name), route.bounds.rate):
-            raise Refusal(429, "rate_limited", "too many calls of this run on this route", 1 + wait // 1_000_000)
+        if any(token in text for text in (*target.segments, case.caller.query or "", *headers.values())):
+            raise Refusal(400, "token_misplaced", "the identity token stands where it would go on to the service")
+        if is_known := self._values.knows(token):
+            self._count(token, route)
         if not self._recorder.keeps_up:
             raise Refusal(503, "audit_unavailable", "calls cannot be recorded now, so none is made", 2)
         try:
-            async with asyncio.timeout(route.bounds.timeout_seconds):
+            async with asyncio.timeout(_seconds(route, case.caller)):
                 with self._in_flight.one(token):
                     loan = await self._values.lend(route, case.caller)
+                    if not is_known:  # now it is; made-up tokens are counted together, where the broker is asked
+                        self._count(token, route)
                     if not loan.is_ready:  # what cannot be kept out of answers is not sent
                         await asyncio.to_thread(loan.scrubber)
                     case.has_left = True
@@ -128,7 +135,12 @@ class Proxy:
                     )
                     return await forward(passage, case.exchanged)
         except TimeoutError:
-            raise Refusal(504, "timeout", "the call took longer than this route allows") from None
+            raise Refusal(504, "timeout", "the call took longer than this route allows, or than its run") from None
+
+    def _count(self, token: str, route: Route) -> None:
+        """Count a call of a run that the broker knows."""
+        if wait := self._buckets.take((token, route.name), route.bounds.rate):
+            raise Refusal(429, "rate_limited", "too many calls of this run on this route", 1 + wait // 1_000_000)
 
     def _check_form(self, request: BaseRequest) -> None:
         """Refuse what is no plain request of a program on this host.
@@ -165,9 +177,21 @@ class Proxy:
         if case.line is None or case.caller is None or case.exchanged.fault == "unauthenticated":
             return
         route, subject = case.line.route, case.caller.subject
-        if not case.has_left and (
-            self._buckets.take((subject.token, "faults"), _FAULTS_OF_ONE)
-            or self._buckets.take("faults", _FAULTS_OF_ALL)
-        ):
-            return
-        self._recorder.note(subject, case.call(route, request.method))
+        if case.has_left or self._is_worth_it(subject.token):
+            self._recorder.note(subject, case.call(route, request.method))
+
+    def _is_worth_it(self, token: str) -> bool:
+        """Whether to record another call of a run that was refused here; whose token is made up is nobody."""
+        if self._values.knows(token):
+            is_within = not self._buckets.take((token, "faults"), _FAULTS_OF_ONE)
+        else:
+            is_within = not self._buckets.take("strangers", _FAULTS_OF_STRANGERS)
+        return is_within and not self._buckets.take("faults", _FAULTS_OF_ALL)
+
+
+def _seconds(route: Route, caller: Caller) -> float:
+    """How long a call may take."""
+    most = float(route.bounds.timeout_seconds)
+    if caller.expires_at is None:
+        return most
+    return min(most, max(0.0, (caller.expires_at + _AFTER_MS) / 1000 - time.time()))

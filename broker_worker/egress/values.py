@@ -64,6 +64,10 @@ class Values:
         """Ask again for everything."""
         self._kept.clear()
 
+    def knows(self, token: str) -> bool:
+        """Whether the broker has accepted a token before."""
+        return token in self._accepted
+
     async def lend(self, route: Route, caller: Caller) -> LentValue:
         """The value that goes with a call.
 

@@ -137,6 +137,7 @@ async def test_people_are_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPat
     other = bench.auth(bench.desk.credential("codex"))
     got = await bench.call(headers=other)
     assert (code(got), got.headers["Retry-After"]) == ((403, "approval_pending"), "15")
+    assert json.loads(got.body)["approvals"] == [bench.desk.approvals[-1].approval_id]
     bench.desk.approve()
     assert (await bench.call(headers=other)).status == 200
 

@@ -26,6 +26,8 @@ OUTSIDE = [
     "64:ff9b::808:808",
 ]
 
+CLOUDS = ["192.0.0.192", "192.0.0.8", "168.63.129.16", "192.88.99.1", "3fff::1", "::ffff:168.63.129.16", "5f00::1"]
+
 
 def route(scheme: str = "https", *private: str) -> Route:
     """A route with nothing but an upstream."""
@@ -34,7 +36,7 @@ def route(scheme: str = "https", *private: str) -> Route:
     return Route("r", upstream, "a.b", Send("header", "X"), (), Origin("e", 1), allow_private=networks)
 
 
-@pytest.mark.parametrize("text", INSIDE)
+@pytest.mark.parametrize("text", [*INSIDE, *CLOUDS])
 def test_what_lies_inside_is_not_public(text: str) -> None:
     """Private, local, shared, multicast and reserved addresses are refused, however they are written."""
     assert not is_public(ip_address(text))
