@@ -241,7 +241,7 @@ def _read_descriptor(number: str) -> bytes:
         raise CredentialInvalid(f"{DESCRIPTOR_VARIABLE} must be the number of an open descriptor")
     descriptor = int(number)
     try:
-        return _read_all(descriptor)
+        text = _read_all(descriptor)
     except TimeoutError:
         raise CredentialInvalid(
             f"descriptor {number} was not written and closed at its other end within {DESCRIPTOR_SECONDS:g} s"
@@ -254,6 +254,12 @@ def _read_descriptor(number: str) -> bytes:
     finally:
         if descriptor > _STANDARD_ERROR:  # the standard streams stay open, whatever the variable says
             _close(descriptor)
+    if not text:
+        raise CredentialInvalid(
+            f"descriptor {number} holds nothing any more: another process of this run took the credential; "
+            "where several ask, use `secret-broker launch --credential-file`"
+        )
+    return text
 
 
 def _close(descriptor: int) -> None:

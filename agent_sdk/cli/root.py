@@ -25,6 +25,9 @@ REFUSED = 1
 USAGE = 2
 NO_CREDENTIAL = 7
 INTERRUPTED = 130
+_LAUNCH = (
+    "start it with `secret-broker launch --agent ID -- …`, and with `--credential-file PATH` where several commands ask"
+)
 _START_AGAIN = "start the run again: `secret-broker launch --agent ID -- …`"
 _HINTS = {
     Code.DENIED: (
@@ -71,7 +74,7 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
         click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
     message, hint = str(error), getattr(error, "hint", "")
     if isinstance(error, CredentialMissing | CredentialInvalid):
-        code, hint = NO_CREDENTIAL, "start it with `secret-broker launch --agent ID -- …`"
+        code, hint = NO_CREDENTIAL, _LAUNCH
     elif isinstance(error, InvalidRequest):
         code = USAGE
     elif isinstance(error, SecretBrokerError):

@@ -46,12 +46,12 @@ def summary_of(report: Report) -> Iterator[str]:
     """What was looked at, and everything that was not."""
     tally = report.tally
     known = f", {len(report.known)} known" if report.has_baseline else ""
-    yield f"{len(report.new)} found{known}, in {tally.files} files"
+    yield f"{len(report.new)} found{known}, in {tally.files} {'file' if tally.files == 1 else 'files'}"
     skipped = (
         (tally.binary, "binary"),
         (tally.large, "too large"),
-        (tally.links, "symbolic links"),
-        (tally.folders, "folders"),
+        (tally.links, "symbolic link" if tally.links == 1 else "symbolic links"),
+        (tally.folders, "folder" if tally.folders == 1 else "folders"),
     )
     said = [f"{count} {what}" for count, what in skipped if count]
     if said:

@@ -15,7 +15,7 @@ from pathlib import Path
 from broker_worker.app.config_additions import Additions
 from broker_worker.app.migration_plan import EnvPlan, Move
 from broker_worker.app.operator_vault import OperatorVault, operator_vault
-from broker_worker.core.errors import FailureKind, ProviderError, SetupError
+from broker_worker.core.errors import BrokerError, FailureKind, ProviderError, SetupError
 from broker_worker.files.env_backup import KEY, Backup, load_backup, store_backup
 from broker_worker.files.keys import ensure_seed
 from broker_worker.private_files import sync_folder
@@ -62,8 +62,13 @@ async def migrate(settings: Settings, plans: Sequence[EnvPlan], additions: Addit
         _stage(
             plan.path, plan.after, plan.mode
         ).unlink()  # its folder takes a new file: known before the vault has anything
-    async with operator_vault(settings, by, additions.configuration) as vault:
-        await _store(vault, [move for plan in plans for move in plan.moves], outcome)
+    try:
+        async with operator_vault(settings, by, additions.configuration) as vault:
+            await _store(vault, [move for plan in plans for move in plan.moves], outcome)
+    except BrokerError:
+        for backup in outcome.backups:  # the env files are as they were, and nobody is told of these copies
+            backup.unlink(missing_ok=True)
+        raise
     for change in additions.changes:
         _refuse_changed(change.path, change.before)
         replace_file(change.path, change.after)

@@ -164,7 +164,8 @@ def explain_command(
         asked = {"agent": agent, "secret": secret, "run": run, "action": verb, "deliver": deliver}
         _print_json({**asked, **_explained(explanation)})
         return
-    click.echo(f"{explanation.verdict}: {agent} {_ASKS[verb]} {secret} in {run}")
+    way = "" if deliver == "value" else f" as {deliver}"
+    click.echo(f"{explanation.verdict}: {agent} {_ASKS[verb]} {secret}{way} in {run}")
     for label, text in _details(explanation, configuration):
         click.echo(f"  {label:<8} {text}")
 

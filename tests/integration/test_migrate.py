@@ -211,6 +211,7 @@ def test_another_value_under_the_name_is_not_overwritten(run: Run, home: Path) -
     assert refused.exit_code == 5
     assert "--name DB_PASSWORD=NAME" in refused.stderr
     assert Path(".env").read_bytes() == BEFORE.encode()
+    assert list((home / "backups").iterdir()) == []  # of a file that was not changed no copy stays behind
     result = run(".env", "--yes", "--name", "DB_PASSWORD=app.db", "--exclude", "GITHUB_TOKEN")
     assert result.exit_code == 0, result.output
     assert f"GITHUB_TOKEN={KEY}" in Path(".env").read_text()

@@ -50,6 +50,15 @@ def test_what_is_written_is_read_back(run: RunCredential) -> None:
     assert (again.agent_id, again.run_id, again.seed) == (run.agent_id, run.run_id, run.seed)
 
 
+def test_a_descriptor_that_another_process_emptied_says_so(run: RunCredential) -> None:
+    """The second command of a run that was launched without a file is told how to launch it."""
+    descriptor = _pipe(run.to_json())
+    second = os.dup(descriptor)
+    RunCredential.load({FD: str(descriptor)})
+    with pytest.raises(CredentialInvalid, match=r"took the credential.*--credential-file"):
+        RunCredential.load({FD: str(second)})
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

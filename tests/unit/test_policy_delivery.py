@@ -161,6 +161,8 @@ def test_people_can_ask_what_holds_for_a_way(tmp_path: Path) -> None:
         told[way] = json.loads(result.output)["decision"], json.loads(result.output)["reason"]
     assert told["proxy"] == ("allow", "granted")
     assert {told[way] for way in WAYS if way != "proxy"} == {("deny", "deliver_not_granted")}
+    shown = CliRunner().invoke(main, [*arguments[:-1], "--file", str(policy)])
+    assert shown.output.startswith("allow: codex asks for one as proxy in run-0\n")
     table = tmp_path / "cases.yaml"
     table.write_text(
         "policy: policy.yaml\ncases:\n  - {agent: codex, secret: one, deliver: proxy, expect: allow}\n"

@@ -155,7 +155,7 @@ def test_missing_sdk_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     error = refusal(section("onepassword"))
     assert "onepassword-sdk is not installed" in str(error)
-    assert "secret-broker[onepassword]" in error.hint
+    assert "its extra `onepassword`" in error.hint
 
 
 @pytest.mark.parametrize("kind", ["aws-sm", "aws-ssm"])
@@ -180,7 +180,7 @@ def test_missing_boto3_is_named_with_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     error = refusal(section("aws-sm"))
     assert "boto3 is not installed" in str(error)
-    assert "secret-broker[aws]" in error.hint
+    assert "its extra `aws`" in error.hint
 
 
 def test_boto3_is_not_loaded_before_it_is_needed() -> None:

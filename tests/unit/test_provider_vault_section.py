@@ -110,7 +110,7 @@ def test_missing_hvac_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError) as caught:
         make()
     assert "hvac is not installed" in str(caught.value)
-    assert "secret-broker[vault]" in caught.value.hint
+    assert "its extra `vault`" in caught.value.hint
 
 
 @given(st.sampled_from(vault_section.OPTIONS), st.text(max_size=12) | st.integers() | st.booleans())

@@ -417,7 +417,7 @@ def test_package_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pyt
     store = sealed_store(SealedSettings(master_key=kind), Settings(home=tmp_path), SystemClock(), {})
     with pytest.raises(UnavailableError, match="is not installed") as caught:
         store.open(REFS, BINDING)
-    assert f"pip install 'secret-broker[{kind}]'" in caught.value.hint
+    assert f"its extra `{kind}`" in caught.value.hint
 
 
 def test_nothing_is_loaded_before_it_is_needed() -> None:

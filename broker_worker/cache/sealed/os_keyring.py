@@ -118,7 +118,7 @@ def _keyring() -> _Keyring:
         import keyring  # noqa: PLC0415  # needed only where the master key is kept like that
     except ImportError:
         raise UnavailableError(
-            "the keyring library is not installed", hint="pip install 'secret-broker[keyring]'"
+            "the keyring library is not installed", hint="install secret-broker with its extra `keyring`"
         ) from None
     try:
         backend = keyring.get_keyring()

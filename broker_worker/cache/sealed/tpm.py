@@ -222,7 +222,7 @@ def _opened(tcti: str) -> Iterator[_Session]:
     except ImportError:
         raise UnavailableError(
             "tpm2-pytss is not installed",
-            hint="apt install libtss2-dev, then pip install 'secret-broker[tpm]'",
+            hint="apt install libtss2-dev, then install secret-broker with its extra `tpm`",
         ) from None
     attributes = tss.TPMA_SESSION.CONTINUESESSION | tss.TPMA_SESSION.DECRYPT | tss.TPMA_SESSION.ENCRYPT
     symmetric = tss.TPMT_SYM_DEF(

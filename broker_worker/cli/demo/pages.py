@@ -40,7 +40,7 @@ async def dashboard_pages(stage: Stage, house: House, agents: Mapping[str, Agent
     stage.act(8, "The dashboard", "The same in a browser of this host, with a link that logs in once.")
     link = await dashboard_link(house)
     if not link:
-        stage.note("It is not installed here: pip install 'secret-broker[all]' has it.")
+        stage.note("It is not installed here: the extra `all` of secret-broker has it.")
         return {}
     parts = urlsplit(link)
     origin = f"{parts.scheme}://{parts.netloc}"
