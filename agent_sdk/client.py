@@ -17,13 +17,19 @@ from agent_sdk.exchange import Exchange
 from agent_sdk.loan import Loan
 from agent_sdk.outcome import Answer, Resolution, Stored
 from agent_sdk.redis_transport import RedisTransport
-from agent_sdk.request import checked_generate, checked_names, checked_put, checked_resolve, checked_seconds
+from agent_sdk.request import (
+    checked_generate,
+    checked_names,
+    checked_put,
+    checked_report,
+    checked_resolve,
+    checked_seconds,
+)
 from agent_sdk.secret import Secret, loan_of, wall_clock
 from agent_sdk.source import AsyncSecretSource
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import (
-    MAX_CALLS,
     Call,
     Generate,
     ListNames,
@@ -32,7 +38,6 @@ from agent_sdk.wire.messages import (
     Put,
     Release,
     Renew,
-    Report,
     Resolve,
     Subject,
     Way,
@@ -238,11 +243,10 @@ class AsyncSecretBroker:
             timeout: seconds that this may take.
 
         Raises:
+            InvalidRequest: if a call is not of its form.
             NotGranted: if they were not recorded, or (`Unavailable`) nobody answered.
         """
-        if not 1 <= len(calls) <= MAX_CALLS:
-            raise InvalidRequest(f"a report has 1 to {MAX_CALLS} calls; got {len(calls)}")
-        answer = await self._ask(Report(subject, tuple(calls)), (), self._seconds(timeout))
+        answer = await self._ask(checked_report(subject, calls), (), self._seconds(timeout))
         answer.raise_if_refused()
 
     async def renew(self, secret: Secret, *, timeout: float | None = None) -> Secret:

@@ -234,8 +234,9 @@ class Exchange:
                 continue
             pending = self._pending.pop(message.request_id, None)
             if pending is not None and not pending.answer.done():
-                own = getattr(pending.body, "subject", None) is None
-                pending.answer.set_result(settle(message, pending.names, self.holdings, now, own=own))
+                subject = getattr(pending.body, "subject", None)
+                token = None if subject is None else subject.token
+                pending.answer.set_result(settle(message, pending.names, self.holdings, now, token))
         if self._waiting:
             self._send_waiting()
 

@@ -39,19 +39,20 @@ class Holdings:
     def __len__(self) -> int:
         return len(self._live)
 
-    def lend(self, result: Result, value: bytes, now: int) -> Secret:
+    def lend(self, result: Result, value: bytes, now: int, subject: str | None = None) -> Secret:
         """Hand out what was granted.
 
         Args:
             result: what the broker said of it.
             value: the value.
             now: the time, ms since the epoch.
+            subject: the token of the run that it was asked for, if that is another one.
         """
         lease = result.lease
         loan = Loan(
             result.name, lambda: value, result.expires_at, result.version, lease, result.source, self._clock, now
         )
-        loan.age = result.age_s
+        loan.age, loan.subject = result.age_s, subject
         self._live.add(ref(loan, self._forget))
         if self._revoked and lease is not None and lease_id(lease) in self._revoked:
             loan.end("revoked")  # the queue brought the answer after the notice
@@ -78,6 +79,16 @@ class Holdings:
         """End every loan."""
         for loan in self._loans():
             loan.end("revoked")
+
+    def revoke_of(self, subject: str) -> None:
+        """End every loan that was asked for on behalf of a run.
+
+        Args:
+            subject: the run's token.
+        """
+        for loan in self._loans():
+            if loan.subject == subject:
+                loan.end("revoked")
 
     def shares_lease(self, loan: Loan) -> bool:
         """Whether another loan of the same lease goes on."""

@@ -39,6 +39,7 @@ class Loan(Struct, weakref=True, eq=False):
         rotated: whether the broker told that the vault has a newer value.
         given_back: whether the broker knows that it was released.
         age: how many seconds before it was lent the broker had fetched it; None if it was fetched for that.
+        subject: the token of the run that it was asked for, if that is another one.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Loan(Struct, weakref=True, eq=False):
     rotated: bool = False
     given_back: bool = False
     age: int | None = None
+    subject: str | None = None
 
     def __repr__(self) -> str:
         """What it is a loan of, and no more."""

@@ -105,24 +105,25 @@ class Answer(Struct, frozen=True):
         return result if same else Refusal(name, Code.UNAVAILABLE)
 
 
-def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, *, own: bool = True) -> Answer:
+def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, subject: str | None = None) -> Answer:
     """Match a reply with the names that were asked for.
 
     Every asked name ends up granted or refused: one that the reply leaves out, or grants without a value, counts as
     `unavailable`. Names that were not asked for are dropped. A reply that refuses the request as a whole grants
-    nothing, whatever else it says; if it does so because the run was revoked, all that the run holds is dropped.
+    nothing, whatever else it says; if it does so because the run was revoked, all that the run holds is dropped, or all
+    that was asked for on behalf of that run.
 
     Args:
         reply: an authentic reply.
         asked: the names, each once; none if the request was about something else.
         holdings: what the run holds; what is granted joins it.
         now: the time, ms since the epoch.
-        own: whether the run asked for itself; if somebody else's run was revoked, its own go on.
+        subject: the token of the run that this was asked for, if that is another one.
     """
     if reply.status == "refused" and (reply.code is not None or not reply.results):
         code, retry_after = reply.code or Code.DENIED, _seconds(reply.retry_after)
-        if code == Code.REVOKED and own:
-            holdings.revoke_all()
+        if code == Code.REVOKED:
+            holdings.revoke_all() if subject is None else holdings.revoke_of(subject)
         refusals = tuple(Refusal(name, code, retry_after) for name in asked)
         return Answer({}, refusals, refused=code, retry_after=retry_after)
     if not asked:
@@ -133,7 +134,7 @@ def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, *, 
     for name in asked:
         result = results.get(name)
         if result is not None and result.outcome == "granted" and result.value is not None:
-            secrets[name] = holdings.lend(result, result.value, now)
+            secrets[name] = holdings.lend(result, result.value, now, subject)
         else:
             others.append(_refusal(name, result))
     return Answer(secrets, tuple(others))

@@ -1,20 +1,26 @@
 """What a caller asks, checked before anything is sent. No message repeats an argument: it may be a value by mistake."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import get_args
 
+import msgspec
+
 from agent_sdk.errors import InvalidRequest
+from agent_sdk.wire.codec import explain
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import (
+    MAX_CALLS,
     MAX_NAMES,
     MAX_PURPOSE,
     MAX_RECIPE,
     MAX_TTL_SECONDS,
     MAX_VALUE,
     MAX_VERSION,
+    Call,
     Generate,
     Put,
+    Report,
     Resolve,
     Subject,
     Way,
@@ -65,7 +71,40 @@ def checked_resolve(
         raise InvalidRequest("a purpose is a text of whole characters; this one has half of a surrogate pair")
     if deliver not in _WAYS:
         raise InvalidRequest(f"a way to deliver is one of {', '.join(_WAYS)}")
+    if on_behalf_of is not None:
+        _check_fields(on_behalf_of, Subject, "subject")
     return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl), deliver, on_behalf_of)
+
+
+def checked_report(subject: Subject, calls: Sequence[Call]) -> Report:
+    """The report of calls that were made for a run.
+
+    Raises:
+        InvalidRequest: names the call and what is expected of it, and nothing of what it says.
+    """
+    if not 1 <= len(calls) <= MAX_CALLS:
+        raise InvalidRequest(f"a report has 1 to {MAX_CALLS} calls; got {len(calls)}")
+    _check_fields(subject, Subject, "subject")
+    for place, call in enumerate(calls):
+        _check_fields(call, Call, f"calls[{place}]")
+        if not is_secret_name(call.name):
+            raise InvalidRequest(f"calls[{place}]: name is not a canonical secret name")
+    return Report(subject, tuple(calls))
+
+
+def _check_fields(given: object, kind: type[Subject | Call], what: str) -> None:
+    """Check what the broker would not read: it answers nothing to what breaks the form."""
+    problem = None
+    try:
+        if isinstance(given, kind):
+            msgspec.convert(msgspec.to_builtins(given), kind)
+        else:
+            problem = f"expected a {kind.__name__}"
+        msgspec.msgpack.encode(given)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        problem = explain(error, "not of its form")
+    if problem is not None:  # out here, so that no context keeps what was given
+        raise InvalidRequest(f"{what}: {problem}")
 
 
 def checked_put(name: str, value: str | bytes, purpose: str, replaces: str | None) -> Put:

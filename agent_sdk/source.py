@@ -1,5 +1,6 @@
 """A secret as a callable, for clients that take one in place of a key: asked for when it is needed, and then again."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -53,11 +54,12 @@ class AsyncSecretSource:
         name: its name.
     """
 
-    __slots__ = ("_get", "_secret", "name")
+    __slots__ = ("_get", "_lock", "_secret", "name")
 
     def __init__(self, get: Callable[[], Awaitable[Secret]], name: str) -> None:
         self.name = name
         self._get = get
+        self._lock = asyncio.Lock()
         self._secret: Secret | None = None
 
     async def __call__(self) -> str:
@@ -67,9 +69,10 @@ class AsyncSecretSource:
             NotGranted: if the broker refuses it, or does not answer.
             NotText: if it is not UTF-8.
         """
-        if self._secret is None or _is_nearly_over(self._secret):
-            self._secret = await self._get()
-        return self._secret.reveal()
+        async with self._lock:  # many tasks that start at once ask once
+            if self._secret is None or _is_nearly_over(self._secret):
+                self._secret = await self._get()
+            return self._secret.reveal()
 
     def __repr__(self) -> str:
         return f"AsyncSecretSource({self.name!r})"

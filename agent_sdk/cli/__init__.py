@@ -15,6 +15,7 @@ main.commands = CommandTable(
         "put": "agent_sdk.cli.put:put",
         "run": "agent_sdk.cli.run:run",
         "headers": "agent_sdk.cli.headers:headers",
+        "scan": "agent_sdk.cli.scan:scan",
         "ssh-agent": "agent_sdk.cli.ssh_agent:ssh_agent",
         "token": "agent_sdk.cli.token:token",
         "whoami": "agent_sdk.cli.whoami:whoami",

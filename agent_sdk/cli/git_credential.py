@@ -6,7 +6,7 @@ import click
 
 from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
 from agent_sdk.conventions.git import MAX_INPUT, covers, credential, parse_description
-from agent_sdk.errors import NotGranted
+from agent_sdk.wire.errors import SecretBrokerError
 
 
 @click.command("git-credential")
@@ -24,11 +24,11 @@ def git_credential(
     In git's configuration: `helper = "!secret-agent git-credential --host github.com --secret github.read_token"`.
     Another host, and http, get nothing. OPERATION is what git adds: only `get` does anything.
     """
-    description = parse_description(sys.stdin.read(MAX_INPUT + 1))
+    description = parse_description(sys.stdin.buffer.read(MAX_INPUT + 1))
     if operation != "get" or not covers(description, hosts):
         return
     try:
         click.echo(credential(username, ask_for(secret, purpose=purpose or "git", timeout=timeout)[secret]), nl=False)
-    except NotGranted:
+    except SecretBrokerError:
         click.echo("quit=1")  # git must not ask a person, or an agent, to type it in
         raise

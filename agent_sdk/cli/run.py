@@ -18,7 +18,7 @@ from agent_sdk.run.environment import CREDENTIAL_VARIABLES, Environment, read_en
 from agent_sdk.wire.errors import SecretBrokerError
 from agent_sdk.wire.messages import MAX_NAMES, Notice
 
-_FIRST_DESCRIPTOR = 10
+_FIRST_DESCRIPTOR = 3
 
 
 class NotStartedError(SecretBrokerError):

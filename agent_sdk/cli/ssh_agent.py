@@ -58,7 +58,7 @@ def _signer(broker: SecretBroker, key: str, purpose: str) -> tuple[Identity, Sec
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the command; signals of the terminal reach it by themselves, and TERM is passed on."""
+    """Run the command; signals of the terminal reach it by themselves, and TERM and HUP are passed on."""
     try:
         child = subprocess.Popen(command, env=environment)  # noqa: S603  # the caller's own command, without a shell
     except FileNotFoundError:
@@ -68,7 +68,8 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
         click.echo(f"error: {command[0]}: {error.strerror}", err=True)
         return _NOT_EXECUTABLE
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        before[number] = signal.signal(number, lambda given, _: child.send_signal(given))
     try:
         code = child.wait()
     finally:

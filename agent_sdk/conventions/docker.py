@@ -61,7 +61,10 @@ def registry_of(server: str, registries: Mapping[str, Registry]) -> Registry | N
         return None
     if "://" not in text:
         return registries.get(text.split("/", 1)[0].lower())
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # such as a bracket that is not closed
+        return None
     return registries.get(parts.netloc.lower()) if parts.scheme == "https" else None
 
 

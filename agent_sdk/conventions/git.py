@@ -10,22 +10,28 @@ MAX_INPUT = 64 * 1024
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
-def parse_description(text: str) -> dict[str, str]:
+def parse_description(raw: bytes) -> dict[str, str]:
     """Read what git says of the credential that it wants: lines of `key=value`, up to an empty line or the end.
 
-    Of a key that stands several times the last counts; keys of lists (`wwwauth[]`) are left out.
+    Of a key that stands several times the last counts; keys of lists (`wwwauth[]`) are left out. A line ends with a
+    line feed and nothing else: an URL can bring a carriage return into a host's name, and whoever takes that for the
+    end of a line reads a host that the URL's author chose (CVE-2024-50338, CVE-2024-52006).
+
+    Args:
+        raw: as it was read, without any translation of line ends.
 
     Raises:
         InvalidRequest: if a line is none, or the text is too long. Nothing of it is repeated.
     """
-    if len(text) > MAX_INPUT:
-        raise InvalidRequest(f"git's description of a credential is longer than {MAX_INPUT} characters")
+    if len(raw) > MAX_INPUT:
+        raise InvalidRequest(f"git's description of a credential is longer than {MAX_INPUT} bytes")
+    text = raw.decode("utf-8", "surrogateescape")  # a path may have bytes that are no text
     found: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line:
             break
         key, equals, value = line.partition("=")
-        if not equals or not key or "\0" in line:
+        if not equals or not key or "\0" in line or "\r" in line:
             raise InvalidRequest(f"line {number} of git's description of a credential is no key=value")
         if not key.endswith("[]"):
             found[key] = value

@@ -1,5 +1,6 @@
 """Serves an SSH agent on a socket of its own, a thread a client."""
 
+import errno
 import logging
 import socket
 import struct
@@ -16,6 +17,9 @@ from agent_sdk.wire.errors import SecretBrokerError
 
 MAX_CLIENTS = 32
 _IDLE_SECONDS = 600.0
+_PASSING = frozenset({errno.ECONNABORTED, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of `accept` that pass: a client that has gone already, and descriptors or memory that are short just now."""
+_PAUSE_SECONDS = 0.1
 _LOG = logging.getLogger(__name__)
 
 
@@ -32,6 +36,7 @@ class SigningServer:
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._ending = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -39,6 +44,7 @@ class SigningServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending.set()
         with suppress(OSError):  # wakes the thread that accepts
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -65,8 +71,12 @@ class SigningServer:
         while True:
             try:
                 client, _ = self._listening.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    return
+                if self._ending.wait(_PAUSE_SECONDS):
+                    return
+                continue
             with self._lock:
                 if len(self._clients) >= MAX_CLIENTS:
                     client.close()
@@ -92,6 +102,9 @@ class SigningServer:
             return answer(message, self._identities, self._sign)
         except SecretBrokerError as error:
             _LOG.warning("ssh-agent: not signed: %s", error)  # our messages hold no value
+            return FAILURE
+        except Exception as error:  # noqa: BLE001  # such as a key that is too short for a hash; its text is not ours
+            _LOG.warning("ssh-agent: not signed: %s", type(error).__name__)
             return FAILURE
 
     def _sign(self, identity: Identity, data: bytes, flags: int) -> bytes:

@@ -1,11 +1,12 @@
 """The command as a child of ours: found as a shell finds it, started without a trace of us, waited for."""
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -47,7 +48,7 @@ class Child(Protocol):
     """A command that runs."""
 
     def send(self, number: int, *, to_all: bool = False) -> None:
-        """Send it a signal, unless it has ended; `to_all`: to its whole process group, if it has one of its own."""
+        """Send it a signal, unless it has ended; `to_all`: and those that it started, as far as they can be told."""
         ...
 
     def resume(self, *, in_foreground: bool) -> None:
@@ -131,10 +132,13 @@ class DirectChild:
         threading.Thread(target=self._wait, args=(post,), name="child", daemon=True).start()
 
     def send(self, number: int, *, to_all: bool = False) -> None:
-        """Send it a signal, unless it has ended; it has no group of its own."""
+        """Send it a signal, unless it has ended; `to_all`: and its descendants (Linux), as its group is ours too."""
         with self._lock:
-            if not self._ended:
-                os.kill(self._pid, number)
+            if self._ended:
+                return
+            for pid in (*(_descendants(self._pid) if to_all else ()), self._pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def resume(self, *, in_foreground: bool) -> None:
         """Let it go on; the terminal is handed around by the shell that started us both."""
@@ -157,6 +161,15 @@ class DirectChild:
             return Stopped(os.WSTOPSIG(status))
         self._ended = True
         return Ended(status)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """What a process started, and what that started; empty where the system does not say."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in path.read_text().split():
+                yield int(child)
+                yield from _descendants(int(child))
 
 
 def _spawn(command: Sequence[str], environ: Mapping[bytes, bytes], streams: Sequence[int], hearing: Hearing) -> int:

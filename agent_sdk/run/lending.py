@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import Refusal
 from agent_sdk.run.child import Child
-from agent_sdk.run.fetching import Held, Wanted, fetch, give_back
+from agent_sdk.run.fetching import RELEASE_SECONDS, Held, Wanted, fetch, give_back
 from agent_sdk.run.keeping import Keeping, Tell
 from agent_sdk.wire.messages import Notice
 
@@ -33,6 +33,7 @@ class Lending:
         self._held: Held = {}
         self._keeping: Keeping | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[Any] | None = None
         self._loop = asyncio.new_event_loop()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._thread = threading.Thread(target=self._loop.run_forever, name="lending", daemon=True)
@@ -42,7 +43,7 @@ class Lending:
 
     def fetch(self, wanted: Wanted, purpose: str, timeout: float) -> Held:
         """Ask for everything; see `agent_sdk.run.fetching.fetch`."""
-        self._held = self._run(fetch(self._client, wanted, purpose=purpose, timeout=timeout, waiting=self._waiting))
+        self._held = self._run(self._fetch(wanted, purpose, timeout))
         return self._held
 
     def keep(self, child: Child, on_revoke: OnRevoke) -> None:
@@ -69,6 +70,10 @@ class Lending:
             future.cancel()
             raise
 
+    async def _fetch(self, wanted: Wanted, purpose: str, seconds: float) -> Held:
+        self._fetching = asyncio.current_task()
+        return await fetch(self._client, wanted, purpose=purpose, timeout=seconds, waiting=self._waiting)
+
     async def _connected(self, connect: Connect) -> AsyncSecretBroker:
         return await connect(self._noticed).__aenter__()
 
@@ -94,6 +99,8 @@ class Lending:
             self._keeping.notice()
 
     async def _finish(self) -> None:
+        if self._fetching is not None:  # interrupted, it gives back what was granted
+            await asyncio.wait([self._fetching], timeout=RELEASE_SECONDS)
         if self._ending is not None:
             self._ending.cancel()
         if self._keeping is not None:

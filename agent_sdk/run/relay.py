@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from agent_sdk.masking import Masker
+from agent_sdk.run.pages import Pages
 
-CHUNK: Final = 1024 * 1024
-"""How much is read at once, in bytes."""
+CHUNK: Final = 256 * 1024
+"""How much is read at once, in bytes: what a processor's cache holds while it is searched and written."""
 PAUSE_MS: Final = 50
 """After so long without output the masker is asked for what it holds back; it gives no value away by that."""
 _SETTLING_SECONDS: Final = 0.2
@@ -39,6 +40,7 @@ class Relay:
         self._masker = masker
         self._capacity = capacity
         self._done = done
+        self._pages = Pages.of(source, target, CHUNK)
         self.has_ended = False
         """Whether everything is out, or nobody reads it any more."""
         self._at_work = threading.Lock()
@@ -69,6 +71,8 @@ class Relay:
                 os.close(self._source)
                 self._source = -1
             os.close(self._told)
+            if self._pages is not None:
+                self._pages.close()
             self.has_ended = True
             self._done()
 
@@ -89,11 +93,33 @@ class Relay:
                 left = self._capacity
                 continue
             with self._at_work:
-                chunk = _read(self._source)
-                if not chunk:
-                    return
-                self._write(self._masker.feed(chunk))
-            left = max(0, left - len(chunk)) if left > 0 else left
+                size = self._carry_some()
+            if size == 0:
+                return
+            left = max(0, left - size) if left > 0 else left
+
+    def _carry_some(self) -> int:
+        """Carry what is there; returns how many bytes the command wrote of it, 0 at the end."""
+        if self._pages is None:
+            chunk = _read(self._source)
+            self._write(self._masker.feed(chunk))
+            return len(chunk)
+        chunk = self._pages.look()
+        shown = self._masker.feed(chunk)
+        if shown is chunk:  # nothing is masked, and nothing held back
+            self._pass_on(len(chunk))
+        else:
+            self._pages.drop(len(chunk))
+            self._write(shown)
+        return len(chunk)
+
+    def _pass_on(self, size: int) -> None:
+        assert self._pages is not None
+        while size:
+            try:
+                size -= self._pages.pass_on(self._target, size)
+            except BlockingIOError:
+                select.select([], [self._target], [])
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

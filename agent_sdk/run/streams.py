@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent_sdk.masking import Masker
-from agent_sdk.run.relay import CHUNK, Relay
+from agent_sdk.run.relay import Relay
 from agent_sdk.run.terminal import Terminal, without_output_processing
 
 IN, OUT, ERR = 0, 1, 2
+_OF_A_PIPE: Final = 1024 * 1024
+"""What a pipe is to keep, in bytes: the command writes on while we search."""
 _OF_A_TERMINAL: Final = 65536
 """More than a terminal keeps between its two sides, in bytes."""
 
@@ -143,10 +145,19 @@ def _terminal_line(streams: Streams, number: int) -> int:
 
 def _pipe_line(streams: Streams, number: int) -> int:
     ours, theirs = os.pipe()
-    capacity = _OF_A_TERMINAL
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # the user has many pipes; a small one works too
-            fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, CHUNK)
-        capacity = fcntl.fcntl(theirs, fcntl.F_GETPIPE_SZ)
+    capacity = _widen(theirs)
+    _widen(number)  # if it is a pipe: its reader reads on while we search
     streams.lines.append(Line(theirs, ours, number, capacity))
     return theirs
+
+
+def _widen(pipe: int) -> int:
+    """Let a pipe keep more, where the system can; how much it keeps at most, in bytes."""
+    if not hasattr(fcntl, "F_SETPIPE_SZ"):
+        return _OF_A_TERMINAL
+    with contextlib.suppress(OSError):  # it is none, or the user has many: a small one works too
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _OF_A_PIPE)
+    try:
+        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return _OF_A_TERMINAL

@@ -91,7 +91,10 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     deliver: Annotated[
         Literal["value", "env", "file", "proxy"] | None, Meta(description="how the value was to reach the work")
     ] = None
-    actor: Annotated[str | None, Meta(description="who asked on behalf of the run: `agent/run`")] = None
+    actor: Annotated[
+        str | None,
+        Meta(description="who asked on behalf of the run: `agent/run`, or the agent alone where people are asked"),
+    ] = None
     purpose: str | None = None
     rule: Annotated[str | None, Meta(description="file:line of the policy entry that decided")] = None
     policy: Annotated[str | None, Meta(description="digest of the policy in force")] = None

@@ -75,6 +75,7 @@ class Supervisor:
         self._notifies, self._revokes, self._rotates = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._answers_http, self._proxies = asyncio.Event(), asyncio.Event()
         self._gateway: PartCredential | None = None
+        self._gateway_environ: dict[str, str] = {}
         if gateway and mint is not None:
             self._gateway = PartCredential(settings.run_dir, "gateway", "value", mint, SystemClock().now)
         self._egress: PartCredential | None = None
@@ -141,8 +142,9 @@ class Supervisor:
         ledger = [Part(kind, kind, arguments) for kind, arguments in self._beside.items()]
         dashboard = [Part(kind, kind, arguments) for kind, arguments in self._seen.items()]
         if self._gateway is not None:
-            environ = {"SECRET_BROKER_HOME": str(self._settings.home), **self._gateway.environ}
-            dashboard.append(Part("gateway", "gateway", ("gateway",), environ, self._answers_http, alone=True))
+            self._gateway_environ.update(self._gateway.environ)
+            arguments = ("gateway", "gateway", ("gateway",), self._gateway_environ)
+            dashboard.append(Part(*arguments, self._answers_http, alone=True))
         proxies: list[Part] = []
         if self._egress is not None:
             proxies = [Part("egress", "egress", ("egress",), self._egress.environ, self._proxies, alone=True)]
@@ -179,7 +181,10 @@ class Supervisor:
         has_routes = (self._settings.config_dir / EGRESS_FILE).exists()
         if self._egress is not None and has_routes and self._egress.keep(configuration):
             self._proxies.set()
-        if self._gateway is not None and configuration.server is not None and self._gateway.keep(configuration):
+        server = configuration.server
+        if self._gateway is not None and server is not None and self._gateway.keep(configuration):
+            # it reads no file of the operator's, so it is told where to listen, anew at each of its starts
+            self._gateway_environ |= {"SECRET_BROKER_GATEWAY": f"{server.host} {server.port}"}
             self._answers_http.set()
 
     async def _keep_credentials(self) -> None:

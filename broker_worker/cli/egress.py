@@ -35,8 +35,9 @@ _FILE = click.option(
 def egress(ctx: click.Context, config: Path | None, port: int | None, until_stdin_ends: bool) -> None:
     """Serve the routes of egress.yaml to agents of this host until SIGTERM.
 
-    The proxy is a run of an agent itself: `secret-broker launch --agent egress -- secret-broker egress`, where the
-    policy lets the agent `egress` act for others. `secret-broker up` starts it if there is a config/egress.yaml.
+    The proxy is a run of an agent itself: `secret-broker launch --agent egress -- secret-broker egress --config FILE`,
+    where the policy lets the agent `egress` act for others. `secret-broker up` starts it if there is a
+    config/egress.yaml.
     """
     if ctx.invoked_subcommand is None:
         _check_installed()

@@ -1,6 +1,7 @@
 """`secret-broker gateway`: secrets over HTTP, for programs of this host in any language."""
 
 import asyncio
+import os
 import signal
 import sys
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from broker_worker.core.errors import SetupError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.settings import Settings
 
+ADDRESS_VARIABLE = "SECRET_BROKER_GATEWAY"
+"""Where `up` says to listen: the host and the port of `server`, which the operator's files were checked for."""
 _NEEDED = ("starlette", "uvicorn", "h11")
 _log = structlog.get_logger(__name__)
 
@@ -45,9 +48,12 @@ def gateway(settings: Settings, port: int | None, until_stdin_ends: bool) -> Non
 
 
 def _address(settings: Settings, port: int | None) -> ServerSettings:
-    """Where to listen; with --port, the files are not needed, and need not be there."""
+    """Where to listen; with --port, or started by `up`, the files are not read, and need not be there."""
     if port is not None:
         return ServerSettings(port=port)
+    host, _, text = os.environ.get(ADDRESS_VARIABLE, "").partition(" ")
+    if text.isdecimal():
+        return ServerSettings(host, int(text))
     return load_configuration(settings.config_dir).server or ServerSettings()
 
 

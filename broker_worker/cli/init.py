@@ -146,7 +146,7 @@ def _next_steps(settings: Settings, provider: str) -> Iterator[str]:
         "env": "  export OPENAI_API_KEY=…                       # the variables named in secrets.yaml",
     }[provider]
     yield f"  $EDITOR {shlex.quote(str(settings.config_dir / 'policy.yaml'))}"
-    yield "  secret-broker policy check                    # who may have what"
+    yield "  secret-broker policy check                    # is it valid, and what you mean?"
     yield "  secret-broker doctor                          # what is still missing"
     yield "  secret-broker up                              # and in another terminal:"
     yield f'  secret-broker launch --agent claude -- python -c "{_FIRST_AGENT}"'

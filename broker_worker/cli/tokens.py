@@ -40,7 +40,7 @@ def tokens() -> None:
 def issue(settings: Settings, agent: str, ttl: int) -> None:
     """Make a token and print it, once: the broker keeps its SHA-256 and nothing else.
 
-    Only the token goes to standard output: `secret-broker tokens issue --agent backup --ttl 30d > token`.
+    Only the token goes to standard output: `(umask 077; secret-broker tokens issue --agent backup --ttl 30d > token)`.
     """
     _check_agent(load_configuration(settings.config_dir), agent)
     file, now = TokensFile(settings.config_dir), now_ms()

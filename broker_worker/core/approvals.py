@@ -33,7 +33,7 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     Args:
         agent_id: who asks, from the verified token.
         run_id: in which run.
-        run_key: the Ed25519 public key that the value would be sealed to.
+        run_key: the run's Ed25519 public key; the value would be sealed to it, or to that of who acts for the run.
         names: the secrets that one decision is about, sorted.
         action: what for: `resolve`, …
         purpose: what the agent says that it is for.

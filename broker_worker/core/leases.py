@@ -23,6 +23,7 @@ MAX_LEASE_MS: Final = 3600 * 1000
 """How long a lease can be renewed at most, unless the policy entry's `max_ttl` says otherwise."""
 _PERSON_KEY = b"sb1 lease key"
 _PERSON = b"sb1 lease"
+_OWN, _FOR_OTHERS = b"\x00", b"\x01"
 _Place = tuple[bytes, str, str | None]
 """Under which the book keeps a lease: the run's key (and that of who acts for it), the secret, its version."""
 
@@ -48,6 +49,7 @@ class Lease:
         version: the vault's own version, if it has one.
         issued_at: when it began.
         ends_at: its hard end: renewing leads no further.
+        for_others: whether who has it asked on behalf of another run.
         lease_id: 32 hexadecimal digits: what people and the audit call it.
     """
 
@@ -56,6 +58,7 @@ class Lease:
     version: str | None
     issued_at: int
     ends_at: int
+    for_others: bool = False
     lease_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +82,17 @@ class LeaseMint:
         self._key = key
         self._serials = count(first_serial)
 
-    def issue(self, agent_id: str, run_key: bytes, name: str, version: str | None, now: int, ends_at: int) -> Lease:
+    def issue(
+        self,
+        agent_id: str,
+        run_key: bytes,
+        name: str,
+        version: str | None,
+        now: int,
+        ends_at: int,
+        *,
+        for_others: bool = False,
+    ) -> Lease:
         """Begin a lease; no two are alike, also if a run gives one back and asks again within the same millisecond.
 
         Args:
@@ -89,9 +102,11 @@ class LeaseMint:
             version: the vault's own version, if it has one; at most 128 bytes of UTF-8.
             now: the time, ms since the epoch.
             ends_at: its hard end, ms since the epoch.
+            for_others: whether the run asks on behalf of another one.
         """
         body = _BODY.encode(_Body(name, version, now, ends_at, next(self._serials)))
-        return Lease(self._mac(agent_id, run_key, body) + body, name, version, now, ends_at)
+        mac = self._mac(agent_id, run_key, body, _FOR_OTHERS if for_others else _OWN)
+        return Lease(mac + body, name, version, now, ends_at, for_others)
 
     def read(self, token: bytes, agent_id: str, run_key: bytes) -> Lease:
         """The lease that a run shows.
@@ -99,15 +114,16 @@ class LeaseMint:
         Raises:
             WireError: reason `unknown_lease` if the broker did not issue it to this run.
         """
-        if not compare_digest(self._mac(agent_id, run_key, token[16:]), token[:16]):
+        is_own = compare_digest(self._mac(agent_id, run_key, token[16:], _OWN), token[:16])
+        if not is_own and not compare_digest(self._mac(agent_id, run_key, token[16:], _FOR_OTHERS), token[:16]):
             raise WireError("no lease of this run", reason="unknown_lease")
         body = _BODY.decode(token[16:])
         if not is_secret_name(body.name):
             raise WireError("no lease of this run", reason="unknown_lease")
-        return Lease(token, body.name, body.version, body.issued_at, body.ends_at)
+        return Lease(token, body.name, body.version, body.issued_at, body.ends_at, not is_own)
 
-    def _mac(self, agent_id: str, run_key: bytes, body: bytes) -> bytes:
-        data = run_key + agent_id.encode() + b"\x00" + body
+    def _mac(self, agent_id: str, run_key: bytes, body: bytes, kept: bytes) -> bytes:
+        data = run_key + agent_id.encode() + kept + body
         return hashlib.blake2b(data, digest_size=16, key=self._key, person=_PERSON).digest()
 
 
@@ -125,6 +141,8 @@ class Holding:
         uses: how often the value was handed out under it.
         upstream: what the vault calls its own lease, if it made the value for us and takes it back.
         actor: agent and run key of who asked for it on the run's behalf, has the value and is told; None for the run.
+        actor_run: the run of that agent.
+        actor_token: the token that it asked with.
     """
 
     agent_id: str
@@ -136,6 +154,8 @@ class Holding:
     uses: int = 1
     upstream: str | None = None
     actor: tuple[str, bytes] | None = None
+    actor_run: str = ""
+    actor_token: str = ""
 
     @property
     def keeper(self) -> tuple[str, bytes]:
@@ -158,6 +178,7 @@ class LeaseBook:
         self._open: OrderedDict[_Place, Holding] = OrderedDict()
         self._sharing: dict[str, dict[_Place, Holding]] = {}
         self._over: dict[str, Holding] = {}
+        self._for_others: dict[str, Holding] = {}
 
     def __iter__(self) -> Iterator[Holding]:
         return iter(list(self._open.values()))
@@ -171,6 +192,10 @@ class LeaseBook:
         """The lease under which a run, or an actor on its behalf, has this version already."""
         holding = self._open.get((run_key if actor is None else run_key + actor[1], name, version))
         return holding if holding is not None and now < holding.expires_at else None
+
+    def held_for_others(self, lease: Lease) -> Holding | None:
+        """Whose lease it is that an actor shows."""
+        return self._for_others.get(lease.lease_id)
 
     def sharing(self, upstream: str) -> list[Holding]:
         """The open leases of one upstream lease."""
@@ -187,6 +212,8 @@ class LeaseBook:
                 self._sharing.setdefault(holding.upstream, {})[place] = holding
             if before is not None:
                 self._leave(before)
+        if holding.actor is not None:
+            self._for_others[holding.lease.lease_id] = holding
         if len(self._open) > self._limit:
             self._leave(self._open.popitem(last=False)[1])
 
@@ -199,13 +226,17 @@ class LeaseBook:
         """Move the end of a lease further; a copy that was asked for with a shorter life does not shorten it."""
         if expires_at > holding.expires_at:
             holding.expires_at = expires_at
-        self.note(holding)
+        held = self._open.get(_place_of(holding))
+        if held is None or held.lease.token == holding.lease.token:  # else it is another worker's, who knows it
+            self.note(holding)
 
     def end(self, holding: Holding) -> None:
-        """Forget a lease that is over."""
-        ended = self._open.pop(_place_of(holding), None)
-        if ended is not None:
-            self._leave(ended)
+        """Forget a lease that is over; another one of the same version, such as another worker's, changes nothing."""
+        place = _place_of(holding)
+        held = self._open.get(place)
+        if held is not None and held.lease.token == holding.lease.token:
+            del self._open[place]
+            self._leave(held)
 
     def purge(self, now: int) -> None:
         """Forget what has expired."""
@@ -219,6 +250,7 @@ class LeaseBook:
 
     def _leave(self, holding: Holding) -> None:
         """A lease is held no longer: note if its upstream lease has no other."""
+        self._for_others.pop(holding.lease.lease_id, None)
         if holding.upstream is None:
             return
         sharing = self._sharing.get(holding.upstream, {})

@@ -89,6 +89,8 @@ class _Linter:
             yield from self._secrets()
             yield from self._issuers()
             yield from self._dashboard()
+            yield from self._gateway()
+            yield from self._tokens()
 
     def _agent(self, agent: AgentPolicy) -> Iterator[Finding]:
         effective = False
@@ -196,12 +198,22 @@ class _Linter:
                 first.setdefault(key, []).append(grant)
 
     def _delegation(self, agent: AgentPolicy) -> Iterator[Finding]:
-        """Agents that act for nobody, and values that only a proxy may use where there is none."""
+        """Agents that act for nobody or take no proofs, and values that only a proxy may use where there is none."""
         acts_for, agents = agent.acts_for, self._policy.agents
+        if acts_for is not None and agent.agent_id in (acts_for.agents or ()):
+            message = f"agent `{agent.agent_id}` acts for itself, which is refused: what it may have it asks for itself"
+            yield Finding("acts_for_itself", message, agent.origin, "take it out of `agents`")
         for other in sorted((acts_for.agents or frozenset()) - agents.keys()) if acts_for is not None else ():
             message = f"agent `{agent.agent_id}` acts for agent `{other}`, which the policy does not have"
             yield Finding("unknown_agent", message, agent.origin, "correct the name, or add the agent to the policy")
-        if any(each.acts_for is not None and each.acts_for.covers(agent.agent_id, "proxy") for each in agents.values()):
+        if acts_for is not None and acts_for.audience is None:
+            served = (a for a in agents.values() if any(acts_for.covers(a.agent_id, way) for way in acts_for.deliver))
+            for other in (each.agent_id for each in served if each.proof_required):
+                message = f"agent `{agent.agent_id}` acts for `{other}`, which wants proofs, and names no `audience`"
+                hint = "write `audience:` in its `acts_for`: the address where it is called"
+                yield Finding("proof_without_audience", message, agent.origin, hint)
+        others = [each.acts_for for each in agents.values() if each is not agent and each.acts_for is not None]
+        if any(each.covers(agent.agent_id, "proxy") for each in others):
             return
         for grant in agent.grants:
             if grant.deliver == ("proxy",):
@@ -246,6 +258,30 @@ class _Linter:
         for agent_id in sorted(spoken_for - set(self._policy.agents)):
             message = f"an issuer may speak for agent `{agent_id}`, which the policy does not have"
             yield Finding("unknown_agent", message, None, "correct the name, or add the agent to the policy")
+
+    def _gateway(self) -> Iterator[Finding]:
+        """An address for a gateway as which nobody may ask."""
+        acting = [each for each in self._policy.agents.values() if each.acts_for and "value" in each.acts_for.deliver]
+        if self._configuration.server is not None and not acting:
+            message = "`server` is written, and no agent may act for others, so the gateway does not run"
+            hint = "write below `agents:`: gateway: {allow: [], acts_for: {all_agents: true, deliver: [value]}}"
+            yield Finding("gateway_without_agent", message, None, hint)
+
+    def _tokens(self) -> Iterator[Finding]:
+        """Static tokens that are good for nothing."""
+        for token in self._configuration.static_tokens.values():
+            agent = self._policy.agents.get(token.agent)
+            if token.expires_at <= self._now:
+                hint = f"`secret-broker tokens revoke {token.token_id}` takes it out"
+                yield Finding("token_over", f"the token {token.token_id} is over", token.origin, hint)
+            elif agent is None:
+                message = f"the token {token.token_id} is of agent `{token.agent}`, which the policy does not have"
+                hint = f"add the agent, or `secret-broker tokens revoke {token.token_id}`"
+                yield Finding("token_of_unknown_agent", message, token.origin, hint)
+            elif agent.proof_required:
+                message = f"agent `{token.agent}` wants proofs, which the token {token.token_id} cannot show"
+                hint = "give the token to an agent of its own, without `proof: required`"
+                yield Finding("token_without_proof", message, token.origin, hint)
 
     def _dashboard(self) -> Iterator[Finding]:
         """What is signed where nobody's signature counts."""

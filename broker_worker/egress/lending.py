@@ -1,11 +1,12 @@
 """A value while it is lent: only as text that can be sent, and only together with what keeps it out of answers."""
 
+import contextlib
 import string
 
 from agent_sdk.errors import LeaseExpired, NotText
 from agent_sdk.secret import Secret
 from broker_worker.egress.problems import Refusal
-from broker_worker.egress.scrubbing import Scrubber
+from broker_worker.egress.scrubbing import Scrubber, Scrubbers
 
 _PRINTABLE = frozenset(string.ascii_letters + string.digits + string.punctuation + " ")
 
@@ -15,13 +16,17 @@ class LentValue:
 
     Args:
         secret: the secret.
+        scrubbers: have what keeps its value out of answers.
     """
 
-    __slots__ = ("_scrubber", "_secret")
+    __slots__ = ("_scrubber", "_scrubbers", "_secret")
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, secret: Secret, scrubbers: Scrubbers) -> None:
         self._secret = secret
+        self._scrubbers = scrubbers
         self._scrubber: Scrubber | None = None
+        with contextlib.suppress(LeaseExpired, NotText):
+            self._scrubber = scrubbers.known(secret.name, secret.reveal())
 
     @property
     def name(self) -> str:
@@ -54,12 +59,17 @@ class LentValue:
             raise Refusal(502, "value_unusable", "the stored value is empty, or has characters that cannot be sent")
         return value
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `scrubber` takes no time."""
+        return self._scrubber is not None
+
     def scrubber(self) -> Scrubber:
-        """What keeps it out of answers; made once, as it looks for many forms of the value.
+        """What keeps it out of answers.
 
         Raises:
             Refusal: if the value is over, or cannot be kept out of answers.
         """
         if self._scrubber is None:
-            self._scrubber = Scrubber(self.name, self.value())
+            self._scrubber = self._scrubbers.make(self.name, self.value())
         return self._scrubber

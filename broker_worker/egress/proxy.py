@@ -25,7 +25,7 @@ NO_PATTERN = "/(none)"
 """What the audit has in place of a path that no pattern of the route covers."""
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
 _FAULTS_OF_STRANGERS = Rate(60, 60_000, 20)
-_FAULTS_OF_ALL = Rate(600, 60_000, 100)
+_FAULTS_OF_ALL = Rate(120, 60_000, 60)
 """How many calls that were refused here are recorded: junk must not fill the audit."""
 _AFTER_MS = 30_000
 """How long a call may go on after its run's token has ended: the broker records it for a minute and no longer."""
@@ -127,7 +127,8 @@ class Proxy:
                     loan = await self._values.lend(route, case.caller)
                     if not is_known:  # now it is; made-up tokens are counted together, where the broker is asked
                         self._count(token, route)
-                    loan.scrubber()  # before the value leaves: what cannot be kept out of answers is not sent
+                    if not loan.is_ready:  # what cannot be kept out of answers is not sent
+                        await asyncio.to_thread(loan.scrubber)
                     case.has_left = True
                     passage = Passage(
                         request, route, case.line.session, target.segments, case.caller.query, headers, loan

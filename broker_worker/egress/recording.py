@@ -1,6 +1,7 @@
 """Every call becomes an audit event of the broker. Where that fails for some seconds, no more calls are made."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,11 +13,15 @@ from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import NotGranted, RateLimited, Unavailable
 from agent_sdk.wire.errors import SecretBrokerError
 from agent_sdk.wire.messages import MAX_CALLS, Call, Subject
+from broker_worker.core.limits import Rate
+from broker_worker.egress.limits import Buckets
 
 GATHER_SECONDS = 0.2
 """How long calls of a run are gathered for one report."""
 PATIENCE_SECONDS = 3.0
 """For how long calls go on while reports fail."""
+REPORTS = Rate(480, 60_000, 40)
+"""How often it is reported, all runs together: less than a run may ask by default, so that questions fit in as well."""
 _AGAIN_SECONDS = 0.5
 _REPORT_SECONDS = 3.0
 _MAX_WAITING = 8192
@@ -46,6 +51,7 @@ class Recorder:
         self._waiting = 0
         self._failing_since: float | None = None
         self._ending = False
+        self._reports = Buckets(lambda: time.monotonic_ns() // 1000)
 
     @property
     def keeps_up(self) -> bool:
@@ -92,6 +98,9 @@ class Recorder:
         except TimeoutError:
             pass  # gathered for long enough
         while batch.calls:
+            if not self._ending and (wait := self._reports.take("all", REPORTS)):
+                await asyncio.sleep(wait / 1e6)  # meanwhile more calls come into this report
+                continue
             calls = tuple(islice(batch.calls, MAX_CALLS))
             if await self._report(batch.subject, calls):
                 for _ in calls:

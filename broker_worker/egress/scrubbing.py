@@ -1,6 +1,9 @@
 """What the upstream says, without the value: an answer that repeats it would hand it to the agent."""
 
 import copy
+import os
+from hashlib import blake2b
+from weakref import WeakValueDictionary
 
 from multidict import CIMultiDict
 
@@ -46,6 +49,32 @@ class Scrubber:
 
     def _text(self, text: str) -> str:
         return self._masker.replace(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+class Scrubbers:
+    """Has one scrubber for each value, shared by all runs that are lent it: to make one takes milliseconds.
+
+    None outlives the last loan of its value.
+    """
+
+    def __init__(self) -> None:
+        self._key = os.urandom(32)  # nothing outside of this process can be compared with what stands for a value here
+        self._made: WeakValueDictionary[bytes, Scrubber] = WeakValueDictionary()
+
+    def known(self, name: str, value: str) -> Scrubber | None:
+        """The scrubber of a value, if it was made."""
+        return self._made.get(self._mark(name, value))
+
+    def make(self, name: str, value: str) -> Scrubber:
+        """The scrubber of a value, made if it was not.
+
+        Raises:
+            Refusal: if the value cannot be kept out of answers.
+        """
+        return self._made.setdefault(self._mark(name, value), Scrubber(name, value))
+
+    def _mark(self, name: str, value: str) -> bytes:
+        return blake2b(f"{name}\0{value}".encode("utf-8", "surrogateescape"), key=self._key).digest()
 
 
 def _raw(headers: CIMultiDict[str]) -> bytes:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import ApprovalPending, NotGranted
 from agent_sdk.wire.errors import SecretBrokerError
-from agent_sdk.wire.proof import MAX_LIFETIME
 from broker_worker.core.egress import Route
 from broker_worker.core.limits import Rate
+from broker_worker.core.shown_proofs import ShownProofs
 from broker_worker.egress.identity import Caller
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.limits import Buckets
 from broker_worker.egress.problems import Refusal, refused_by_broker, unauthenticated
+from broker_worker.egress.scrubbing import Scrubbers
 
 REMEMBERED_SECONDS = 60.0
 """For how long a granted value serves the same run on the same route without asking again."""
@@ -27,9 +28,6 @@ _STRANGERS = Rate(600, 60_000, 60)
 """How often the broker is asked about tokens that it has not accepted yet: guesses must not use up our own limits."""
 _MAX_ENTRIES = 2048
 _SKEW_MS = 30_000
-_MAX_PROOFS = 16_384
-_PROOF_SECONDS = MAX_LIFETIME / 1000 + 2 * _SKEW_MS / 1000
-"""For how long a proof is remembered: longer than any is good."""
 
 _Key = tuple[str, str]
 
@@ -58,7 +56,8 @@ class Values:
         self._kept: OrderedDict[_Key, _Remembered] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[LentValue]] = {}
         self._accepted: OrderedDict[str, None] = OrderedDict()
-        self._proofs: OrderedDict[str, float] = OrderedDict()
+        self._scrubbers = Scrubbers()
+        self._proofs = ShownProofs()
         self._strangers = Buckets(lambda: time.monotonic_ns() // 1000)
 
     def forget(self) -> None:
@@ -81,7 +80,7 @@ class Values:
         """
         token, key = caller.subject.token, (caller.subject.token, route.name)
         if caller.subject.proof is not None:
-            return await self._prove(route, caller, caller.subject.proof)
+            return await self._checked(self._ask_once(route, caller, caller.subject.proof))
         kept = self._kept.get(key)
         if kept is not None:
             if kept.until > asyncio.get_running_loop().time():
@@ -99,38 +98,28 @@ class Values:
             asking.add_done_callback(lambda task: self._settle(key, caller, task))
         return await self._checked(asyncio.shield(asking))
 
-    async def _prove(self, route: Route, caller: Caller, proof: str) -> LentValue:
-        """Ask with a proof, which serves once (docs/protocol.md, "Proof of possession")."""
-        token = caller.subject.token
-        now = asyncio.get_running_loop().time()
-        while self._proofs and next(iter(self._proofs.values())) < now:
-            self._proofs.popitem(last=False)
-        if proof in self._proofs:
-            raise unauthenticated("this proof was shown before: make a new one for each call")
-        if len(self._proofs) >= _MAX_PROOFS:
-            raise Refusal(429, "rate_limited", "too many proofs at once: try again", 1)
-        self._admit(token)
-        self._proofs[proof] = now + _PROOF_SECONDS
-        try:
-            loan = await self._checked(self._ask(route, caller))
-        except Refusal as refusal:
-            if refusal.code == "unauthenticated":
-                self._proofs.pop(proof, None)  # no broker takes it, so it need not be remembered
-            raise
-        self._accept(token)
-        return loan
-
     def _admit(self, token: str) -> None:
-        """Have the broker asked about a token, unless there were too many that it did not know."""
+        """Have only so many questions asked about tokens that the broker has not accepted yet."""
         if token not in self._accepted and (wait := self._strangers.take("all", _STRANGERS)):
             raise Refusal(429, "rate_limited", "too many runs are new here: try again", 1 + wait // 1_000_000)
 
     def _accept(self, token: str) -> None:
-        """Remember that the broker knows a token."""
         self._accepted[token] = None
         self._accepted.move_to_end(token)
         if len(self._accepted) > _MAX_ENTRIES:
             self._accepted.popitem(last=False)
+
+    async def _ask_once(self, route: Route, caller: Caller, proof: str) -> LentValue:
+        self._admit(caller.subject.token)
+        if not self._proofs.take(proof, time.time_ns() // 1_000_000):
+            raise unauthenticated("this proof was shown before: make a new one for each call")
+        try:
+            loan = await self._ask(route, caller)
+        except NotGranted as error:
+            self._proofs.give_back(proof, error.code)
+            raise
+        self._accept(caller.subject.token)
+        return loan
 
     async def _ask(self, route: Route, caller: Caller) -> LentValue:
         secret = await self._client().get(
@@ -140,7 +129,7 @@ class Values:
             deliver="proxy",
             on_behalf_of=caller.subject,
         )
-        return LentValue(secret)
+        return LentValue(secret, self._scrubbers)
 
     async def _checked(self, asking: Awaitable[LentValue]) -> LentValue:
         try:

@@ -58,7 +58,11 @@ def _agents(value: Value) -> frozenset[str]:
 
 def _audience(value: Value) -> str:
     text = value.text("the address where it is called, such as http://127.0.0.1:7700")
-    parts = urlsplit(text)
-    if len(text) > _MAX_AUDIENCE or parts.scheme not in ("http", "https") or not parts.netloc or not text.isprintable():
+    try:
+        parts = urlsplit(text)
+        is_address = parts.scheme in ("http", "https") and bool(parts.netloc) and not (parts.query or parts.fragment)
+    except ValueError:  # such as a bracket that is not closed
+        is_address = False
+    if not is_address or len(text) > _MAX_AUDIENCE or not text.isprintable():
         raise value.expected("the address where it is called, such as http://127.0.0.1:7700")
     return text.rstrip("/")

@@ -25,6 +25,7 @@ from broker_worker.core.egress import (
     is_public,
 )
 from broker_worker.core.egress_path import PathPattern, read_segments
+from broker_worker.core.errors import ConfigError
 from broker_worker.files.quantities import parse_duration, parse_rate, parse_size
 from broker_worker.files.sections import Section, Value, nearest
 from broker_worker.files.yaml_reader import read_yaml
@@ -49,6 +50,9 @@ def read_egress(path: Path) -> EgressSettings:
     Raises:
         ConfigError: with file and line, for the first thing that cannot be meant.
     """
+    if not path.exists():
+        hint = "write one as docs/egress.md shows, or name it by --config: `launch` does not pass SECRET_BROKER_HOME on"
+        raise ConfigError("does not exist", file=str(path), hint=hint)
     document = Section(read_yaml(path), file=str(path), origin=path.name, what="top level")
     document.refuse_unknown(("egress",))
     section = document.require("egress", why="write `egress:` and `routes:` below it").section(*_KEYS)
@@ -94,7 +98,7 @@ def _route(routes: Section, name: str) -> Route:
         name=name,
         upstream=_upstream(section.require("upstream", why="write `upstream: https://api.example.com`"), private),
         secret=section.require("secret", why="write the name of the secret that goes with it").name(check_secret_name),
-        send=_send(section.require("send", why=_SHOW)),
+        send=_send(section.require("send", why=_SHOW, private=True)),  # where people paste the value itself
         allow=_allowed(section.require("allow", why="write `allow: [{method: GET, path: /v1/models}]`")),
         origin=routes.origin_of(name),
         bounds=_bounds(section),

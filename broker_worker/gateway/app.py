@@ -4,10 +4,10 @@ import asyncio
 import base64
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, Final
 
@@ -22,11 +22,11 @@ from starlette.types import ASGIApp
 from agent_sdk.errors import LeaseExpired, NotGranted, Unavailable
 from agent_sdk.secret import Secret
 from broker_worker.core.configuration import ServerSettings
+from broker_worker.core.shown_proofs import ShownProofs
 from broker_worker.gateway.asking import Clients
 from broker_worker.gateway.guards import MAX_BODY, Gate
-from broker_worker.gateway.problems import UNAVAILABLE_SECONDS, Problem, not_granted
+from broker_worker.gateway.problems import UNAVAILABLE_SECONDS, Problem, not_granted, unauthenticated
 from broker_worker.gateway.reading import check_media_type, read_subject, read_wanted
-from broker_worker.gateway.used_proofs import UsedProofs
 
 RESOLVE_PATH: Final = "/v1/secrets/resolve"
 MAX_UNDER_WAY: Final = 64
@@ -42,15 +42,12 @@ class Gateway:
     Args:
         clients: with whom the broker is asked.
         server: where clients of this host find us.
-        proofs: those that were shown before.
-        body_seconds: how long a client may take to send its body.
     """
 
-    def __init__(
-        self, clients: Clients, server: ServerSettings, proofs: UsedProofs, body_seconds: float = BODY_SECONDS
-    ) -> None:
-        self._clients, self._server, self._proofs, self._body_seconds = clients, server, proofs, body_seconds
+    def __init__(self, clients: Clients, server: ServerSettings, body_seconds: float = BODY_SECONDS) -> None:
+        self._clients, self._server, self._body_seconds = clients, server, body_seconds
         self._under_way = 0
+        self._proofs = ShownProofs()
 
     def app(self) -> ASGIApp:
         """The ASGI application."""
@@ -76,8 +73,9 @@ class Gateway:
         wanted = read_wanted(await self._body(request))
         if self._under_way >= MAX_UNDER_WAY:
             raise Problem(503, "unavailable", "too many requests are under way", retry_after=UNAVAILABLE_SECONDS)
-        if subject.proof is not None:
-            self._proofs.take(subject.proof)
+        proof = subject.proof
+        if proof is not None and not self._proofs.take(proof, time.time_ns() // 1_000_000):
+            raise unauthenticated()
         self._under_way += 1
         try:
             client = await self._clients.current()
@@ -90,10 +88,9 @@ class Gateway:
             )
             answer = _resolved(found, request.state.request_id)
         except NotGranted as error:
-            problem = not_granted(error)
-            if subject.proof is not None and problem.status == HTTPStatus.UNAUTHORIZED:
-                self._proofs.give_back(subject.proof)
-            raise problem from None
+            if proof is not None:
+                self._proofs.give_back(proof, error.code)
+            raise not_granted(error) from None
         except LeaseExpired:  # revoked, or over, in the moment between
             raise not_granted(Unavailable("what was granted is over already")) from None
         finally:

@@ -14,7 +14,6 @@ from agent_sdk.credential import RunCredential
 from broker_worker.core.configuration import ServerSettings
 from broker_worker.gateway.app import Gateway
 from broker_worker.gateway.asking import TIMEOUT_SECONDS, Clients
-from broker_worker.gateway.used_proofs import UsedProofs
 from broker_worker.loopback import listening
 
 HEAD_SECONDS = 10.0
@@ -82,7 +81,7 @@ async def serve_gateway(
         server = ServerSettings(address, sockets[0].getsockname()[1])
         serving = _Server(
             uvicorn.Config(
-                Gateway(clients, server, UsedProofs(_now)).app(),
+                Gateway(clients, server).app(),
                 http=Connection,
                 lifespan="off",
                 ws="none",

@@ -28,6 +28,14 @@ _ACTIVITIES: Mapping[str | None, int] = {
     "renew": _UPDATE,
     "release": _DELETE,
 }
+_MAPPED = frozenset(
+    {
+        *("v", "timestamp", "agent_id", "run_id", "secret_name", "outcome", "code", "reason", "action", "purpose"),
+        *("version", "request_id", "run_key", "issuer", "latency_us", "count", "signature"),
+        *("event_id", "worker", "sequence"),
+    }
+)
+"""What has a place in an OCSF event, or says nothing outside its chain; everything else stands in `unmapped`."""
 _INFORMATIONAL, _LOW, _MEDIUM = 1, 2, 3
 _SUSPICIOUS = frozenset({"unauthenticated", "queue_distrusted", "decision_refused", "job_refused"})
 _FORMULA = re.compile(r"\s*[=+\-@|%\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
@@ -131,11 +139,7 @@ def _actor(event: AuditEvent) -> dict[str, Any]:
 
 
 def _unmapped(event: AuditEvent) -> dict[str, Any]:
-    names = (
-        *("event", "source", "age_s", "rule", "policy", "provider", "expires_at", "lease_id", "lease_ends", "uses"),
-        *("approval_id", "approver", "subject", "entry_id", "token_id", "task", "chain", "prev"),
-    )
-    return {name: getattr(event, name) for name in names}
+    return {name: getattr(event, name) for name in AuditEvent.__struct_fields__ if name not in _MAPPED}
 
 
 def _without_none(document: Any) -> Any:

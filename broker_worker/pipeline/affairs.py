@@ -353,7 +353,7 @@ class Affairs:
         if revocation.kind in ("secret", "lease"):
             return self._lease_letters(ended, session, now)
         runs = runs_reached(revocation, ended, self._peers)
-        kept_by_others = [holding for holding in ended if holding.actor is not None]
+        kept_by_others = [holding for holding in ended if holding.keeper not in runs]
         letters = self._lease_letters(kept_by_others, session, now)
         return letters + seal_notices(Notice("run_revoked", now), sorted(runs), session, self._nonces)
 

@@ -1,5 +1,6 @@
 """The values that flow through the pipeline: an entry becomes an ask, its names become cases, cases an answer."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,6 +68,7 @@ class Ask:
         identity: whose rights decide: the sender's, or that of the run that it asks for.
         actor: the sender, if it asks on behalf of another run.
         deliver: how a value is to reach the work.
+        known_names: those of a report's names that the registry has.
         guarded: whether people may have to approve one of its names.
         writes: whether it stores a value, which the vault must be asked for.
         draft: the sealed reply that was prepared for it.
@@ -88,6 +90,7 @@ class Ask:
     draft: bytes | None = field(default=None, repr=False)
     actor: RunIdentity | None = None
     deliver: Way | None = None
+    known_names: Container[str] = ()
 
     @property
     def sender(self) -> RunIdentity:

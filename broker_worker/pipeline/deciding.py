@@ -52,7 +52,7 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
     elif isinstance(body, ListNames):
         ask.names = _names_for(ask, configuration, now)
     elif isinstance(body, Report):
-        return  # whose calls they are is proved, and that is all there is to it
+        ask.known_names = configuration.registry  # whose calls they are is proved, and that is all there is to it
     elif isinstance(body, Put | Generate):
         _open_write(ask, body, configuration, now)
     else:
@@ -115,7 +115,7 @@ def _decided(
     way: Way | None = None,
 ) -> Decision:
     identity = ask.identity
-    in_scope = identity.scope is None or identity.in_scope(name)
+    in_scope = identity.in_scope(name) and (ask.actor is None or ask.actor.in_scope(name))
     return decide(
         configuration.policy,
         identity.agent_id,
@@ -187,7 +187,7 @@ class Limits:
         """
         identity, request = ask.identity, ask.request
         sender = ask.sender
-        counts_as = sender if ask.action == "report" else identity
+        counts_as = identity if ask.action == "resolve" else sender
         bucket = request.deadline // MARKS_MS
         counted = [case for case in ask.cases if case.code is None]
         of_names = tuple([self.of_case(identity.agent_id, case) if case.is_counted else () for case in counted])

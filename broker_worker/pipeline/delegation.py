@@ -5,8 +5,9 @@ policy wants one (docs/protocol.md, "On behalf of a run"). The asker is believed
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hmac import compare_digest
+from typing import TypeVar
 
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import Report, Resolve, Subject, Way
@@ -14,6 +15,7 @@ from agent_sdk.wire.proof import verify_proof
 from agent_sdk.wire.static_tokens import PREFIX, parse
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier
 from broker_worker.core.configuration import Configuration, StaticToken
+from broker_worker.core.limits import Rate, count_one
 from broker_worker.core.policy import ActsFor
 from broker_worker.pipeline.batch import Ask
 
@@ -21,6 +23,10 @@ REPORT_GRACE_MS = 60_000
 """How long after its token's end calls of a run are still recorded: they were made before, and told late."""
 STATIC_ISSUER = "static-token"
 """What the audit names as the issuer of an identity that a static token stands for."""
+FAULTS = Rate(600, 60_000, 60)
+"""How many signatures that do not verify an actor may have looked at: each costs what hundreds of requests cost."""
+_AGAIN_MS = 1000
+T = TypeVar("T")
 
 
 class Subjects:
@@ -35,6 +41,7 @@ class Subjects:
         self._skew = skew
         self._limit = limit
         self._verified: OrderedDict[str, RunIdentity] = OrderedDict()
+        self._faults: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def forget(self) -> None:
         """Have every token verified again, because the files changed."""
@@ -61,12 +68,16 @@ class Subjects:
             ask.refuse(Code.DENIED, "may_not_act_for_others")
             return
         try:
-            subject = self._identity(body.subject.token, configuration.static_tokens, verifier, now, grace)
+            subject = self._identity(body.subject.token, actor, configuration.static_tokens, verifier, now, grace)
             _check_claimed(body.subject, subject)
             if not grace:
-                self._check_proof(body.subject, subject, acts_for, configuration, now)
+                self._check_proof(body.subject, subject, actor, acts_for, configuration, now)
         except WireError as error:
-            ask.refuse(error.code, f"subject_{error.reason}")
+            retry_after = _AGAIN_MS if error.code is Code.RATE_LIMITED else None
+            ask.refuse(error.code, f"subject_{error.reason}", retry_after)
+            return
+        if subject.agent_id == actor.agent_id:  # else whoever may only have it used would have it, by its own token
+            ask.refuse(Code.DENIED, "may_not_act_for_itself")
             return
         if not acts_for.covers(subject.agent_id, way):
             ask.refuse(Code.DENIED, "may_not_act_for_this_agent")
@@ -74,12 +85,22 @@ class Subjects:
         ask.identity = subject
 
     def _identity(
-        self, token: str, static: Mapping[str, StaticToken], verifier: TokenVerifier, now: int, grace: int
+        self,
+        token: str,
+        actor: RunIdentity,
+        static: Mapping[str, StaticToken],
+        verifier: TokenVerifier,
+        now: int,
+        grace: int,
     ) -> RunIdentity:
+        known = self._verified.get(token)
         if token.startswith(PREFIX):
             identity = _static_identity(token, static)
+        elif known is not None:
+            identity = known
         else:
-            identity = self._verified.get(token) or _verified(token, verifier, now, grace)
+            kind = (actor.agent_id, "")
+            identity = self._within(kind, now, lambda: _verified(token, verifier, now, grace))
             self._verified[token] = identity
             if len(self._verified) > self._limit:
                 self._verified.popitem(last=False)
@@ -87,19 +108,47 @@ class Subjects:
             raise WireError("what the run showed is over", code=Code.EXPIRED, reason="expired")
         return identity
 
+    def _within(self, kind: tuple[str, str], now: int, check: Callable[[], T]) -> T:
+        """Check a signature, unless too many of its kind did not verify lately.
+
+        Args:
+            kind: the actor's agent, and the run's token if that verified before: junk stops nobody who is known.
+            now: the time, ms since the epoch.
+            check: verifies it.
+        """
+        is_within, arrival = count_one(FAULTS, self._faults.get(kind, 0), now * 1000)
+        if not is_within:
+            raise WireError("too many signatures did not verify", code=Code.RATE_LIMITED, reason="too_many_faults")
+        try:
+            return check()
+        except WireError:
+            self._faults[kind] = arrival
+            self._faults.move_to_end(kind)
+            if len(self._faults) > self._limit:
+                self._faults.popitem(last=False)
+            raise
+
     def _check_proof(
-        self, shown: Subject, subject: RunIdentity, acts_for: ActsFor, configuration: Configuration, now: int
+        self,
+        shown: Subject,
+        subject: RunIdentity,
+        actor: RunIdentity,
+        acts_for: ActsFor,
+        configuration: Configuration,
+        now: int,
     ) -> None:
         """Verify a proof that was shown, and want one where the agent's policy does."""
         agent = configuration.policy.agents.get(subject.agent_id)
         is_required = agent is not None and agent.proof_required
-        if shown.proof is None:
+        proof, audience = shown.proof, acts_for.audience
+        if proof is None:
             if is_required:
                 raise WireError("no proof was shown", code=Code.UNAUTHENTICATED, reason="without_proof")
             return
-        if subject.issuer == STATIC_ISSUER or acts_for.audience is None:
+        if subject.issuer == STATIC_ISSUER or audience is None:
             raise WireError("no proof counts here", code=Code.UNAUTHENTICATED, reason="proof_not_taken")
-        verify_proof(shown.proof, shown.token, subject.run_public_key, (acts_for.audience,), now, self._skew)
+        key, kind = subject.run_public_key, (actor.agent_id, subject.token_id)
+        self._within(kind, now, lambda: verify_proof(proof, shown.token, key, (audience,), now, self._skew))
 
 
 def _check_claimed(shown: Subject, subject: RunIdentity) -> None:

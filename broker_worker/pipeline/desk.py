@@ -152,8 +152,11 @@ class Desk:
                         case.refuse(Code.REVOKED, "secret_revoked")
 
     def _is_revoked(self, ask: Ask) -> bool:
-        """Whether the run, or who asks for it, was revoked; calls that it made before are recorded all the same."""
-        asking = (ask.sender,) if ask.action == "report" else (ask.identity, ask.sender)
+        """Whether who asks was revoked, or the run that a value is asked for.
+
+        Calls that a run made before are recorded all the same, and what was lent for it can be given back.
+        """
+        asking = (ask.identity, ask.sender) if ask.action == "resolve" else (ask.sender,)
         of_run = self.affairs.revocations.of_run
         return any(of_run(each.agent_id, each.run_id, each.token_id) is not None for each in asking)
 
@@ -227,7 +230,7 @@ class Desk:
         live = [ask for ask in release.asks if ask.code is None]
         others = [ask for ask in release.asks if ask.code is not None]
         places = {(ask.entry.agent_id, ask.entry.entry_id.decode("ascii", "replace")) for ask in live}
-        noted = [record for record in release.records if (record.agent_id, record.entry_id) not in places]
+        noted = [record for record in release.records if (records.sent_by(record), record.entry_id) not in places]
         waiting, again = self._settle_all(self._decided_again(live), noted, self._clock.now())
         again.asks = [*others, *again.asks]
         return waiting, again
@@ -303,7 +306,7 @@ class Desk:
         now = self._clock.now()
         for ask in asks:
             self._decide_again(ask, now, are_approved=True)
-            if ask.request.deadline <= now or ask.identity.expires_at <= now:
+            if min(ask.request.deadline, ask.identity.expires_at, ask.sender.expires_at) <= now:
                 ask.refuse(Code.EXPIRED, "expired_while_waiting")
         settle(now)
         rules = self._rules()

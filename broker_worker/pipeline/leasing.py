@@ -1,10 +1,12 @@
 """Every release has a lease; a run can renew it up to its hard end, or give it back."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import Release, Renew
+from agent_sdk.wire.messages import Release, Renew, Way
+from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import MAX_LEASE_MS, Holding, Lease, LeaseBook, LeaseMint
 from broker_worker.core.places import changes_with, is_older, versioned_part
@@ -20,6 +22,8 @@ _SUPERSEDED = 32_768
 _HEARD_MS = 5_000
 """How long a worker may go on serving an older value until it hears of a write, ms."""
 _NOBODY_ASKED = Decision(True, "given_back")
+_OWN_WAYS: Sequence[Way] = ("value", "env", "file")
+"""The ways in which a run can have a value itself: its lease goes on as long as one of them is allowed."""
 
 
 class _Write(NamedTuple):
@@ -84,7 +88,7 @@ class Leases:
             ends_at = self._hard_end(case, identity.expires_at, expires_at, now)
             ends_at = max(expires_at, ends_at if known.lent_until is None else min(ends_at, known.lent_until))
         keeper = actor or (identity.agent_id, run_key)  # only who has the value can renew the lease or give it back
-        lease = self._mint.issue(*keeper, case.name, version, now, ends_at)
+        lease = self._mint.issue(*keeper, case.name, version, now, ends_at, for_others=actor is not None)
         holding = Holding(
             identity.agent_id,
             identity.run_id,
@@ -95,6 +99,8 @@ class Leases:
             upstream=known.fetched.upstream_lease,
             actor=actor,
         )
+        if ask.actor is not None:
+            holding.actor_run, holding.actor_token = ask.actor.run_id, ask.actor.token_id
         self.book.note(holding)
         case.holding = holding
 
@@ -123,13 +129,16 @@ class Leases:
             self._ended.popitem(last=False)
 
     def open_cases(self, ask: Ask, configuration: Configuration, now: int) -> None:
-        """Decide a request to renew or to give back a lease: only the run that holds it can ask for that."""
-        body, identity = ask.request.body, ask.identity
+        """Decide a request to renew or to give back a lease: only who has the value can ask for that."""
+        body, identity = ask.request.body, ask.sender
         assert isinstance(body, Renew | Release)
         try:
             lease = self._mint.read(body.lease, identity.agent_id, identity.run_public_key)
         except WireError:
             ask.refuse(Code.INVALID, "unknown_lease")
+            return
+        if lease.for_others:
+            self._open_case_for_others(ask, lease, configuration)
             return
         known = self.book.held(identity.run_public_key, lease.name, lease.version, 0)
         holding = known if known is not None and known.lease.token == lease.token else None
@@ -143,17 +152,46 @@ class Leases:
         if isinstance(body, Renew):
             self._decide_renewal(ask, case, holding, configuration, now)
 
+    def _open_case_for_others(self, ask: Ask, lease: Lease, configuration: Configuration) -> None:
+        """Who acts for a run can give its lease back. To go on it asks anew, as only what the run shows says if it may.
+
+        A worker that does not know the lease cannot say whose it is, and leaves it to its end.
+        """
+        holding = self.book.held_for_others(lease)
+        case = Case(lease.name, _NOBODY_ASKED, configuration.entry_of(lease.name), is_counted=False, holding=holding)
+        case.version = lease.version
+        ask.cases = [case]
+        if isinstance(ask.request.body, Renew):
+            case.refuse(Code.DENIED, "held_for_another_run")
+        elif holding is None:
+            case.refuse(*self._ended.get(lease.lease_id, (Code.EXPIRED, "lease_not_known")))
+        else:
+            ask.actor = ask.sender
+            ask.identity = RunIdentity(
+                "",
+                holding.agent_id,
+                holding.run_id,
+                holding.run_key,
+                holding.token_id,
+                lease.issued_at,
+                lease.ends_at,
+            )
+
     def _decide_renewal(self, ask: Ask, case: Case, holding: Holding, configuration: Configuration, now: int) -> None:
         identity, lease = ask.identity, holding.lease
-        case.decision = decide(
-            configuration.policy,
-            identity.agent_id,
-            identity.run_id,
-            lease.name,
-            purpose="renewal",
-            now=now,
-            in_scope=identity.scope is None or identity.in_scope(lease.name),
-        )
+        for way in _OWN_WAYS:
+            case.decision = decide(
+                configuration.policy,
+                identity.agent_id,
+                identity.run_id,
+                lease.name,
+                purpose="renewal",
+                now=now,
+                in_scope=identity.scope is None or identity.in_scope(lease.name),
+                way=way,
+            )
+            if case.decision.allowed:
+                break
         if not case.decision.allowed or case.entry is None:
             case.refuse(Code.DENIED, case.decision.reason if case.entry else "unknown_secret")
         elif self._is_revoked(holding):
@@ -209,10 +247,10 @@ class Leases:
             now: the time, ms since the epoch.
         """
         (case,) = ask.cases
-        holding = case.holding
-        assert holding is not None
         if case.code is not None:
             return
+        holding = case.holding
+        assert holding is not None
         if isinstance(ask.request.body, Release):
             self.end(holding, Code.EXPIRED, "lease_given_back")
         elif known is not None and known.fetched.version != holding.lease.version:

@@ -35,7 +35,7 @@ def runs_reached(revocation: Revocation, ended: Sequence[Holding], peers: PeerCa
         ended: the leases that it ends.
         peers: the runs that this worker has heard of.
     """
-    runs = {(holding.agent_id, holding.run_key) for holding in ended if holding.actor is None}
+    runs = {holding.keeper for holding in ended if _is_about_keeper(revocation, holding)}
     for peer in peers.of_agent(_agent_of(revocation)):
         if any(_is_of_run(revocation, peer.agent_id, each.run_id, each.token_id) for each in peer.identities()):
             runs.add((peer.agent_id, peer.run_public_key))
@@ -46,7 +46,15 @@ def _is_about(revocation: Revocation, holding: Holding) -> bool:
     lease = holding.lease
     if revocation.kind == "secret":
         return lease.name == revocation.subject and revocation.version in (None, lease.version)
-    return _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)
+    is_about_run = _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)
+    return is_about_run or _is_about_keeper(revocation, holding)
+
+
+def _is_about_keeper(revocation: Revocation, holding: Holding) -> bool:
+    """Whether who has the value is refused from now on, and not only the run that it was asked for."""
+    if holding.actor is None:
+        return _is_of_run(revocation, holding.agent_id, holding.run_id, holding.token_id)
+    return _is_of_run(revocation, holding.actor[0], holding.actor_run, holding.actor_token)
 
 
 def _is_of_run(revocation: Revocation, agent_id: str, run_id: str, token_id: str) -> bool:

@@ -56,31 +56,42 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         approver=None if approval is None else approval.names_of("approve") or None,
         request_id=ask.request.request_id.hex(),
         entry_id=ask.entry.entry_id.decode("ascii", "replace"),
-        run_key=ask.peer.fingerprint if ask.actor is None else fingerprint(identity.run_public_key),
+        run_key=_run_key(ask),
         token_id=identity.token_id,
-        issuer=identity.issuer,
+        issuer=identity.issuer or None,
         task=identity.task,
         latency_us=max(0, now_us - ask.entry.received_us),
     )
+
+
+def _run_key(ask: Ask) -> str:
+    return ask.peer.fingerprint if ask.actor is None else fingerprint(ask.identity.run_public_key)
 
 
 def _actor(ask: Ask) -> str | None:
     return None if ask.actor is None else f"{ask.actor.agent_id}/{ask.actor.run_id}"
 
 
-def call(ask: Ask, made: Call, policy: str) -> AuditRecord:
+def sent_by(record: AuditRecord) -> str | None:
+    """The agent on whose stream the request of a record came."""
+    return record.agent_id if record.actor is None else record.actor.partition("/")[0]
+
+
+def call(ask: Ask, made: Call, now: int, policy: str) -> AuditRecord:
     """A request that a proxy made with a secret on behalf of a run.
 
     Args:
         ask: the report.
-        made: the call, as the proxy tells it.
+        made: the call, as the proxy tells it; a time that cannot be true, before the token's issue or after the
+            report, is recorded as the nearest that can.
+        now: the time, ms since the epoch.
         policy: digest of the policy in force.
     """
     identity = ask.identity
     return AuditRecord(
         v=1,
         event="call",
-        timestamp=format_time(made.at),
+        timestamp=format_time(min(max(made.at, identity.issued_at), now)),
         agent_id=identity.agent_id,
         run_id=identity.run_id,
         secret_name=made.name,
@@ -126,9 +137,9 @@ def whole_request(ask: Ask, now: int, now_us: int, policy: str) -> AuditRecord:
         policy=policy,
         request_id=ask.request.request_id.hex(),
         entry_id=ask.entry.entry_id.decode("ascii", "replace"),
-        run_key=ask.peer.fingerprint,
+        run_key=_run_key(ask),
         token_id=identity.token_id,
-        issuer=identity.issuer,
+        issuer=identity.issuer or None,
         task=identity.task,
         latency_us=max(0, now_us - ask.entry.received_us),
     )
@@ -172,6 +183,8 @@ def approval_requested(request: ApprovalRequest, now: int) -> AuditRecord:
         run_id=request.run_id,
         secret_name=",".join(request.names),
         action=request.action,
+        deliver=request.deliver if request.action == "resolve" else None,
+        actor=request.actor or None,
         purpose=request.purpose or None,
         rule=request.rule,
         policy=request.policy,

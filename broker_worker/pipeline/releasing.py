@@ -1,6 +1,6 @@
 """The last step: record, then reply. The only place where replies are made, and where they leave."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import structs
@@ -81,7 +81,7 @@ class Releaser:
         noted: list[AuditRecord] = []
         for ask in asks:
             agent_id, reason = ask.entry.agent_id, ask.reason or ""
-            if not ask.identity.issuer:
+            if not ask.sender.issuer:
                 noted += self._once(("", agent_id, reason), records.unauthenticated(agent_id, reason, now), now)
                 continue
             body = ask.request.body
@@ -89,9 +89,10 @@ class Releaser:
                 ask.purpose = NOTE if reason == VALUE_SHOWN else self._cache.redact(body.purpose)
             if ask.code is not None:
                 record = records.whole_request(ask, now, now_us, policy)
-                noted += self._once((agent_id, ask.identity.run_id, reason), record, now)
+                kind = (agent_id, ask.identity.agent_id, ask.identity.run_id, reason)
+                noted += self._once(kind, record, now)
             elif isinstance(body, Report):
-                noted += [records.call(ask, self._shown(made), policy) for made in body.calls]
+                noted += [records.call(ask, self._shown(made, ask.known_names), now, policy) for made in body.calls]
             elif not ask.cases:
                 noted.append(records.whole_request(ask, now, now_us, policy))
             for case in ask.cases if ask.code is None else ():
@@ -103,15 +104,16 @@ class Releaser:
                 noted.append(records.access(ask, case, name, now, now_us, policy))
         return noted
 
-    def _shown(self, made: Call) -> Call:
+    def _shown(self, made: Call, known_names: Container[str]) -> Call:
         """A call as it may be recorded: its texts are an agent's, or the upstream's."""
         redact = self._cache.redact
-        texts = (redact(made.route), redact(made.host), redact(made.method), redact(made.path))
-        if texts == (made.route, made.host, made.method, made.path) and made.fault is None:
+        name = made.name if made.name in known_names else redact(made.name)
+        texts = (name, redact(made.route), redact(made.host), redact(made.method), redact(made.path))
+        if texts == (made.name, made.route, made.host, made.method, made.path) and made.fault is None:
             return made
-        route, host, method, path = texts
+        name, route, host, method, path = texts
         fault = None if made.fault is None else redact(made.fault)
-        return structs.replace(made, route=route, host=host, method=method, path=path, fault=fault)
+        return structs.replace(made, name=name, route=route, host=host, method=method, path=path, fault=fault)
 
     def prepare(
         self, asks: Sequence[Ask], noted: Sequence[AuditRecord], policy: str, *, begin: bool = False

@@ -103,13 +103,15 @@ class Superseding:
             self._cache.forget(ref)
             self.on_dropped(ref)
         self._leases.supersede(note.ref, note.version, note.at, now if note.at >= self._began(now) else None)
-        letters: list[Letter] = []
+        keepers: dict[str, dict[tuple[str, bytes], None]] = {}  # who acts for many runs is told once
         for holding, ref in self._holders(beside, configuration):
             if self._leases.is_superseded(ref, holding.lease):
-                notice = Notice("secret_rotated", note.at, name=holding.lease.name)
-                letters += seal_notices(notice, [holding.keeper], session, self._nonces)
+                keepers.setdefault(holding.lease.name, {})[holding.keeper] = None
                 if holding.lease.version is None:  # the next use must not go on under it
                     self._leases.book.end(holding)
+        letters: list[Letter] = []
+        for name, told in keepers.items():
+            letters += seal_notices(Notice("secret_rotated", note.at, name=name), told, session, self._nonces)
         return letters
 
     def _began(self, now: int) -> int:

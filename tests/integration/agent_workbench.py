@@ -2,14 +2,19 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,7 @@ class AgentHouse:
         self.file = folder / "run.json"
         self.file.touch(0o600)
         self.file.write_text(self.run.to_json())
+        self.nursery = Nursery()
         self._url = url
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -57,6 +63,7 @@ class AgentHouse:
 
     def close(self) -> None:
         """Answer nobody any more."""
+        self.nursery.close()
         self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(LONG)
 
@@ -77,41 +84,143 @@ class AgentHouse:
             await responder.redis.aclose()
 
 
-def agent(
-    house: AgentHouse, *arguments: str, stdin: bytes | None = None, **environ: str
-) -> "subprocess.CompletedProcess[bytes]":
-    """Run `secret-agent ARGUMENTS` to its end, its streams pipes."""
-    return subprocess.run(
-        [*AGENT, *arguments], env=house.environ(**environ), input=stdin, capture_output=True, check=False, timeout=60
-    )
-
-
-class Screen:
-    """A terminal with a command in it, in a session of its own.
+class Forked:
+    """A command of any kind that leads a session on a terminal.
 
     Args:
         command: what to start.
         environ: its environment.
+        inner: the terminal.
     """
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
-        self.pid, self._master = pty.fork()
-        if self.pid == 0:
-            try:
-                os.execvpe(command[0], list(command), dict(environ))
-            finally:
-                os._exit(127)
-        self.shown = b""
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], inner: int) -> None:
+        # A session leader without a terminal gets the first one that it opens.
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", f': <>{os.ttyname(inner)}; exec "$@"', "sh", *command],
+            env=dict(environ),
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+
+    def wait(self, seconds: float = LONG) -> int:
+        """The exit code."""
+        return self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """End it, if it runs."""
+        self._process.kill()
+        self._process.wait(LONG)
+
+
+class Nursery:
+    """Starts `secret-agent` without waiting for Python each time (`agent_nursery`)."""
+
+    def __init__(self) -> None:
+        self._line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+        command = [sys.executable, str(Path(__file__).with_name("agent_nursery.py")), str(theirs.fileno())]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(command, env=environ, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        theirs.close()
+
+    def start(
+        self, arguments: Sequence[str], environ: Mapping[str, str], streams: Sequence[int], *, leads: bool = False
+    ) -> "Started":
+        """Start `secret-agent ARGUMENTS` on three descriptors; `leads`: as a session of its own on a terminal."""
+        told, tell = os.pipe()
+        message = json.dumps([list(arguments), dict(environ), leads]).encode()
+        socket.send_fds(self._line, [message], [*streams, tell])
+        os.close(tell)
+        return Started(told)
+
+    def close(self) -> None:
+        """Start nothing any more."""
+        self._line.close()
+        self._process.wait(LONG)
+
+
+class Started:
+    """A `secret-agent` that was started.
+
+    Args:
+        told: where its pid and its end are told.
+    """
+
+    def __init__(self, told: int) -> None:
+        self._told = told
+        self.pid = int.from_bytes(os.read(told, 8), "big")
         self._status: int | None = None
 
-    @property
-    def descriptor(self) -> int:
-        """Our side of it."""
-        return self._master
+    def wait(self, seconds: float = LONG) -> int:
+        """What `wait` says of it."""
+        if self._status is None:
+            ready, _, _ = select.select([self._told], [], [], seconds)
+            assert ready, "it has not ended"
+            self._status = int.from_bytes(os.read(self._told, 8), "big")
+            os.close(self._told)
+        return self._status
 
-    def type(self, keys: str | bytes) -> None:
+    def kill(self) -> None:
+        """End it, if it runs."""
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, 9)
+            self.wait()
+
+
+@dataclass(frozen=True)
+class Done:
+    """How `secret-agent` ended: the exit code, or the negative signal, and what it wrote."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def agent(house: AgentHouse, *arguments: str, stdin: bytes = b"", **environ: str) -> Done:
+    """Run `secret-agent ARGUMENTS` to its end, its streams files that are read as pipes are."""
+    out, err = os.pipe(), os.pipe()
+    with tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        started = house.nursery.start(arguments, house.environ(**environ), (given.fileno(), out[1], err[1]))
+    os.close(out[1])
+    os.close(err[1])
+    with ThreadPoolExecutor() as pool:
+        texts = [pool.submit(_read_all, descriptor) for descriptor in (out[0], err[0])]
+        stdout, stderr = (text.result(60) for text in texts)
+    return Done(os.waitstatus_to_exitcode(started.wait()), stdout, stderr)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+class Screen:
+    """A terminal with a process on it.
+
+    Args:
+        start: starts a process on the terminal's other side and returns it.
+    """
+
+    def __init__(self, start: Callable[[int], Started | Forked]) -> None:
+        self.descriptor, inner = pty.openpty()
+        self.process = start(inner)
+        os.close(inner)
+        self.shown = b""
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    def type(self, keys: str) -> None:
         """Type keys."""
-        os.write(self._master, keys.encode() if isinstance(keys, str) else keys)
+        os.write(self.descriptor, keys.encode())
 
     def wait_for(self, text: str, seconds: float = LONG) -> bytes:
         """Read until a text is shown, and return what was shown since the last one that was waited for."""
@@ -123,26 +232,21 @@ class Screen:
         return seen + wanted
 
     def end(self, seconds: float = LONG) -> int:
-        """Read to the end; what `wait` says of the command."""
+        """Read to the end; what `wait` says of the process."""
         deadline = time.monotonic() + seconds
         while self._read(max(0.0, deadline - time.monotonic())):
             pass
-        _, status = os.waitpid(self.pid, 0)
-        self.pid = 0
-        return status
+        return self.process.wait()
 
     def close(self) -> None:
         """End what still runs."""
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, 9)
-            os.waitpid(self.pid, 0)
-        os.close(self._master)
+        self.process.kill()
+        os.close(self.descriptor)
 
     def _read(self, seconds: float) -> bool:
-        ready, _, _ = select.select([self._master], [], [], max(0.0, seconds))
+        ready, _, _ = select.select([self.descriptor], [], [], max(0.0, seconds))
         try:
-            chunk = os.read(self._master, 65536) if ready else b""
+            chunk = os.read(self.descriptor, 65536) if ready else b""
         except OSError:
             chunk = b""
         self.shown += chunk
@@ -150,9 +254,9 @@ class Screen:
 
 
 @contextlib.contextmanager
-def screen(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[Screen]:
+def screen(start: Callable[[int], Started | Forked]) -> Iterator[Screen]:
     """A terminal that is closed in the end."""
-    made = Screen(command, environ)
+    made = Screen(start)
     try:
         yield made
     finally:

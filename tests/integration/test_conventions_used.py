@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -230,6 +231,28 @@ async def test_openssh_signs_with_a_key_that_it_never_has(environment: Mapping[s
     (socket,) = [line.partition("=")[2] for line in output.splitlines() if line.startswith("SSH_AUTH_SOCK=")]
     assert not is_there(socket)
     assert "PRIVATE KEY" not in output + errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_an_ssh_agent_that_is_ended_ends_its_command_and_leaves_no_socket(
+    environment: Mapping[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    """Also when its terminal is closed."""
+    public = KEY.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+    (tmp_path / "key.pub").write_text(public + "\n")
+    script = 'echo "$SSH_AUTH_SOCK"; exec sleep 60'
+    command = (*AGENT, "ssh-agent", "--key", f"deploy.ssh_key={tmp_path}/key.pub", "--", "sh", "-c", script)
+    agent = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
+    try:
+        assert agent.stdout is not None
+        socket = (await asyncio.wait_for(agent.stdout.readline(), LONG)).decode().strip()
+        assert is_there(socket)
+        agent.send_signal(number)
+        assert await asyncio.wait_for(agent.wait(), LONG) == 128 + number
+        assert not is_there(socket)
+    finally:
+        if agent.returncode is None:
+            agent.kill()
 
 
 async def test_openssh_gets_no_signature_when_the_broker_refuses(

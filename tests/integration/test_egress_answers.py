@@ -60,6 +60,16 @@ async def test_an_answer_without_the_value_is_the_same(bench: Bench) -> None:
     assert (got.status, got.headers["Content-Length"]) == (200, "12345")
 
 
+async def test_interim_answers_stay_here(bench: Bench) -> None:
+    """What an upstream says before its answer (100, 103) is not taken for it, and does not come back."""
+    interim = f"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: <{VALUE}>\r\n\r\n".encode()
+    bench.upstream.says("/v1/early", interim + answer(b"whole", "X-Ok: 1"))
+    for _ in range(2):
+        got = await bench.call("/openai/v1/early", "POST", data=b"x")
+        assert (got.status, got.body, got.headers["X-Ok"], "Link" in got.headers) == (200, b"whole", "1", False)
+    assert bench.upstream.connections == 1
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 async def test_a_compressed_answer_is_searched_too(bench: Bench, coding: str) -> None:
     """Identity was asked for; an upstream that compresses all the same is decoded, and the value found."""

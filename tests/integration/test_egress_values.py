@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 from desk_workbench import until
-from egress_upstream import Authority
+from egress_upstream import Authority, answer
 from egress_workbench import ROUTE, SECRET, Bench, Got, open_bench
+from structlog.testing import capture_logs
 
 from agent_sdk.credential import RunCredential
+from agent_sdk.masking import Masker
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire.errors import Code
 from broker_worker.core.errors import ConfigError, SetupError
-from broker_worker.egress import recording, serving, values
+from broker_worker.core.limits import Rate
+from broker_worker.egress import recording, scrubbing, serving, values
 from broker_worker.egress.serving import Egress
 
 
@@ -44,6 +47,24 @@ async def test_a_run_is_asked_for_once_a_minute(bench: Bench, monkeypatch: pytes
     assert asked(bench.desk) == 4
 
 
+async def test_what_looks_for_a_value_is_made_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs that are lent one value share what keeps it out of answers; another value has its own."""
+    made: list[str] = []
+
+    def noted(found: dict[str, bytes]) -> Masker:
+        made.extend(found)
+        return Masker(found)
+
+    monkeypatch.setattr(scrubbing, "Masker", noted)
+    for agent in ("a", "b", "c"):
+        assert (await bench.call(headers=bench.auth(bench.desk.credential(agent)))).status == 200
+    assert made == [SECRET]
+    bench.desk.values[SECRET] = "sk-another-9XbQ27"
+    bench.upstream.says("/v1/said", answer(b"sk-another-9XbQ27"))
+    got = await bench.call("/openai/v1/said", headers=bench.auth(bench.desk.credential("d")))
+    assert (got.body, len(made)) == (b"[masked openai.api_key]", 2)
+
+
 async def test_a_value_is_not_used_past_its_lease(bench: Bench) -> None:
     """When the lease is over the value is asked for again."""
     bench.desk.ttl = timedelta(seconds=30)
@@ -57,6 +78,7 @@ async def test_a_proof_is_for_one_call(bench: Bench) -> None:
     """A call with a proof of possession is asked for by itself, with that proof, and serves no call without."""
     for proof in ("a.b.c", "d.e.f"):
         assert (await bench.call(headers={"Workload-Proof-Token": proof})).status == 200
+    assert (await bench.call(headers={"Workload-Proof-Token": "a.b.another"})).status == 401
     assert (await bench.call()).status == 200
     subjects = [each.subject for each in bench.desk.requests if each.operation == "resolve" and each.subject]
     assert [subject.proof for subject in subjects] == ["a.b.c", "d.e.f", None]
@@ -68,7 +90,6 @@ async def test_what_is_revoked_is_refused_at_once(bench: Bench) -> None:
     """The broker's notice ends what is remembered: the very next call is refused."""
     assert (await bench.call()).status == 200
     bench.desk.revoke(SECRET)
-    await asyncio.sleep(0)
     assert code(await bench.call()) == (403, "revoked")
     assert len(bench.upstream.received) == 1
 
@@ -126,7 +147,15 @@ async def test_guesses_do_not_use_up_the_proxys_own_limits(bench: Bench) -> None
     """Tokens that the broker has not accepted yet are asked for so often and no more; a known run goes on."""
     assert (await bench.call()).status == 200
     bench.desk.refused[SECRET] = Code.UNAUTHENTICATED
-    found = [await bench.call(headers={"Authorization": f"Bearer a.b{number}.c"}) for number in range(100)]
+    found = [
+        await bench.call(
+            headers={
+                "Authorization": f"Bearer a.b{number}.c",
+                **({"Workload-Proof-Token": f"a.{number}.b"} if number % 2 else {}),
+            }
+        )
+        for number in range(100)
+    ]
     assert {got.status for got in found} == {401, 429}
     assert asked(bench.desk) < 80
     assert (await bench.call()).status == 200
@@ -160,12 +189,11 @@ async def test_without_a_record_there_is_no_use(bench: Bench, monkeypatch: pytes
     failing = False
     calls = await bench.recorded(served)
     assert [call.status for call in calls if call.status] == [200] * served
-    for _ in range(500):
-        if (await bench.call()).status == 200:
-            break
-        await asyncio.sleep(0.02)
-    else:
-        pytest.fail("calls are still refused")
+
+    async def is_served() -> bool:
+        return (await bench.call()).status == 200
+
+    await until(is_served)
 
 
 async def test_calls_are_reported_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +210,16 @@ async def test_calls_are_reported_together(bench: Bench, monkeypatch: pytest.Mon
     await bench.call()
     bench.egress.stop()
     await bench.recorded(65)
+
+
+async def test_reports_of_many_runs_leave_room_for_questions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs are busy, reports keep below what the proxy may ask, and then hold more calls each."""
+    monkeypatch.setattr(recording, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(recording, "REPORTS", Rate(60, 60_000, 2))
+    for _ in range(5):
+        await bench.call()
+    await bench.recorded(5)
+    assert len([each for each in bench.desk.requests if each.operation == "report"]) <= 4
 
 
 async def test_a_call_in_flight_ends_in_peace(tmp_path: Path, authority: Authority) -> None:
@@ -202,13 +240,16 @@ async def test_a_call_in_flight_ends_in_peace(tmp_path: Path, authority: Authori
         bench.egress.stop()
         assert await asyncio.wait_for(idle.read(), 10) == b""
         writer.close()
-        for _ in range(500):
+
+        async def is_closed() -> bool:
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+                _, another = await asyncio.open_connection("127.0.0.1", bench.port)
             except ConnectionError:
-                break
-            writer.close()
-            await asyncio.sleep(0.02)
+                return True
+            another.close()
+            return False
+
+        await until(is_closed)
         hold.set()
         assert (await calling).body == b"done"
 
@@ -233,9 +274,9 @@ async def test_the_proxys_own_credential_is_replaced(
     egress = Egress(file, port=0, connect=connect)
     running = asyncio.create_task(egress.run(lambda _: None))
     fresh = desk.credential("egress")
-    await asyncio.sleep(0.05)
-    given.write_text("half")
-    await asyncio.sleep(0.05)
+    with capture_logs() as said:
+        given.write_text("half")
+        await until(lambda: "egress_credential_unusable" in {each["event"] for each in said})
     given.write_text(fresh.to_json())
     await until(lambda: len(seen) == 2)
     assert seen[1] == fresh.run_id
@@ -260,16 +301,18 @@ async def test_a_changed_file_holds_at_once(tmp_path: Path, authority: Authority
     async with open_bench(tmp_path, authority, watch=True) as bench:
         assert (await bench.call()).status == 200
         text = bench.file.read_text()
-        bench.file.write_text(text.replace("egress:", "egres:"))
-        bench.changed.set()
-        await asyncio.sleep(0.05)
+        with capture_logs() as said:
+            bench.file.write_text(text.replace("egress:", "egres:"))
+            bench.changed.set()
+            await until(lambda: "egress_config_rejected" in {each["event"] for each in said})
         assert (await bench.call()).status == 200
         bench.file.write_text(text.replace("    openai:", "    other:"))
         bench.changed.set()
-        for _ in range(500):
-            if (await bench.call("/other/v1/models")).status == 200:
-                break
-            await asyncio.sleep(0.02)
+
+        async def is_served() -> bool:
+            return (await bench.call("/other/v1/models")).status == 200
+
+        await until(is_served)
         assert (await bench.call()).status == 404
 
 

@@ -92,8 +92,8 @@ async def test_a_value_that_is_no_text_comes_in_base64(gateway: Reached) -> None
         ({"Authorization": "bearer  a.b.c"}, Subject("a.b.c", None, "claude", "run-1")),
         ({"Workload-Proof-Token": "p.q"}, Subject("eyJ.e30.c2ln", "p.q", "claude", "run-1")),
         (
-            {"Authorization": "WPT p.q.r", "Workload-Identity-Token": "a.b.c"},
-            Subject("a.b.c", "p.q.r", "claude", "run-1"),
+            {"Authorization": "WPT s.t.u", "Workload-Identity-Token": "a.b.c"},
+            Subject("a.b.c", "s.t.u", "claude", "run-1"),
         ),
         ({"Authorization": f"Bearer {STATIC}", "X-Agent-Run-Id": None}, Subject(STATIC, None, "claude", None)),
         ({"Authorization": f"Bearer {STATIC}", "X-Agent-Run-Id": "a"}, Subject(STATIC, None, "claude", "a")),
@@ -107,7 +107,7 @@ async def test_what_a_program_shows_is_passed_on_to_the_broker(
     assert gateway.desk.requests[-1].subject == subject
 
 
-async def test_a_proof_serves_once(gateway: Reached) -> None:
+async def test_a_proof_counts_once(gateway: Reached) -> None:
     """Whoever saw one cannot show it again; what the broker took for no proof may be shown again, and is none again."""
     proof = {"Workload-Proof-Token": "once.and.again"}
     gateway.desk.refused["unknown"] = Code.UNAUTHENTICATED
@@ -296,6 +296,13 @@ async def test_a_request_for_another_server_is_refused(gateway: Reached, host: s
     response = await gateway.ask(headers={"Host": host.format(port=gateway.port)})
     assert (response.status_code, problem_of(response)["code"]) == (421, "misdirected")
     assert gateway.desk.requests == []
+
+
+async def test_a_request_for_no_server_is_refused(gateway: Reached) -> None:
+    """HTTP/1.0 lets a client leave the Host header out; we do not."""
+    answer = await gateway.raw(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert b" 421 " in answer.split(b"\r\n")[0]
+    assert b'"code":"misdirected"' in answer
 
 
 async def test_it_is_found_as_localhost_too(gateway: Reached) -> None:

@@ -53,7 +53,7 @@ def test_get_writes_a_private_file_and_says_so_to_the_policy(agent: Agent, desk:
         assert agent("get", "a.key", "-o", str(path)).exit_code == 0
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("value-a", 0o600)
     assert desk.requests[0].deliver == "file"
-    assert os.listdir(tmp_path) == ["key"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_inject_fills_a_template_with_one_request(agent: Agent, desk: FakeDesk, 
 
 
 def test_inject_writes_nothing_if_anything_is_wrong(agent: Agent, desk: FakeDesk, tmp_path: Path) -> None:
-    """A refused name, a reference that is none, a file that is not to be replaced: before anything is asked, if it can."""
+    """A refused name, a reference that is none, a file that is not to be replaced; if it can, before it asks."""
     out = tmp_path / "o"
     done = agent("inject", "-i", "-", "-o", str(out), stdin=b"{{ secret://a.key }} {{ secret://no.key }}")
     assert (done.exit_code, out.exists()) == (1, False)
@@ -181,3 +181,31 @@ def test_a_refusal_says_what_to_do(agent: Agent, desk: FakeDesk, code: Code, hin
     error, hinted = done.stderr.splitlines()
     assert error.startswith("error: a.key: ")
     assert hinted.startswith(f"hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "say what to start: secret-agent run [OPTIONS] -- COMMAND"),
+        (["--on-revoke", "SIGFOO", "--", "true"], "expected end, ignore or a signal such as TERM, HUP or USR1"),
+        (["--env", "A=plain", "--", "true"], "--env A takes a reference, secret://…"),
+        (["--timeout", "0", "--", "true"], "0.0 is not in the range"),
+        ([*(f"--env=A{n}=secret://k{n}" for n in range(65)), "--", "true"], "can be given 64 secrets in one way"),
+    ],
+)
+def test_a_run_that_is_not_understood_starts_nothing(agent: Agent, arguments: list[str], expected: str) -> None:
+    """The exit code is 2."""
+    done = agent("run", *arguments)
+    assert done.exit_code == 2
+    assert expected in done.stderr
+
+
+def test_a_run_without_a_credential_says_how_to_start_it() -> None:
+    """Before anything is started; the exit code is 7."""
+    nothing = dict.fromkeys(
+        ("SECRET_BROKER_CREDENTIAL", "SECRET_BROKER_CREDENTIAL_FD", "SECRET_BROKER_CREDENTIAL_FILE")
+    )
+    done = CliRunner().invoke(main, ["run", "--env", "A=secret://a", "--", "true"], env=nothing)
+    assert done.exit_code == 7
+    assert "error: this run was handed no credential" in done.stderr
+    assert "hint: start it with `secret-broker launch --agent ID" in done.stderr

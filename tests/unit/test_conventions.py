@@ -1,18 +1,26 @@
 """Other programs' protocols: what they say is read strictly, and only what they are meant to have is answered."""
 
+import asyncio
+import errno
 import json
+import os
+import socket
 import struct
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_sdk import InvalidRequest, Secret
+from agent_sdk.cli import main
 from agent_sdk.conventions import aws, docker, git, ssh_agent
+from agent_sdk.conventions.ssh_serving import SigningServer
 from agent_sdk.source import AsyncSecretSource, SecretSource
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk, FakeSecretBroker
 
@@ -35,15 +43,40 @@ def secret(value: str | bytes = VALUE, name: str = "github.token") -> Secret:
 )
 def test_gits_description_is_read_to_its_end(text: str, expected: dict[str, str]) -> None:
     """Keys may come again, values may hold `=`."""
-    assert git.parse_description(text) == expected
+    assert git.parse_description(text.encode()) == expected
 
 
-@pytest.mark.parametrize("text", ["host", "=x", "a=\0", "x" * 65_537])
+@pytest.mark.parametrize("text", ["host", "=x", "a=\0", "x" * 65_537, "host=evil.example\rhost=github.com"])
 def test_what_git_would_never_say_is_refused_and_not_repeated(text: str) -> None:
     """Whoever calls the helper by hand is told the line."""
     with pytest.raises(InvalidRequest) as caught:
-        git.parse_description(text)
+        git.parse_description(text.encode())
     assert text[:40] not in str(caught.value) or len(text) < 3 or text == "host"
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\x0b", b"\xc2\x85", b"\xe2\x80\xa8"])
+def test_a_url_cannot_bring_a_host_of_its_own_into_gits_description(
+    end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but a line feed ends a line, on a terminal's standard input as well."""
+    asked: list[str] = []
+    monkeypatch.setattr("agent_sdk.cli.git_credential.ask_for", lambda name, **_: asked.append(name))
+    command = ["git-credential", "--host", "github.com", "--secret", "github.token", "get"]
+    description = b"protocol=https\nhost=evil.example" + end + b"host=github.com\n\n"
+    result = CliRunner().invoke(main, command, input=description)
+    assert (asked, result.stdout) == ([], "")
+
+
+def test_git_asks_nobody_else_whatever_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is no text, or a run without a credential, included."""
+    command = ["git-credential", "--host", "github.com", "--secret", "github.token", "get"]
+    for name in [name for name in os.environ if name.startswith("SECRET_BROKER_")]:
+        monkeypatch.delenv(name)
+    result = CliRunner().invoke(main, command, input=b"protocol=https\nhost=github.com\n\n")
+    assert (result.exit_code, result.stdout) == (7, "quit=1\n")
+    monkeypatch.setattr("agent_sdk.cli.git_credential.ask_for", lambda name, **_: {name: secret(b"\xff", name)})
+    result = CliRunner().invoke(main, command, input=b"protocol=https\nhost=github.com\n\n")
+    assert (result.exit_code, result.stdout) == (1, "quit=1\n")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +118,8 @@ def test_docker_is_answered_for_the_registries_that_the_variable_names() -> None
     ]
     for server in ("ghcr.io", "GHCR.io/path", "https://ghcr.io", "https://ghcr.io/v1/\n"):
         assert docker.registry_of(server, registries) == registries["ghcr.io"]
-    for server in ("http://ghcr.io", "ghcr.io.evil", "https://evil/ghcr.io", "", "https://ghcr.io@evil/"):
+    others = ("http://ghcr.io", "ghcr.io.evil", "https://evil/ghcr.io", "", "https://ghcr.io@evil/", "https://[ghcr.io")
+    for server in others:
         assert docker.registry_of(server, registries) is None
     answer = json.loads(docker.credential("ghcr.io\n", registries["ghcr.io"], secret()))
     assert answer == {"ServerURL": "ghcr.io", "Username": "me", "Secret": VALUE}
@@ -240,3 +274,65 @@ async def test_an_asynchronous_client_has_one_as_well() -> None:
         assert await source() == await source() == VALUE
         assert len(broker.desk.requests) == 1
         assert VALUE not in repr(source)
+
+
+async def test_tasks_that_start_at_once_ask_once() -> None:
+    """As threads do."""
+    async with FakeAsyncSecretBroker({"a": VALUE}) as broker:
+        source = broker.source("a")
+        assert await asyncio.gather(*(source() for _ in range(8))) == [VALUE] * 8
+        assert len(broker.desk.requests) == 1
+
+
+def exchange(path: Path, *messages: bytes) -> list[bytes]:
+    """What an SSH agent answers to messages on one connection."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(path))
+        told = []
+        for message in messages:
+            client.sendall(struct.pack(">I", len(message)) + message)
+            (size,) = struct.unpack(">I", client.recv(4, socket.MSG_WAITALL))
+            told.append(client.recv(size, socket.MSG_WAITALL))
+        return told
+
+
+def sign_request(identity: ssh_agent.Identity) -> bytes:
+    """A request for a signature over `data`."""
+    return b"\x0d" + b"".join(struct.pack(">I", len(part)) + part for part in (identity.blob, b"data")) + bytes(4)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets here")
+def test_an_agent_goes_on_after_a_key_that_cannot_sign_and_a_client_that_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its clients are told that it failed, and nobody what the library said."""
+    good, bad = (ssh_agent.identity_of(KEYS[kind], kind) for kind in ("ed25519", "ecdsa"))
+    sources = {
+        kind: SecretSource(lambda kind=kind: Secret(kind, openssh(KEYS[kind]), expires_at=HOUR), kind)  # type: ignore[misc]  # a default
+        for kind in ("ed25519", "ecdsa")
+    }
+    signature = ssh_agent.signature
+
+    def failing(key: ssh_agent.PrivateKey, data: bytes, flags: int) -> bytes:
+        if hasattr(key, "curve"):
+            raise ValueError(VALUE)
+        return signature(key, data, flags)
+
+    monkeypatch.setattr("agent_sdk.conventions.ssh_serving.signature", failing)
+    accept, errors = socket.socket.accept, iter([errno.ECONNABORTED, errno.EMFILE])
+
+    def troubled(self: socket.socket) -> Any:
+        number = next(errors, None)
+        if number is not None:
+            raise OSError(number, "passing")
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", troubled)
+    path = tmp_path / "agent.sock"
+    with SigningServer([(good, sources["ed25519"]), (bad, sources["ecdsa"])]) as server:
+        server.listen(path)
+        failed, signed = exchange(path, sign_request(bad), sign_request(good))
+    assert (failed, signed[:1]) == (ssh_agent.FAILURE, b"\x0e")
+    assert "ValueError" in caplog.text
+    assert VALUE not in caplog.text

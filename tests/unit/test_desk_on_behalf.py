@@ -9,12 +9,16 @@ import pytest
 from desk_workbench import NOW, DeskBench, Run
 from people_desk import GUARDED, asked, bench_with, decide, notice, order, revoke
 
+from agent_sdk.wire import keynames
+from agent_sdk.wire.audit import format_time
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Call, Operation, Renew, Reply, Report, Resolve, Subject, Way
+from agent_sdk.wire.messages import Call, Operation, Release, Renew, Reply, Report, Resolve, Subject, Way
 from agent_sdk.wire.proof import sign_proof
 from agent_sdk.wire.static_tokens import mint
 from broker_worker.core.configuration import StaticToken
 from broker_worker.core.policy import Origin
+from broker_worker.pipeline.delegation import FAULTS
+from broker_worker.ports import WriteNote
 
 GATEWAY = "http://127.0.0.1:7700"
 POLICY = f"""
@@ -205,6 +209,22 @@ async def test_two_runs_have_leases_of_their_own_with_one_proxy(bench: DeskBench
     assert (await bench.ask(proxy, body=Renew(leases[0]))).status == "refused"
 
 
+async def test_the_scope_of_either_token_narrows(bench: DeskBench) -> None:
+    """Whoever launches a proxy can hold it to the names of its routes."""
+    run, narrow = bench.run("claude"), bench.run("claude", scope=["openai.*"])
+    proxy, held = bench.run("egress"), bench.run("egress", scope=["anthropic.*"])
+    outcomes = [
+        (await ask(bench, actor, shown(subject), name)).status
+        for actor, subject, name in (
+            (proxy, narrow, PROXIED),
+            (proxy, narrow, KEY),
+            (held, run, KEY),
+            (held, run, PROXIED),
+        )
+    ]
+    assert outcomes == ["refused", "ok", "refused", "ok"]
+
+
 async def test_the_runs_limits_count(bench: DeskBench) -> None:
     """Whoever asks for it."""
     bench.load(
@@ -292,3 +312,183 @@ async def test_what_people_allow_a_proxy_they_do_not_allow_the_run(tmp_path: Pat
     assert (await ask(bench, proxy, shown(run), name)).results[0].outcome == "granted"
     own = await bench.ask(run, body=Resolve((name,), "a call"))
     assert own.results[0].code == Code.APPROVAL_PENDING
+
+
+async def test_whoever_acts_for_others_does_not_act_for_itself(bench: DeskBench) -> None:
+    """Else an agent would have what it may only have used, by showing its own token."""
+    acts, mine = "acts_for: {agents: [claude, codex],", "allow: [{secret: anthropic.api_key, deliver: [proxy]}]"
+    policy = POLICY.replace(f"allow: []\n        {acts}", f"{mine}\n        acts_for: {{all_agents: true,")
+    assert mine in policy
+    bench.load(policy=policy)
+    proxy, other = bench.run("egress"), bench.run("egress")
+    for subject in (proxy, other):
+        assert (await ask(bench, proxy, shown(subject))).code == Code.DENIED
+        assert refusal(bench)[2] == "may_not_act_for_itself"
+
+
+@pytest.mark.parametrize(("told", "recorded"), [(2**53 - 1, 0), (0, -30_000), (NOW + 86_400_000, 0)])
+async def test_a_call_stands_in_the_audit_at_a_time_at_which_it_can_have_been(
+    bench: DeskBench, told: int, recorded: int
+) -> None:
+    """Neither before the run's token was issued nor after the report, whatever a proxy says."""
+    run = bench.run("claude")
+    bench.clock.time += 30_000
+    assert (await bench.ask(bench.run("egress"), body=Report(shown(run), (call(told),)))).status == "ok"
+    assert bench.sink.of("call")[-1].timestamp == format_time(bench.clock.now() + recorded)
+
+
+async def test_a_calls_name_is_written_down_only_if_the_registry_has_it(bench: DeskBench) -> None:
+    """A value can have the form of a name."""
+    run, proxy = bench.run("claude"), bench.run("egress")
+    bench.vault.values["local://anthropic"] = b"openai"
+    await ask(bench, proxy, shown(run))
+    calls = (call(NOW), call(NOW, name="openai.other"))
+    assert (await bench.ask(proxy, body=Report(shown(run), calls))).status == "ok"
+    first, second = bench.sink.of("call")
+    assert (first.secret_name, "openai" in (second.secret_name or "")) == (KEY, False)
+
+
+async def test_what_was_decided_anew_is_recorded_once_whoever_asked(bench: DeskBench) -> None:
+    """A revocation that comes while a batch waits for its turn leaves no record of a release that was none."""
+    run, proxy = bench.run("claude"), bench.run("egress")
+    await ask(bench, proxy, shown(run))
+    bench.sink.records.clear()
+
+    async def revoked() -> None:
+        revoke(bench, order("run", f"claude/{run.credential.run_id}"))
+
+    body = Resolve((PROXIED,), "a call", None, "proxy", shown(run))
+    served = await bench.desk.serve([bench.entry(proxy, None, body=body)], bench.admission, revoked)
+    assert proxy.open(served.answers[0].envelope).code == Code.REVOKED
+    assert [record.outcome for record in bench.sink.records if record.actor is not None] == ["refused"]
+
+
+async def test_refusals_are_counted_for_each_run_by_itself(bench: DeskBench) -> None:
+    """Runs of two agents may have one name, and the audit has the key of the run that was refused."""
+    gateway = bench.run("gateway")
+    runs = [bench.run(agent, run_id="nightly") for agent in ("claude", "grok")]
+    for run in runs:
+        revoke(bench, order("run", f"{run.agent}/nightly"))
+        assert (await ask(bench, gateway, shown(run), KEY, "value")).code == Code.REVOKED
+    found = [(record.agent_id, record.run_key) for record in bench.sink.of("request_refused")]
+    assert found == [(run.agent, keynames.fingerprint(run.credential.run_public_key)) for run in runs]
+
+
+async def test_whoever_acts_for_a_run_gives_back_what_it_was_lent(bench: DeskBench) -> None:
+    """That lease is over then, and the audit says whose it was; nobody prolongs it without the run."""
+    run, proxy = bench.run("claude"), bench.run("egress")
+    (first,) = (await ask(bench, proxy, shown(run))).results
+    assert first.lease is not None
+    assert (await bench.ask(proxy, body=Renew(first.lease))).results[0].code == Code.DENIED
+    assert (await bench.ask(proxy, body=Release(first.lease))).status == "ok"
+    record = bench.sink.records[-1]
+    assert (record.agent_id, record.run_id, record.action) == ("claude", run.credential.run_id, "release")
+    assert record.actor == f"egress/{proxy.credential.run_id}"
+    assert (await bench.ask(proxy, body=Release(first.lease))).results[0].code == Code.EXPIRED
+    (second,) = (await ask(bench, proxy, shown(run))).results
+    assert second.lease != first.lease
+    assert bench.sink.records[-1].uses == 1
+
+
+async def test_who_acts_for_others_renews_no_lease_of_theirs_by_rights_of_its_own(bench: DeskBench) -> None:
+    """Nor on a worker that does not know the lease."""
+    policy = POLICY.replace("egress:\n        allow: []", "egress:\n        allow: [anthropic.api_key]")
+    bench.load(policy=policy)
+    proxy = bench.run("egress")
+    (result,) = (await ask(bench, proxy, shown(bench.run("claude")))).results
+    assert result.lease is not None
+    assert (await bench.ask(proxy, body=Renew(result.lease))).results[0].code == Code.DENIED
+    for holding in bench.affairs.leases.book:
+        bench.affairs.leases.book.end(holding)
+    assert (await bench.ask(proxy, body=Renew(result.lease))).results[0].code == Code.DENIED
+    assert (await bench.ask(proxy, body=Release(result.lease))).results[0].code == Code.EXPIRED
+
+
+async def test_whoever_acts_for_many_runs_is_told_once_of_a_new_version(bench: DeskBench) -> None:
+    """Else the notices of thousands of leases would push answers out of its stream."""
+    proxy = bench.run("egress")
+    for run in (bench.run("claude"), bench.run("claude")):
+        assert (await ask(bench, proxy, shown(run))).status == "ok"
+    note = WriteNote("0" * 32, "written", PROXIED, "local://anthropic", bench.clock.now(), version="8")
+    superseding, desk = bench.affairs.superseding, bench.desk
+    (letter,) = superseding.note(note, desk.configuration, desk.session, bench.clock.now())
+    assert (notice(proxy, letter).event, notice(proxy, letter).name) == ("secret_rotated", PROXIED)
+
+
+@pytest.mark.parametrize("kind", ["agent", "run", "token"])
+async def test_revoking_who_acts_for_others_ends_what_it_was_lent(bench: DeskBench, kind: Any) -> None:
+    """It is told, also right after files changed, and the audit has the end of each lease."""
+    run, proxy, other = bench.run("claude"), bench.run("egress"), bench.run("gateway")
+    await ask(bench, proxy, shown(run))
+    await ask(bench, other, shown(run), KEY, "value")
+    identity = bench.desk.opener.verifier.verify(proxy.credential.token, bench.clock.now())
+    subject = {"agent": "egress", "run": f"egress/{identity.run_id}", "token": identity.token_id}[kind]
+    bench.load(policy=POLICY)
+    (letter,) = revoke(bench, order(kind, subject))
+    assert notice(proxy, letter).event == "run_revoked"
+    (ended,) = bench.sink.of("lease_ended")
+    assert (ended.agent_id, ended.secret_name) == ("claude", PROXIED)
+    assert [holding.lease.name for holding in bench.affairs.leases.book] == [KEY]
+
+
+async def test_a_lease_of_a_value_goes_on_only_while_the_run_may_have_it(bench: DeskBench) -> None:
+    """Once the policy gives it to a proxy alone, the run's own lease is not renewed."""
+    run = bench.run("claude")
+    (result,) = (await bench.ask(run, body=Resolve((KEY,), "", None, "env"))).results
+    assert result.lease is not None
+    assert (await bench.ask(run, body=Renew(result.lease))).status == "ok"
+    bench.load(policy=POLICY.replace("- openai.api_key", "- {secret: openai.api_key, deliver: [proxy]}"))
+    assert (await bench.ask(run, body=Renew(result.lease))).results[0].code == Code.DENIED
+    bench.load(policy=POLICY.replace("- openai.api_key", "- {secret: openai.api_key, deliver: [file]}"))
+    assert (await bench.ask(run, body=Renew(result.lease))).status == "ok"
+
+
+async def test_what_does_not_verify_is_looked_at_so_often_and_known_runs_go_on(bench: DeskBench) -> None:
+    """A flood of signatures costs no worker its time; neither junk tokens nor a known run's junk proofs do."""
+    known, other, gateway = bench.run("claude"), bench.run("claude"), bench.run("gateway")
+    assert (await ask(bench, gateway, shown(known), KEY, "value")).status == "ok"
+    forged = shown(bench.run("claude", issuer_seed=bytes([77]) * 32))
+    codes = [(await ask(bench, gateway, forged, KEY, "value")).code for _ in range(FAULTS.burst + 1)]
+    assert codes == [Code.UNAUTHENTICATED] * FAULTS.burst + [Code.RATE_LIMITED]
+    assert (await ask(bench, gateway, shown(other), KEY, "value")).code == Code.RATE_LIMITED
+    assert (await ask(bench, gateway, shown(known, audience=GATEWAY), KEY, "value")).status == "ok"
+    bench.clock.time += FAULTS.interval // 1000 + 1
+    assert (await ask(bench, gateway, shown(other), KEY, "value")).status == "ok"
+    junk = Subject(known.credential.token, "rubbish")
+    codes = [(await ask(bench, gateway, junk, KEY, "value")).code for _ in range(FAULTS.burst + 1)]
+    assert codes[-1] == Code.RATE_LIMITED
+    assert (await ask(bench, gateway, shown(known), KEY, "value")).status == "ok"
+    assert (await ask(bench, gateway, shown(other, audience=GATEWAY), KEY, "value")).status == "ok"
+
+
+async def test_an_actor_whose_token_ended_meanwhile_gets_nothing(bench: DeskBench) -> None:
+    """A slow vault does not outlast it."""
+    run, proxy = bench.run("claude"), bench.run("egress", ttl=timedelta(seconds=10))
+    body = Resolve((PROXIED,), "a call", None, "proxy", shown(run))
+    served = await bench.serve(bench.entry(proxy, None, body=body))
+    bench.clock.time += 11_000
+    (answer,) = await bench.finish(served)
+    assert proxy.open(answer.envelope).code == Code.EXPIRED
+
+
+async def test_the_audit_says_for_which_way_people_are_asked_and_by_whom(tmp_path: Path) -> None:
+    """As what they sign does."""
+    bench = bench_with(tmp_path, "run")
+    policy = (tmp_path / "policy.yaml").read_text()
+    acts = "\n  egress:\n    allow: []\n    acts_for: {all_agents: true, deliver: [proxy]}\n"
+    bench.load(policy=policy.replace("agents:\n", f"agents:{acts}", 1))
+    await ask(bench, bench.run("egress"), shown(bench.run("claude")), GUARDED)
+    (record,) = bench.sink.of("approval_requested")
+    assert (record.agent_id, record.deliver, record.actor) == ("claude", "proxy", "egress")
+
+
+async def test_a_run_that_is_revoked_while_its_lease_is_given_back_does_not_look_like_the_proxy(
+    bench: DeskBench,
+) -> None:
+    """Only that lease is answered as revoked: a client whose own run is revoked drops all that it holds."""
+    run, proxy = bench.run("claude"), bench.run("egress")
+    (result,) = (await ask(bench, proxy, shown(run))).results
+    assert result.lease is not None
+    bench.admission.before = lambda: revoke(bench, order("run", f"claude/{run.credential.run_id}"))
+    reply = await bench.ask(proxy, body=Release(result.lease))
+    assert (reply.code, reply.results[0].code) == (None, Code.REVOKED)

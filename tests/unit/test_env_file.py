@@ -1,5 +1,7 @@
 """Env files: what python-dotenv reads, without interpolation, and every line that it would pass over refused."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,9 +64,7 @@ def test_a_file_that_can_hardly_be_meant_is_refused(tmp_path: Path) -> None:
 @given(st.binary(max_size=60) | st.text("A=\"'#\\\n\r x$", max_size=40).map(str.encode))
 def test_any_bytes_are_read_or_refused(text: bytes) -> None:
     """Nothing else is raised."""
-    try:
+    variables: Mapping[str, str] = {}
+    with suppress(InvalidRequest):
         variables = parse_env_file(text, ".env")
-    except InvalidRequest as error:
-        assert str(error).startswith(".env:")
-    else:
-        assert all("\0" not in name + value for name, value in variables.items())
+    assert all("\0" not in name + value for name, value in variables.items())

@@ -196,7 +196,7 @@ def test_what_the_examples_show_in_comments_is_valid_too(tmp_path: Path, name: s
 
 
 def test_what_the_documentation_shows_is_valid(tmp_path: Path) -> None:
-    """The YAML of docs/policy.md, in its order: policy, entry, who acts, registry, its rule, broker, …, expectations."""
+    """The YAML of docs/policy.md, in its order: policy, entry, who acts, registry, its rule, broker, expectations."""
     text = (EXAMPLES.parent / "docs" / "policy.md").read_text()
     rules, entry, acting, secrets, creation, broker, issuers, *tokens, cases = re.findall(
         r"```yaml\n(.*?)```", text, re.DOTALL

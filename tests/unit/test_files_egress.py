@@ -159,3 +159,28 @@ def test_it_is_checked_against_the_other_files(tmp_path: Path) -> None:
     assert check_egress(written(tmp_path, ROUTE), configuration).routes
     with pytest.raises(ConfigError, match=r"egress.yaml:5: .*no secret `a.c`"):
         check_egress(written(tmp_path, ROUTE.replace("a.b", "a.c")), configuration)
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        '{header: X-Key, value: "Bearer sk-canary-1"}',
+        '{header: "X-Key: sk-canary-1"}',
+        '{query: "sk-canary-1="}',
+        '{basic: {user: "me:sk-canary-1"}}',
+        "sk-canary-1",
+    ],
+)
+def test_a_value_that_was_written_instead_of_its_place_is_not_repeated(tmp_path: Path, send: str) -> None:
+    """Somebody pastes the key where `{secret}` belongs: the error says what to write, and not what was written."""
+    with pytest.raises(ConfigError) as caught:
+        read_egress(written(tmp_path, ROUTE.replace("{header: X-Key}", send, 1)))
+    assert "canary" not in f"{caught.value} {caught.value.hint}"
+    assert caught.value.line is not None
+
+
+def test_without_a_file_the_error_says_how_to_name_one(tmp_path: Path) -> None:
+    """`init` makes none, and a proxy that was launched does not know the broker's home."""
+    with pytest.raises(ConfigError, match="does not exist") as caught:
+        read_egress(tmp_path / "egress.yaml")
+    assert "--config" in caught.value.hint

@@ -204,3 +204,20 @@ def test_book_is_bounded() -> None:
     book.use(first, NOW + 1000)
     book.note(third)
     assert list(book) == [first, third]
+
+
+def test_another_lease_of_the_same_version_goes_on_when_one_is_given_back_or_renewed() -> None:
+    """A run can have one of each worker; what a worker does not know must not make it forget what it does."""
+    book = LeaseBook()
+    mine = holding(upstream="aws/1")
+    other = Holding("claude", "run-1", "token-1", RUN, lease(LeaseMint(KEY, 99)), NOW + 1000)
+    assert other.lease.token != mine.lease.token
+    book.note(mine)
+    book.end(other)
+    assert list(book) == [mine]
+    book.renew(other, NOW + 2000)
+    assert list(book) == [mine]
+    assert book.take_over() == []
+    book.end(mine)
+    book.renew(other, NOW + 2000)
+    assert list(book) == [other]

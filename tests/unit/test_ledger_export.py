@@ -67,6 +67,14 @@ def test_ocsf_tells_refusals_and_events_of_no_agent_apart() -> None:
     assert own["activity_id"] == 99
 
 
+def test_ocsf_keeps_what_a_proxy_called_and_for_whom() -> None:
+    """Whatever has no place of its own stands in `unmapped`."""
+    fields = {"route": "openai", "host": "api.openai.com", "method": "POST", "path": "/v1/*", "status": 200}
+    fields |= {"sent_bytes": 1, "received_bytes": 2, "elapsed_ms": 3, "deliver": "proxy", "actor": "egress/run-1"}
+    made = event(event="call", **fields)
+    assert json.loads(to_ocsf(made))["unmapped"].items() >= {"event": "call", **fields}.items()
+
+
 @pytest.mark.parametrize(
     "purpose",
     ["=1+1", "+1", "-1", "@SUM(A1)", "  =1", "\t=1", "\r=1", "\n=1", "|cmd", "%1", "\uff1d1", "=HYPERLINK(1)"],

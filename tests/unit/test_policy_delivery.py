@@ -93,6 +93,8 @@ WRONG = [
     ("{allow: [], acts_for: {all_agents: false, deliver: [proxy]}}", "`all_agents`: `all_agents: false` lets it act"),
     ("{allow: [], acts_for: {agents: [B], deliver: [proxy]}}", "is not in canonical form"),
     ("{allow: [], acts_for: {all_agents: true, deliver: [value], audience: here}}", "`audience`: "),
+    ("{allow: [], acts_for: {all_agents: true, deliver: [value], audience: 'http://[::1'}}", "`audience`: "),
+    ("{allow: [], acts_for: {all_agents: true, deliver: [value], audience: 'http://a/?b'}}", "`audience`: "),
     ("{allow: [], proof: sometimes}", "`proof`: found `sometimes`, expected `required` or `optional`"),
 ]
 
@@ -133,6 +135,19 @@ def test_what_can_hardly_be_meant_is_warned_of() -> None:
     assert lint(configured(text + proxy), NOW) == ()
     (finding,) = lint(configured(text + proxy.replace("[codex]", "[codex, codxe]")), NOW)
     assert (finding.code, str(finding.origin)) == ("unknown_agent", "policy.yaml:5")
+    itself = text + "    acts_for: {agents: [codex], deliver: [proxy]}\n"
+    assert [finding.code for finding in lint(configured(itself), NOW)] == ["acts_for_itself", "no_proxy"]
+
+
+def test_a_proof_that_is_required_and_taken_nowhere_is_warned_of() -> None:
+    """Without `audience` no proof counts, so such an agent would never be served there."""
+    text = "agents:\n  codex: {allow: [one], proof: required}\n  grok: {allow: [one]}\n"
+    acts = "  egress: {allow: [], acts_for: {all_agents: true, deliver: [proxy]}}\n"
+    (finding,) = lint(configured(text + acts), NOW)
+    assert (finding.code, str(finding.origin)) == ("proof_without_audience", "policy.yaml:4")
+    assert "`codex`" in finding.message
+    assert lint(configured(text + acts.replace("]}}", '], audience: "http://127.0.0.1:7700"}}')), NOW) == ()
+    assert lint(configured(text + acts.replace("all_agents: true", "agents: [grok]")), NOW) == ()
 
 
 def test_people_can_ask_what_holds_for_a_way(tmp_path: Path) -> None:

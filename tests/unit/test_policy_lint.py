@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 
 from agent_sdk.wire.tokens import TrustAnchor
-from broker_worker.core.configuration import CacheSettings, Configuration, SecretEntry
+from broker_worker.core.configuration import (
+    CacheSettings,
+    Configuration,
+    SecretEntry,
+    ServerSettings,
+    StaticToken,
+)
 from broker_worker.core.lint import lint
 from broker_worker.core.policy import Origin
 from broker_worker.files.policy import read_policy
@@ -148,3 +154,52 @@ def test_findings_are_in_the_order_of_lines_and_have_hints() -> None:
     lines = [finding.origin.line for finding in findings if finding.origin is not None]
     assert lines == sorted(lines)
     assert all(finding.hint for finding in findings)
+
+
+def served(policy: str, server: ServerSettings | None, *tokens: StaticToken) -> list[tuple[str, str]]:
+    """Codes and places of the findings about the gateway and static tokens."""
+    read = configuration(policy, issuer_for=("codex", "gateway"))
+    read = replace(read, server=server, static_tokens={token.token_id: token for token in tokens})
+    return [(found.code, str(found.origin)) for found in lint(read, NOW)]
+
+
+_GATEWAY = """\
+agents:
+  codex: {allow: [], proof: %s}
+  gateway: {allow: [], acts_for: {all_agents: true, deliver: [value]%s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "server", "expected"),
+    [
+        (_GATEWAY % ("optional", ""), ServerSettings(), []),
+        (_GATEWAY % ("required", ', audience: "http://127.0.0.1:7700"'), ServerSettings(), []),
+        (_GATEWAY % ("required", ""), ServerSettings(), [("proof_without_audience", "policy.yaml:3")]),
+        (_GATEWAY.replace("value", "proxy") % ("optional", ""), ServerSettings(), [("gateway_without_agent", "None")]),
+        (_GATEWAY.replace("value", "proxy") % ("optional", ""), None, []),
+    ],
+)
+def test_a_gateway_needs_an_agent_and_an_audience(
+    policy: str, server: ServerSettings | None, expected: list[tuple[str, str]]
+) -> None:
+    """Where one is to run, and where a proof is wanted from whoever asks through it."""
+    assert served(policy, server) == expected
+
+
+@pytest.mark.parametrize(
+    ("agent", "proof", "expires_at", "expected"),
+    [
+        ("codex", "optional", NOW + 1, []),
+        ("codex", "optional", NOW, ["token_over"]),
+        ("cdoex", "optional", NOW + 1, ["token_of_unknown_agent"]),
+        ("codex", "required", NOW + 1, ["token_without_proof"]),
+    ],
+)
+def test_a_static_token_that_is_good_for_nothing_is_found(
+    agent: str, proof: str, expires_at: int, expected: list[str]
+) -> None:
+    """It is over, of nobody, or of an agent that wants what it cannot show."""
+    token = StaticToken("abcdefgh", agent, bytes(32), 0, expires_at, Origin("tokens.yaml", 7))
+    policy = _GATEWAY % (proof, ', audience: "http://127.0.0.1:7700"')
+    assert served(policy, None, token) == [(code, "tokens.yaml:7") for code in expected]

@@ -1,6 +1,6 @@
 """Fetching what a command needs: one request a way, all or nothing, people waited for."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import pytest
@@ -61,8 +61,8 @@ async def test_people_are_waited_for_and_the_command_is_told_whom_for(client: Fa
     client.desk.needs_approval = {"b.key", "c.key"}
     told: list[Refusal] = []
 
-    def waiting(refusals: object) -> None:
-        told.extend(refusals)  # type: ignore[arg-type,call-overload]  # a sequence of refusals
+    def waiting(refusals: Sequence[Refusal]) -> None:
+        told.extend(refusals)
         client.desk.approve()
 
     held = await fetch(client, BOTH, purpose="p", timeout=20, waiting=waiting)

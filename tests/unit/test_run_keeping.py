@@ -74,7 +74,7 @@ async def test_the_longest_life_is_told_and_ends_the_renewals(house: House) -> N
 async def test_a_renewal_that_is_refused_is_told(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the reason; the command goes on."""
 
-    async def refuse(secret: Secret, *, timeout: float | None = None) -> Secret:
+    async def refuse(secret: Secret) -> Secret:
         raise Denied("a.key: denied")
 
     monkeypatch.setattr(house.client, "renew", refuse)

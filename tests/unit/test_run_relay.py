@@ -1,13 +1,16 @@
 """A relay: everything arrives, masked, in order, and nothing keeps it from ending."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from agent_sdk.masking import Masker
+from agent_sdk.run.pages import Pages
 from agent_sdk.run.relay import Relay
 
 KEY = b"sk-live-0123456789abcdef"
@@ -144,7 +147,53 @@ def test_settling_does_not_wait_for_a_reader_that_does_not_read(way: Way) -> Non
     writer = threading.Thread(target=lambda: os.write(way.writing, b"x" * 300_000), daemon=True)
     writer.start()
     settled = threading.Event()
-    threading.Thread(target=lambda: (way.relay.settle(), settled.set()), daemon=True).start()
+
+    def settle() -> None:
+        way.relay.settle()
+        settled.set()
+
+    threading.Thread(target=settle, daemon=True).start()
     assert settled.wait(10)
-    while writer.is_alive():
-        os.read(way.reading, 65536)
+    got = 0
+    while got < 300_000:
+        got += len(os.read(way.reading, 65536))
+
+
+def test_what_needs_no_mask_is_passed_on_as_it_is(way: Way) -> None:
+    """Much more than a pipe keeps, with values here and there, arrives whole and in order."""
+    clean = bytes(range(256)) * 4096
+    text = b"".join((clean, KEY, clean[:70_001], b"sk-live-", clean, KEY))
+    arrived: list[bytes] = []
+
+    def read() -> None:
+        while part := os.read(way.reading, 65536):
+            arrived.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    rest = memoryview(text)
+    while rest:
+        rest = rest[os.write(way.writing, rest) :]
+    way.shut(way.writing)
+    assert way.ended.wait(10)
+    way.shut(way._target)
+    reader.join()
+    assert b"".join(arrived) == text.replace(KEY, b"[masked a.key]")
+
+
+def test_only_between_pipes_pages_are_passed_on(tmp_path: Path) -> None:
+    """A file, or a terminal, is written to."""
+    reading, writing = os.pipe()
+    try:
+        pages = Pages.of(reading, writing, 65536)
+        assert (pages is not None) == (sys.platform == "linux")
+        if pages is not None:
+            with pytest.raises(BlockingIOError):
+                pages.look()
+            pages.close()
+        with (tmp_path / "out").open("wb") as file:
+            assert Pages.of(reading, file.fileno(), 65536) is None
+            assert Pages.of(file.fileno(), writing, 65536) is None
+    finally:
+        os.close(reading)
+        os.close(writing)

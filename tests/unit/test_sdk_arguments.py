@@ -10,8 +10,8 @@ from agent_sdk.holdings import Holdings
 from agent_sdk.outcome import settle
 from agent_sdk.recent import Recent
 from agent_sdk.secret import wall_clock
-from agent_sdk.testing import FakeDesk, FakeSecretBroker
-from agent_sdk.wire.messages import Reply, Result
+from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk, FakeSecretBroker
+from agent_sdk.wire.messages import Call, Reply, Result, Subject
 from agent_sdk.wire.sealing import run_public_key
 
 CANARY = "canary-7c1f0e"
@@ -94,3 +94,34 @@ def test_what_was_heard_lately_is_remembered_within_a_bound() -> None:
     recent: Recent[int] = Recent(3)
     assert [recent.add(number) for number in (1, 2, 3, 1, 4, 1)] == [True, True, True, False, True, True]
     assert (len(recent), 2 in recent, 4 in recent) == (3, False, True)
+
+
+GOOD_CALL: dict[str, Any] = {"at": 1, "route": "r", "name": "a.b", "host": "h", "method": "GET", "path": "/v1"}
+
+
+@pytest.mark.parametrize(
+    ("subject", "calls", "expected"),
+    [
+        (CANARY, [GOOD_CALL], "subject: expected a Subject"),
+        (Subject(CANARY * 400), [GOOD_CALL], "subject: Expected `str` of length <= 4096"),
+        (Subject("t", "\ud800"), [GOOD_CALL], "subject: not of its form"),
+        (Subject("t"), [], "a report has 1 to 64 calls; got 0"),
+        (Subject("t"), [GOOD_CALL] * 65, "a report has 1 to 64 calls; got 65"),
+        (Subject("t"), [GOOD_CALL, {**GOOD_CALL, "method": CANARY * 2}], r"calls\[1\]: Expected `str` of length <= 16"),
+        (Subject("t"), [{**GOOD_CALL, "at": -1}], r"calls\[0\]: Expected `int` >= 0"),
+        (Subject("t"), [{**GOOD_CALL, "name": f"{CANARY}!"}], r"calls\[0\]: name is not a canonical secret name"),
+    ],
+)
+async def test_a_report_that_the_broker_would_not_read_is_an_invalid_request(
+    subject: Any, calls: list[dict[str, Any]], expected: str
+) -> None:
+    """It answers nothing to what breaks the form, so a proxy would wait, and tell it again, without end."""
+    async with FakeAsyncSecretBroker({"a.b": "x"}) as broker:
+        with pytest.raises(InvalidRequest, match=expected) as caught:
+            await broker.report(subject, [Call(**call) for call in calls])
+        assert CANARY not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+        if "subject" in expected:
+            with pytest.raises(InvalidRequest, match=expected):
+                await broker.get("a.b", on_behalf_of=subject)
+        assert broker.desk.requests == []
+        await broker.report(Subject("t"), [Call(**GOOD_CALL)])

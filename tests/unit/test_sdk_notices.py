@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from agent_sdk import Code, LeaseExpired, LeaseRevoked, Notice, Revoked, Secret
+from agent_sdk import Code, LeaseExpired, LeaseRevoked, Notice, Revoked, Secret, Subject
 from agent_sdk.secret import loan_of
 from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 
@@ -49,6 +49,21 @@ async def test_a_revoked_run_loses_all_and_is_refused_by_the_broker_alone(
     assert all(secret.revoked for secret in secrets)
     desk.revoked_runs.clear()
     assert (await client.get("a.key")).reveal() == "value-a"
+
+
+async def test_an_answer_that_anothers_run_is_revoked_ends_what_it_was_lent_and_nothing_else(
+    client: FakeAsyncSecretBroker, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy goes on for the other runs, and a notice that was withheld is made up for."""
+    first, second = Subject("token-1"), Subject("token-2")
+    lent = await client.get("a.key", deliver="proxy", on_behalf_of=first)
+    other = await client.get("a.key", deliver="proxy", on_behalf_of=second)
+    own = await client.get("b.key")
+    monkeypatch.setattr(desk, "notify", lambda *arguments: None)
+    desk.revoke_runs()
+    with pytest.raises(Revoked):
+        await client.get("b.key", deliver="proxy", on_behalf_of=first)
+    assert (lent.revoked, other.revoked, own.revoked) == (True, False, False)
 
 
 async def test_an_answer_that_the_run_is_revoked_makes_up_for_a_lost_notice(

@@ -1,9 +1,11 @@
 """The files that run the broker elsewhere: valid, pinned, confined, and saying what the program really does."""
 
 import itertools
+import os
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE = ROOT / "docker-compose.yml"
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
+TIMERS = sorted((ROOT / "deploy" / "systemd").glob("*.timer"))
 SERVICES = ("queue", "broker", "ledger", "dashboard", "jobs", "agent")
 
 
@@ -44,6 +47,11 @@ def instructions() -> list[tuple[str, str]]:
     """The Dockerfile's instructions with their arguments, continued lines joined."""
     text = re.sub(r"(?m)^#.*\n", "", DOCKERFILE.read_text()).replace("\\\n", " ")
     return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in text.splitlines() if line.strip()]
+
+
+def joined(unit: Path) -> str:
+    """A unit's text, continued lines joined."""
+    return unit.read_text().replace("\\\n", " ")
 
 
 def locked(path: Path) -> dict[str, set[str]]:
@@ -188,7 +196,7 @@ def commands_of(compose: dict[str, Any]) -> list[list[str]]:
             words = yaml.safe_load(arguments[arguments.index("[") :])
             found.append(words[1:] if words[0] == "secret-broker" else words)
     for unit in UNITS:
-        found += [shlex.split(line)[1:] for line in re.findall(r"ExecStart=(\S*/secret-broker .*)", unit.read_text())]
+        found += [shlex.split(line)[1:] for line in re.findall(r"ExecStart=(\S*/secret-broker .*)", joined(unit))]
     return found
 
 
@@ -298,10 +306,44 @@ def test_units_are_confined(unit: Path) -> None:
     assert [
         line for line in (*wanted, "PrivateTmp=yes", "StateDirectoryMode=0700", "UMask=0077") if line not in text
     ] == []
-    assert re.search(r"(?m)^User=secret-broker(-queue|-jobs)?$", text)
+    assert re.search(r"(?m)^User=secret-broker(-queue|-jobs|-egress|-gateway)?$", text)
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("name", ["egress", "gateway"])
+def test_those_who_act_for_agents_see_nothing_of_the_broker(name: str) -> None:
+    """Each is a user of its own with a credential that is handed to it, and the broker starts no second one."""
+    text = (ROOT / "deploy" / "systemd" / f"secret-broker-{name}.service").read_text()
+    assert f"User=secret-broker-{name}\n" in text
+    assert "InaccessiblePaths=-/var/lib/secret-broker\n" in text
+    assert f"SECRET_BROKER_CREDENTIAL_FILE=/run/secret-broker-credentials/{name}\n" in text
+    assert f"--no-{name}" in joined(ROOT / "deploy" / "systemd" / "secret-broker.service")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="a file is handed over by root")
+def test_the_credential_is_handed_over_whole(tmp_path: Path) -> None:
+    """What the unit's shell does: the file belongs to the other user, and nobody else reads it."""
+    unit = joined(ROOT / "deploy" / "systemd" / "secret-broker-credential@.service")
+    (line,) = re.findall(r"(?m)^ExecStartPost=\+/bin/sh -c '(.*)'$", unit)
+    import grp  # noqa: PLC0415  # neither is there on Windows
+    import pwd  # noqa: PLC0415
+
+    home, run = tmp_path / "home", tmp_path / "run"
+    home.mkdir()
+    run.mkdir()
+    (home / "x.credential").write_text("{}")
+    places = {"/var/lib/secret-broker": str(home), "/run/secret-broker-credentials": str(run)}
+    for place, ours in places.items():
+        line = line.replace(place, ours)
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    line = line.replace("secret-broker-%i", "nobody", 1).replace("secret-broker-%i", group, 1)
+    line = line.replace("-u secret-broker", "-u root").replace("%i", "x")
+    subprocess.run(["/bin/sh", "-c", line], check=True, capture_output=True)
+    handed = run / "x"
+    assert (handed.read_text(), handed.owner(), stat.S_IMODE(handed.stat().st_mode)) == ("{}", "nobody", 0o600)
+    assert list(run.iterdir()) == [handed]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, *TIMERS], ids=lambda unit: unit.name)
 def test_systemd_reads_the_units(unit: Path) -> None:
     """systemd, where it is installed, knows every directive."""
     analyze = shutil.which("systemd-analyze")

@@ -34,7 +34,7 @@ COUNTS = {
     "envelopes.json": 51,
     "keynames.json": 18,
     "keys.json": 34,
-    "messages.json": 178,
+    "messages.json": 183,
     "names.json": 49,
     "padding.json": 12,
     "patterns.json": 22,

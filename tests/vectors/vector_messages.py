@@ -73,6 +73,10 @@ _REQUESTS_OK = {
     "resolve for a file": _resolve(deliver="file"),
     "resolve for a proxy on behalf of a run": _resolve(deliver="proxy", subject={"token": "d.e.f"}),
     "resolve on behalf of a run with a proof": _resolve(subject={"token": "d.e.f", "proof": "g.h.i"}),
+    "resolve on behalf of a run that called itself something": _resolve(
+        subject={"token": "d.e.f", "proof": "g.h.i", "agent": "claude", "run": "run-1"}
+    ),
+    "resolve on behalf of a script that named its agent": _resolve(subject={"token": "sbt_x", "agent": "a" * 64}),
     "report one call": _report(_CALL),
     "report the smallest call": _report(
         {"at": 0, "route": "r", "name": "a", "host": "h", "method": "GET", "path": "/"}
@@ -136,6 +140,12 @@ def _field_faults() -> dict[str, tuple[str, dict[str, Any]]]:
         "deliver in an unknown way": (_MALFORMED, _resolve(deliver="mail")),
         "deliver the value, spelled out": (_NOT_CANONICAL, _resolve(deliver="value")),
         "subject without a token": (_MALFORMED, _resolve(subject={"proof": "g.h.i"})),
+        "subject's agent of 65 characters": (_MALFORMED, _resolve(subject={"token": "d.e.f", "agent": "a" * 65})),
+        "subject's run of no characters": (_MALFORMED, _resolve(subject={"token": "d.e.f", "run": ""})),
+        "subject's run before its agent": (
+            _NOT_CANONICAL,
+            _resolve(subject={"token": "d.e.f", "run": "run-1", "agent": "claude"}),
+        ),
         "subject as text": (_MALFORMED, _resolve(subject="d.e.f")),
         "subject with a token of 4097 characters": (_MALFORMED, _resolve(subject={"token": "t" * 4097})),
         "subject with a proof of 2049 characters": (_MALFORMED, _resolve(subject={"token": "t", "proof": "p" * 2049})),

@@ -9,11 +9,11 @@ import click
 
 from broker_worker.cli.doctor import host
 from broker_worker.cli.doctor.check import Check, Status, guarded, of_error, ok
-from broker_worker.cli.doctor.egress import check_routes
 from broker_worker.cli.doctor.provider import check_providers
 from broker_worker.cli.doctor.queue import check_queue
 from broker_worker.cli.doctor.sealed_cache import check_sealed_cache
 from broker_worker.cli.doctor.state import check_state
+from broker_worker.cli.doctor.ways_in import check_gateway, check_proxy, check_tokens
 from broker_worker.cli.root import FOUND_WRONG, printable
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError
@@ -21,7 +21,10 @@ from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, load_seed
 from broker_worker.settings import Settings
 
-PARTS = ("version", "server", "home", "keys", "state", "configuration", "provider", "cache", "audit", "memory", "queue")
+PARTS = (
+    "version", "server", "home", "keys", "state", "configuration", "tokens", "provider", "cache", "audit", "memory",
+    "queue", "egress", "gateway",
+)  # fmt: skip
 """What can be checked by itself, in this order."""
 _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
@@ -32,7 +35,7 @@ _COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 @click.option("--running", is_flag=True, help="The broker is meant to run: it is a FAIL if it does not.")
 @click.pass_obj
 def doctor(settings: Settings, as_json: bool, only: tuple[str, ...], running: bool) -> None:
-    """Check this installation: files, keys, policy, vault, queue, audit.
+    """Check this installation: files, keys, policy, vault, audit, queue, egress proxy, gateway.
 
     Each line is ok, warn or FAIL, with what to do. The exit code is 1 if there is a FAIL. The broker need not run.
     """
@@ -70,16 +73,15 @@ def examine(settings: Settings, parts: Collection[str] = PARTS, *, running: bool
         "home": lambda: host.check_home(settings),
         "keys": lambda: host.check_keys(settings, configuration),
         "state": lambda: check_state(settings),
-        "configuration": lambda: (
-            [refused]
-            if configuration is None
-            else (*host.check_policy(configuration), *check_routes(settings, configuration))
-        ),
+        "configuration": lambda: [refused] if configuration is None else host.check_policy(configuration),
+        "tokens": lambda: told if configuration is None else check_tokens(configuration),
         "provider": lambda: told if configuration is None else asyncio.run(check_providers(settings, configuration)),
         "cache": lambda: told if configuration is None else check_sealed_cache(settings, configuration),
         "audit": lambda: host.check_audit(settings),
         "memory": lambda: host.check_memory(settings),
         "queue": lambda: check_queue(settings, load_seed(settings.keys_dir / QUEUE), agents, running=running),
+        "egress": lambda: told if configuration is None else check_proxy(settings, configuration, running=running),
+        "gateway": lambda: told if configuration is None else check_gateway(configuration, running=running),
     }
     for part, check in checks.items():
         no_installation = part == "home" and not settings.keys_dir.is_dir()
