@@ -12,7 +12,7 @@ from broker_worker.core.egress import Route
 from broker_worker.core.egress_path import Target, read_target
 from broker_worker.core.limits import Rate
 from broker_worker.egress.answering import Exchanged
-from broker_worker.egress.connections import Connections, Line
+from broker_worker.egress.connections import CALLING, Connections, Line
 from broker_worker.egress.forwarding import Passage, forward
 from broker_worker.egress.headers import to_upstream
 from broker_worker.egress.identity import Caller, identify
@@ -130,6 +130,7 @@ class Proxy:
                     if not loan.is_ready:  # what cannot be kept out of answers is not sent
                         await asyncio.to_thread(loan.scrubber)
                     case.has_left = True
+                    CALLING.set(token)
                     passage = Passage(
                         request, route, case.line.session, target.segments, case.caller.query, headers, loan
                     )
