@@ -136,3 +136,16 @@ async def test_runs_share_no_connection(bench: Bench) -> None:
     for headers in ({}, other, {}, other):
         assert (await bench.call(headers=headers)).status == 200
     assert [request.connection for request in bench.upstream.received] == [1, 2, 1, 2]
+
+
+async def test_the_next_page_is_on_the_route(bench: Bench) -> None:
+    """A program that follows `Link`, as GitHub's do, stays here, and sends its token to no service."""
+    here, there = bench.address, f"https://localhost:{bench.upstream.port}"
+    link = f'<{there}/v1/x?page=2>; rel="next", <https://elsewhere.example/>; rel="help", </v1/x?page=9>; rel="last"'
+    bench.upstream.says("/v1/x", answer(b"[]", f"Link: {link}"))
+    assert (await bench.call("/openai/v1/x")).headers["Link"] == (
+        f'<{here}/openai/v1/x?page=2>; rel="next", <https://elsewhere.example/>; rel="help", '
+        f'<{here}/openai/v1/x?page=9>; rel="last"'
+    )
+    bench.upstream.says("/v1/x", answer(b"[]", f'Link: <{here}/github/keys>; rel="next"'))
+    assert (await bench.call("/openai/v1/x")).headers["Link"] == '<>; rel="next"'
