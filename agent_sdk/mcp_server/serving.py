@@ -73,6 +73,7 @@ async def _ready(credential: RunCredential, offer: Offer) -> AsyncIterator[tuple
     held = HeldValues()
     log_to_stderr(held)
     held.add("run-token", credential.token.encode())
+    held.add("run-key", credential.seed)
     if password := urlsplit(credential.queue_url).password:
         held.add("queue-password", unquote(password).encode())
 

@@ -55,8 +55,7 @@ class Answer:
         self._scrubber = loan.scrubber()
         self._exchanged = exchanged
         self._decoder = _decoder(upstream)
-        port = int((request.host or "").rpartition(":")[2])
-        self._headers = from_upstream(upstream.headers, route, upstream.url.raw_path, port)
+        self._headers = from_upstream(upstream.headers, route, upstream.url.raw_path, request.headers["Host"])
         if not self._decoder.is_identity:
             self._headers.popall("Content-Encoding", None)
             self._headers.popall("Content-MD5", None)

@@ -1,12 +1,13 @@
-"""Connections to upstreams: each route has its own, with its own trust, so none serves another route's call."""
+"""Connections to upstreams: each route and run has its own, so none serves a call of another."""
 
 import asyncio
 import ssl
 from collections.abc import Collection
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientRequest, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 
 from broker_worker.core.egress import Route
 from broker_worker.egress.addresses import Resolve, RouteResolver, resolve_by_system, socket_for, tls_for
@@ -21,13 +22,28 @@ _KEEP_SECONDS = 20.0
 """How long an idle connection is kept: less than servers do, so that a call seldom meets one that is just closed."""
 _PIECE = 64 * 1024
 _MAX_LINE, _MAX_HEADERS = 16 * 1024, 200
+CALLING: ContextVar[str] = ContextVar("calling", default="")
+"""The token of the run whose call is being made."""
 _NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+class _Request(ClientRequest):
+    """A call, which only shares connections with others of its run.
+
+    What an agent brings an upstream to say out of turn, such as by a body that it takes for a second request, would
+    else be the answer to another run's call.
+    """
+
+    @property
+    def connection_key(self) -> "ConnectionKey":
+        """By what the pool tells connections apart; there is no proxy whose headers could stand in that place."""
+        return super().connection_key._replace(proxy_headers_hash=hash(CALLING.get()))
 
 
 class _Connector(TCPConnector):
     """aiohttp's pool of connections, without those on which something came that nobody asked for.
 
-    aiohttp would take it for the answer to the next call, which can be another run's.
+    aiohttp would take it for the answer to the next call.
     """
 
     async def _get(self, key: "ConnectionKey", traces: "list[Trace]") -> "Connection | None":
@@ -56,6 +72,7 @@ def open_session(route: Route, resolve: Resolve, tls: ssl.SSLContext) -> ClientS
     )
     return ClientSession(
         connector=connector,
+        request_class=_Request,
         cookie_jar=DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,

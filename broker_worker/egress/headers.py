@@ -46,6 +46,9 @@ _NOT_RETURNED = _HOP_BY_HOP | frozenset(
 _PLAIN = re.compile(r"[!-\[\]-~]+", re.ASCII)
 """A place that all programs read in the same way: without spaces, backslashes and whatever is not ASCII."""
 
+_LINK = re.compile(r"<([^<>]*)>")
+"""A place in `Link` (RFC 8288, section 3)."""
+
 
 def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str]:
     """The headers that go on to the upstream, without the value.
@@ -75,16 +78,21 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     return kept
 
 
-def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, port: int) -> CIMultiDict[str]:
+def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, host: str) -> CIMultiDict[str]:
     """The headers that are passed on to the agent; places on the upstream become places on the route.
 
     Args:
         headers: the answer's.
         route: the route.
         path: what was called on the upstream; relative places start there.
-        port: where the proxy listens.
+        host: what the agent calls the proxy, with its port.
     """
-    left_out = _nominated(headers)
+    left_out, port = _nominated(headers), int(host.rpartition(":")[2])
+
+    def linked(found: re.Match[str]) -> str:
+        place = _place(found[1], route, path, port) or ""
+        return f"<http://{host}{place}>" if place.startswith(f"/{route.name}/") else f"<{place}>"
+
     kept: CIMultiDict[str] = CIMultiDict()
     for name, raw in headers.items():
         low = name.lower()
@@ -96,7 +104,7 @@ def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, port:
             if place is not None:
                 kept.add(name, place)
         else:
-            kept.add(name, value)
+            kept.add(name, _LINK.sub(linked, value) if low == "link" else value)
     return kept
 
 

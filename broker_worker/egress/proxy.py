@@ -12,7 +12,7 @@ from broker_worker.core.egress import Route
 from broker_worker.core.egress_path import Target, read_target
 from broker_worker.core.limits import Rate
 from broker_worker.egress.answering import Exchanged
-from broker_worker.egress.connections import Connections, Line
+from broker_worker.egress.connections import CALLING, Connections, Line
 from broker_worker.egress.forwarding import Passage, forward
 from broker_worker.egress.headers import to_upstream
 from broker_worker.egress.identity import Caller, identify
@@ -25,7 +25,7 @@ NO_PATTERN = "/(none)"
 """What the audit has in place of a path that no pattern of the route covers."""
 _FAULTS_OF_ONE = Rate(60, 60_000, 20)
 _FAULTS_OF_STRANGERS = Rate(60, 60_000, 20)
-_FAULTS_OF_ALL = Rate(600, 60_000, 100)
+_FAULTS_OF_ALL = Rate(120, 60_000, 60)
 """How many calls that were refused here are recorded: junk must not fill the audit."""
 _AFTER_MS = 30_000
 """How long a call may go on after its run's token has ended: the broker records it for a minute and no longer."""
@@ -130,6 +130,7 @@ class Proxy:
                     if not loan.is_ready:  # what cannot be kept out of answers is not sent
                         await asyncio.to_thread(loan.scrubber)
                     case.has_left = True
+                    CALLING.set(token)
                     passage = Passage(
                         request, route, case.line.session, target.segments, case.caller.query, headers, loan
                     )

@@ -176,6 +176,8 @@ class Egress:
         beside = [asyncio.create_task(self._keep_credential(asker, values))]
         if watch is not None:
             beside.append(asyncio.create_task(self._follow_file(watch)))
+        for task in beside:
+            task.add_done_callback(lambda _: self.stop())  # without it the proxy would go on with what is gone
         try:
             ready(f"http://{LOOPBACK[0]}:{port}")
             await self._stopping.wait()
@@ -190,6 +192,10 @@ class Egress:
                 task.cancel()
             await self._connections.close()
             await asker.close()
+        await asyncio.wait(beside)
+        for task in beside:
+            if not task.cancelled():
+                task.result()  # what one of them failed at
         if _now() >= asker.expires_at - _LAST_SECONDS * 1000:
             raise SetupError(
                 "the proxy's own run is over",

@@ -79,7 +79,7 @@ async def test_a_place_outside_of_the_prefix_is_not_on_the_proxy(tmp_path: Path,
 
 
 async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(bench: Bench) -> None:
-    """A second answer to one request, which a smuggled request could bring about, is not given to another run."""
+    """A second answer to one request, which a smuggled request could bring about, is given to nobody."""
     said = asyncio.Event()
 
     async def twice(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -97,8 +97,7 @@ async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(ben
     idle = line.session.connector
     assert idle is not None
     await until(lambda: any(each.should_close for pool in idle._conns.values() for each, _ in pool))  # it has arrived
-    other = bench.auth(bench.desk.credential("codex"))
-    assert (await bench.call("/openai/v1/f", "POST", headers=other, data=b"mine")).body == b"echo:mine"
+    assert (await bench.call("/openai/v1/f", "POST", data=b"mine")).body == b"echo:mine"
 
 
 @pytest.mark.parametrize("status", ["000 No", "099 No"])
@@ -129,3 +128,24 @@ async def test_a_short_answer_ends_too_when_the_secret_is_taken_back(bench: Benc
     go.set()
     got = await calling
     assert (got.status, json.loads(got.body)["code"]) == (403, "revoked")
+
+
+async def test_runs_share_no_connection(bench: Bench) -> None:
+    """So whatever an agent brings an upstream to say out of turn is said to that agent alone."""
+    other = bench.auth(bench.desk.credential("codex"))
+    for headers in ({}, other, {}, other):
+        assert (await bench.call(headers=headers)).status == 200
+    assert [request.connection for request in bench.upstream.received] == [1, 2, 1, 2]
+
+
+async def test_the_next_page_is_on_the_route(bench: Bench) -> None:
+    """A program that follows `Link`, as GitHub's do, stays here, and sends its token to no service."""
+    here, there = bench.address, f"https://localhost:{bench.upstream.port}"
+    link = f'<{there}/v1/x?page=2>; rel="next", <https://elsewhere.example/>; rel="help", </v1/x?page=9>; rel="last"'
+    bench.upstream.says("/v1/x", answer(b"[]", f"Link: {link}"))
+    assert (await bench.call("/openai/v1/x")).headers["Link"] == (
+        f'<{here}/openai/v1/x?page=2>; rel="next", <https://elsewhere.example/>; rel="help", '
+        f'<{here}/openai/v1/x?page=9>; rel="last"'
+    )
+    bench.upstream.says("/v1/x", answer(b"[]", f'Link: <{here}/github/keys>; rel="next"'))
+    assert (await bench.call("/openai/v1/x")).headers["Link"] == '<>; rel="next"'

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -333,3 +334,20 @@ async def test_a_port_that_is_taken(bench: Bench) -> None:
     second = Egress(bench.file, bench.desk.credential("egress"), port=bench.port)
     with pytest.raises(SetupError, match="cannot be used"):
         await second.run(lambda _: None)
+
+
+async def test_a_proxy_that_can_follow_its_file_no_longer_ends(tmp_path: Path, authority: Authority) -> None:
+    """Rather than go on with what an operator believes is gone; who started it starts it again."""
+
+    async def broken(_folders: Sequence[Path], _changed: asyncio.Event) -> None:
+        raise FileNotFoundError(2, "gone")
+
+    async with open_bench(tmp_path, authority) as bench:
+        other = Egress(
+            bench.file,
+            bench.desk.credential("egress"),
+            port=0,
+            connect=lambda _: FakeAsyncSecretBroker(desk=bench.desk, agent_id="egress"),
+        )
+        with pytest.raises(ExceptionGroup):
+            await asyncio.wait_for(other.run(lambda _: None, broken), 10)

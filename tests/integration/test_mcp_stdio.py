@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest_asyncio
 from desk_workbench import until
 from mcp import Client
 from mcp_house import CANARY, House, Person, call, client, held_open, house, python, text_of
+
+from agent_sdk.credential import FILE_VARIABLE, RunCredential
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PERSON = Person()
@@ -73,6 +76,18 @@ async def test_a_command_has_the_value_and_the_model_does_not(served: Client, ho
     assert "openai.api_key" in shown["stdout"]
     asked = of(home, "resolve")[-1]
     assert (asked.names, asked.purpose, asked.deliver) == (("openai.api_key",), "a test", "env")
+
+
+async def test_a_command_that_reads_the_runs_credential_gives_it_to_no_model(served: Client, home: House) -> None:
+    """Neither its token nor the key that the token is bound to, in the form in which the file has them."""
+    path = home.environ[FILE_VARIABLE]
+    run = RunCredential.load({FILE_VARIABLE: path})
+    result = await call(served, "run_command", **python(f"print(open({path!r}).read())"))
+    said = result.structured_content["stdout"]
+    assert result.structured_content["exit_code"] == 0
+    for held in (run.token, urlsafe_b64encode(run.seed).rstrip(b"=").decode()):
+        assert held not in said
+    assert "[masked run-key]" in said
 
 
 async def test_what_was_granted_serves_its_purpose_only(served: Client, home: House) -> None:
