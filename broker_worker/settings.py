@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         return self.state_dir / "settled_approvals.jsonl"
 
     @property
+    def backups_dir(self) -> Path:
+        """Sealed backups of env files whose values were moved into the vault."""
+        return self.home / "backups"
+
+    @property
     def sealed_cache_file(self) -> Path:
         """The sealed cache; its key is not in this folder."""
         return self.state_dir / "cache.sqlite3"

@@ -17,6 +17,7 @@ main.commands = CommandTable(
         "headers": "agent_sdk.cli.headers:headers",
         "ssh-agent": "agent_sdk.cli.ssh_agent:ssh_agent",
         "token": "agent_sdk.cli.token:token",
+        "scan": "agent_sdk.cli.scan:scan",
         "whoami": "agent_sdk.cli.whoami:whoami",
     }
 )

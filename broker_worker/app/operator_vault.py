@@ -183,17 +183,22 @@ class OperatorVault:
 
 
 @asynccontextmanager
-async def operator_vault(settings: Settings, by: str) -> AsyncIterator[OperatorVault]:
+async def operator_vault(
+    settings: Settings, by: str, configuration: Configuration | None = None
+) -> AsyncIterator[OperatorVault]:
     """The vaults of an installation, for one command; what it wrote is announced when it ends.
 
     Args:
         settings: the installation.
         by: who orders it, for the audit.
+        configuration: what holds for this command; the operator's files as they are if left out.
 
     Raises:
         BrokerError: if a file, a key, a provider's section or the audit cannot be used.
     """
-    clock, configuration = SystemClock(), load_configuration(settings.config_dir)
+    clock = SystemClock()
+    if configuration is None:
+        configuration = load_configuration(settings.config_dir)
     keys = load_broker_keys(settings.keys_dir)
     sink = JsonlSink(settings.audit_dir, CHAIN, keys.identity_seed, clock)
     try:

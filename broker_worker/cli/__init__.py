@@ -34,6 +34,7 @@ main.commands = CommandTable(
         "launch": "broker_worker.cli.launch:launch",
         "leases": "broker_worker.cli.leases:leases",
         "ledger": "broker_worker.cli.ledger:ledger",
+        "migrate": "broker_worker.cli.migrate:migrate_files",
         "policy": "broker_worker.cli.policy:policy",
         "providers": "broker_worker.cli.providers:providers",
         "put": "broker_worker.cli.writing:put",
