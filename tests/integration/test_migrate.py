@@ -122,7 +122,7 @@ def test_a_crash_in_any_step_is_made_good_by_the_next_run(
 ) -> None:
     """Whatever was done is found again; before the env file is changed, the vault and a backup have all that it had."""
 
-    def fail(at: int, name: str, module: object) -> None:
+    def fail(at: int, name: str, module: object, patch: pytest.MonkeyPatch) -> None:
         calls = iter(range(100))
         real = getattr(module, name)
 
@@ -131,7 +131,7 @@ def test_a_crash_in_any_step_is_made_good_by_the_next_run(
                 raise KeyboardInterrupt
             return real(*arguments, **options)
 
-        monkeypatch.setattr(module, name, broken)
+        patch.setattr(module, name, broken)
 
     faults: dict[str, tuple[int, str, object]] = {
         "backup": (0, "store_backup", migrating),
@@ -142,11 +142,9 @@ def test_a_crash_in_any_step_is_made_good_by_the_next_run(
         "policy": (1, "replace_file", migrating),
         "env file": (2, "replace_file", migrating),
     }
-    with monkeypatch.context():
-        fail(*faults[step])
+    with monkeypatch.context() as patch:
+        fail(*faults[step], patch)
         assert run(".env", "--agent", "claude", "--yes").exit_code == 130
-        monkeypatch.undo()
-    os.chdir(home.parent / "work")
     assert Path(".env").read_bytes() == BEFORE.encode(), "the plaintext goes last"
     assert run(".env", "--agent", "claude", "--yes").exit_code == 0
     check_done(home)
@@ -275,6 +273,25 @@ def test_links_are_followed_and_other_variables_can_be_included(run: Run, home: 
     assert Path("link").is_symlink()
     assert "DEBUG=secret://app.debug\r\n" in Path(".env").read_bytes().decode()
     assert stored(home)["app.debug"] == b"1"
+
+
+def test_plaintext_in_comments_is_pointed_out(run: Run) -> None:
+    """What is no variable stays and is named by its line, whether anything moves or not; what was excluded is known."""
+    Path(".env").write_text(f"# OLD={M.checked('ghp_')}\nGITHUB_TOKEN={KEY}\nDB_PASSWORD={SECOND}\n")
+    for arguments in ((), ("--exclude", "GITHUB_TOKEN")):
+        result = run(".env", "--exclude", "DB_PASSWORD", "--dry-run", *arguments)
+        assert result.stdout.count("keeps plaintext") == 1
+        assert ".env:1 keeps plaintext" in result.stdout
+
+
+def test_a_policy_that_is_a_link_stays_one(run: Run, home: Path, tmp_path: Path) -> None:
+    """Operators keep these files in a repository of their own: the line is added there."""
+    policy, kept = home / "config/policy.yaml", tmp_path / "kept.yaml"
+    policy.rename(kept)
+    policy.symlink_to(kept)
+    assert run(".env", "--agent", "claude", "--yes").exit_code == 0
+    assert policy.is_symlink()
+    assert "- db.password" in kept.read_text()
 
 
 def test_a_weak_password_is_pointed_out(run: Run) -> None:
