@@ -52,6 +52,8 @@ def parse_env_file(raw: bytes, shown: str) -> Mapping[str, str]:
             raise InvalidRequest(f"{shown}:{line}: expected NAME=value; is a quote missing?")
         if binding.key is None:
             continue
+        if "=" in binding.key:
+            raise InvalidRequest(f"{shown}:{line}: a name with an equals sign, which no environment can hold")
         if binding.value is None:
             raise InvalidRequest(f"{shown}:{line}: a name without a value; expected NAME=value")
         if "\0" in binding.key + binding.value:

@@ -58,6 +58,14 @@ class Hearing:
                 heard(signal.Signals(told.si_signo), told.si_code > 0)
 
 
+def wait_for_children() -> None:
+    """Have the system keep what a child ended with: where SIGCHLD is ignored, as some launchers do, nobody can ask.
+
+    What is started from here finds its default too.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def reset() -> None:
     """Give signals that Python ignores their defaults back, before this process becomes a command."""
     for number in RESET:

@@ -16,7 +16,7 @@ from agent_sdk.run.keys import Keys
 from agent_sdk.run.lending import Connect, Lending, OnRevoke
 from agent_sdk.run.relay import Relay
 from agent_sdk.run.session import Session
-from agent_sdk.run.signals import Hearing, stop_here
+from agent_sdk.run.signals import Hearing, stop_here, wait_for_children
 from agent_sdk.run.streams import ERR, Streams, hold_standard_streams, make_streams
 from agent_sdk.run.terminal import has_controlling_terminal
 from agent_sdk.run.value_file import ValueFile, open_value_file
@@ -80,6 +80,7 @@ def supervise(order: Order, connect: Connect) -> int:
         CannotStartError: if the command could not be started.
     """
     keep_memory_private()
+    wait_for_children()
     hold_standard_streams()
     streams = make_streams(masked=order.masked)
     files = {variable: open_value_file() for variable in order.environment.in_files}
@@ -154,7 +155,8 @@ class _Supervision:
         if self._session is not None and streams.terminal is not None:
             streams.terminal.take()
             self._session.start(command, environ, streams.given, self._events.put)
-            Keys(streams.terminal, streams.inner[0])
+            hang_up = _Heard(signal.SIGHUP, by_kernel=True)
+            Keys(streams.terminal, streams.inner[0], lambda: self._events.put(hang_up))
             child = self._session
         else:
             child = DirectChild(command, environ, streams.given, hearing, self._events.put)

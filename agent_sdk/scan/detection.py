@@ -6,6 +6,7 @@ without either costs little more than reading it.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -107,19 +108,30 @@ def _key_at(text: bytes, at: int, form: KeyFormat) -> Iterator[Match]:
 
 def _apart(found: "Iterable[Match]") -> list[Match]:
     """Matches that do not overlap: what has a form of its own wins, then what is longer."""
-    taken: list[Match] = []
+    taken: list[Match] = []  # by place, none within another; so a match can overlap its two neighbours only
     for match in sorted(found, key=lambda each: (not each.is_specific, each.start - each.end, each.start)):
-        if all(match.end <= other.start or other.end <= match.start for other in taken):
-            taken.append(match)
-    return sorted(taken, key=lambda each: each.start)
+        at = bisect_left(taken, match.start, key=_start)
+        is_free = (at == 0 or taken[at - 1].end <= match.start) and (at == len(taken) or match.end <= taken[at].start)
+        if is_free:
+            taken.insert(at, match)
+    return taken
+
+
+def _start(match: Match) -> int:
+    return match.start
 
 
 def _without_allowed(text: bytes, found: list[Match]) -> list[Match]:
     if ALLOW not in text:
         return found
-    return [match for match in found if ALLOW not in _line_around(text, match.start)]
-
-
-def _line_around(text: bytes, at: int) -> bytes:
-    end = text.find(b"\n", at)
-    return text[text.rfind(b"\n", 0, at) + 1 : len(text) if end < 0 else end]
+    kept: list[Match] = []
+    line_end, is_allowed = -1, False
+    for match in found:  # by place, so each line is looked at once
+        if match.start > line_end:
+            line_start = text.rfind(b"\n", 0, match.start) + 1
+            line_end = text.find(b"\n", match.start)
+            line_end = len(text) if line_end < 0 else line_end
+            is_allowed = text.find(ALLOW, line_start, line_end) >= 0
+        if not is_allowed:
+            kept.append(match)
+    return kept

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from agent_sdk.scan.match import Match
@@ -28,28 +29,30 @@ class Finding:
     commit: str = ""
 
 
-def finding_of(match: Match, text: bytes, path: str, salt: bytes, commit: str = "") -> Finding:
-    """What may be told of a match.
+def findings_of(matches: Iterable[Match], text: bytes, path: str, salt: bytes, commit: str = "") -> Iterator[Finding]:
+    """What may be told of matches.
 
     Args:
-        match: what was found.
+        matches: what was found, by place.
         text: the text in which it was found.
         path: the file.
-        salt: keys the fingerprint (HMAC, RFC 2104, with SHA-256).
+        salt: keys the fingerprints (HMAC, RFC 2104, with SHA-256).
         commit: the commit, of a scan of the history.
     """
-    line_start = text.rfind(b"\n", 0, match.start) + 1
-    before = text[line_start : match.start]
-    try:
-        column = len(before.decode())
-    except UnicodeDecodeError:
-        column = len(before)  # one byte a character, as in Latin-1
-    value = text[match.start : match.end]
-    return Finding(
-        path=path,
-        line=text.count(b"\n", 0, match.start) + 1,
-        column=column + 1,
-        kind=match.kind,
-        fingerprint=hmac.new(salt, value, hashlib.sha256).hexdigest()[:32],
-        commit=commit,
-    )
+    line, column, at, is_utf8 = 1, 1, 0, True
+    for match in matches:  # each goes on where the one before stood, so that a long line is not counted again and again
+        newlines = text.count(b"\n", at, match.start)
+        if newlines:
+            line, column, is_utf8 = line + newlines, 1, True
+            at = text.rfind(b"\n", at, match.start) + 1
+        try:
+            column += len(text[at : match.start].decode()) if is_utf8 else match.start - at
+        except UnicodeDecodeError:
+            column, is_utf8 = (
+                match.start - text.rfind(b"\n", 0, match.start),
+                False,
+            )  # a character a byte, as in Latin-1
+        at = match.start
+        value = text[match.start : match.end]
+        fingerprint = hmac.new(salt, value, hashlib.sha256).hexdigest()[:32]
+        yield Finding(path, line, column, match.kind, fingerprint, commit)

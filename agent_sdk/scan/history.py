@@ -8,7 +8,7 @@ from typing import IO, Final
 
 from agent_sdk.scan.detection import find_secrets
 from agent_sdk.scan.errors import ScanError
-from agent_sdk.scan.finding import Finding, finding_of
+from agent_sdk.scan.finding import Finding, findings_of
 from agent_sdk.scan.reading import as_text
 from agent_sdk.scan.tree import Tally
 
@@ -255,4 +255,4 @@ def _scan(blob: Blob, content: bytes, salt: bytes, tally: Tally) -> list[Finding
         tally.binary += 1
         return []
     tally.files += 1
-    return [finding_of(match, text, blob.path, salt, blob.commit) for match in find_secrets(text, blob.path)]
+    return list(findings_of(find_secrets(text, blob.path), text, blob.path, salt, blob.commit))

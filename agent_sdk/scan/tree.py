@@ -9,7 +9,7 @@ from typing import Final
 
 from agent_sdk.scan.detection import find_secrets
 from agent_sdk.scan.errors import ScanError
-from agent_sdk.scan.finding import Finding, finding_of
+from agent_sdk.scan.finding import Finding, findings_of
 from agent_sdk.scan.reading import MAX_BYTES, TooLargeError, as_text, read_file
 
 SKIPPED_FOLDERS: Final = frozenset(
@@ -138,9 +138,7 @@ def _scan_files(paths: Iterable[str], scope: Scope) -> tuple[list[Finding], Tall
             tally.binary += 1
             continue
         tally.files += 1
-        matches = find_secrets(text, path)
-        if matches:
-            found += [finding_of(match, text, path, scope.salt) for match in matches]
+        found += findings_of(find_secrets(text, path), text, path, scope.salt)
     return found, tally
 
 

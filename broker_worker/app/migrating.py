@@ -71,7 +71,7 @@ async def migrate(settings: Settings, plans: Sequence[EnvPlan], additions: Addit
         raise
     for change in additions.changes:
         _refuse_changed(change.path, change.before)
-        replace_file(change.path, change.after)
+        replace_file(change.path.resolve(), change.after)  # a link to where the operator keeps it stays one
     for plan in plans:
         _refuse_changed(plan.path, plan.before)
         replace_file(plan.path, plan.after)

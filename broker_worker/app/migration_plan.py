@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_sdk.scan.detection import find_secrets
+from agent_sdk.scan.finding import findings_of
 from agent_sdk.scan.named_values import judge, names_a_secret
 from agent_sdk.wire.names import is_secret_name
 from broker_worker.core.configuration import NAME_FIELD, Configuration
@@ -77,6 +78,7 @@ class EnvPlan:
         after: its bytes with references.
         moves: the variables that move, in their order.
         doubtful: variables with a secret's name that stay, since their values do not look like one.
+        left: lines with plaintext that is no variable's value and stays, such as a comment with an older key.
     """
 
     path: Path
@@ -85,6 +87,7 @@ class EnvPlan:
     after: bytes = field(repr=False)
     moves: tuple[Move, ...]
     doubtful: tuple[str, ...] = ()
+    left: tuple[int, ...] = ()
 
 
 def plan_file(path: Path, configuration: Configuration, choice: Choice) -> EnvPlan:
@@ -115,7 +118,10 @@ def plan_file(path: Path, configuration: Configuration, choice: Choice) -> EnvPl
     moves = tuple(_move_of(each, configuration, choice, str(path)) for each in chosen)
     after = file.with_values({move.variable: f"{_SCHEME}{move.name}" for move in moves})
     doubtful = tuple(each.name for each in file.settings if each not in chosen and _is_doubtful(each, choice))
-    return EnvPlan(real, stat.S_IMODE(status.st_mode), before, after, moves, doubtful)
+    settings = {each.line for each in file.settings if each.name in choice.exclude}
+    found = {each.line for each in findings_of(find_secrets(after, ".env"), after, "", b"")}
+    left = tuple(sorted(found - settings))
+    return EnvPlan(real, stat.S_IMODE(status.st_mode), before, after, moves, doubtful, left)
 
 
 def refuse_clashes(plans: Sequence[EnvPlan]) -> None:

@@ -102,6 +102,7 @@ def migrate_files(
     if not moves:
         for name in dict.fromkeys(name for plan in plans for name in plan.doubtful):
             click.echo(f"{name} stays: its value does not look like a secret's (--include {name})")
+        _show_left(plans)
         click.echo("no secret found: nothing to move (--include VARIABLE moves one all the same)")
         return
     additions = plan_additions(settings, moves, agents, configuration)
@@ -130,10 +131,17 @@ def _show(plans: Sequence[EnvPlan], additions: Additions) -> None:
             click.echo(f"  line {move.line}: {move.variable} -> secret://{move.name}, kept at {move.ref}")
         for name in plan.doubtful:
             click.echo(f"  {name} stays: its name is of a secret, its value does not look like one (--include {name})")
+    _show_left(plans)
     for change in additions.changes:
         path = str(change.path)
         before, after = (text.decode().splitlines(keepends=True) for text in (change.before, change.after))
         click.echo("".join(difflib.unified_diff(before, after, path, path)), nl=False)
+
+
+def _show_left(plans: Sequence[EnvPlan]) -> None:
+    for plan in plans:
+        for line in plan.left:
+            click.echo(f"{printable(str(plan.path))}:{line} keeps plaintext: a comment or the like; remove it by hand")
 
 
 def _warn(plans: Sequence[EnvPlan], agents: Sequence[str]) -> None:

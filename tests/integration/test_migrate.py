@@ -276,6 +276,25 @@ def test_links_are_followed_and_other_variables_can_be_included(run: Run, home: 
     assert stored(home)["app.debug"] == b"1"
 
 
+def test_plaintext_in_comments_is_pointed_out(run: Run) -> None:
+    """What is no variable stays and is named by its line, whether anything moves or not; what was excluded is known."""
+    Path(".env").write_text(f"# OLD={M.checked('ghp_')}\nGITHUB_TOKEN={KEY}\nDB_PASSWORD={SECOND}\n")
+    for arguments in ((), ("--exclude", "GITHUB_TOKEN")):
+        result = run(".env", "--exclude", "DB_PASSWORD", "--dry-run", *arguments)
+        assert result.stdout.count("keeps plaintext") == 1
+        assert ".env:1 keeps plaintext" in result.stdout
+
+
+def test_a_policy_that_is_a_link_stays_one(run: Run, home: Path, tmp_path: Path) -> None:
+    """Operators keep these files in a repository of their own: the line is added there."""
+    policy, kept = home / "config/policy.yaml", tmp_path / "kept.yaml"
+    policy.rename(kept)
+    policy.symlink_to(kept)
+    assert run(".env", "--agent", "claude", "--yes").exit_code == 0
+    assert policy.is_symlink()
+    assert "- db.password" in kept.read_text()
+
+
 def test_a_weak_password_is_pointed_out(run: Run) -> None:
     """What has a secret's name and does not look like one stays, and people are told so."""
     Path(".env").write_text("DB_PASSWORD=postgres\nAPI_TOKEN=secret://api.token\nTOKEN_URL=x\n")

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,6 +103,16 @@ def test_a_command_that_dies_by_a_signal_ends_us_by_it(house: AgentHouse) -> Non
     """Whoever started us sees what it would have seen."""
     done = agent(house, "run", "--env", "A=secret://a.key", "--", "sh", "-c", "kill -TERM $$")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, b"", b"")
+
+
+def test_a_launcher_that_ignores_the_end_of_children_does_not_hold_us_up(house: AgentHouse) -> None:
+    """The system would tell nobody how the command ended."""
+    launcher = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    start = [sys.executable, "-c", launcher, *AGENT, "run", "--env", "A=secret://a.key", "--", "sh", "-c", "exit 3"]
+    done = subprocess.run(start, env=house.environ(), capture_output=True, timeout=LONG, check=False)
+    assert (done.returncode, done.stderr) == (3, b"")
 
 
 def test_a_command_that_cannot_be_started_ends_as_in_a_shell(house: AgentHouse) -> None:

@@ -177,6 +177,21 @@ def test_a_suspended_command_goes_on_in_the_background_and_comes_back(shell: Scr
     shell.wait_for("got it\r\n")
 
 
+def test_a_terminal_that_closes_ends_a_command_in_the_background_too(shell: Screen, tmp_path: Path) -> None:
+    """The system tells only a terminal's foreground; the command's own terminal must not outlive the user's."""
+    shell.type(f"{RUN} sh -c 'echo $$ $PPID > {tmp_path}/pids; echo go; read x'\n")
+    shell.wait_for("go\r\n")
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    shell.type("\x1a")
+    shell.wait_for("[2]$ ")
+    shell.type("bg\n")
+    shell.wait_for("[3]$ ")
+    os.kill(shell.pid, signal.SIGKILL)  # so that no shell passes the news on to its jobs
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), shell.descriptor)
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
 def test_a_command_that_is_started_in_the_background_is_stopped_when_it_reads(shell: Screen) -> None:
     """By the system, as any other; `fg` gives it the keys."""
     shell.type(f"{RUN} sh -c 'read x; echo got $x' &\n")

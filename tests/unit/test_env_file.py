@@ -38,6 +38,7 @@ def test_what_is_usual_in_an_env_file_is_read(text: bytes, expected: dict[str, s
     [
         (b'A=1\n\n\nB="sk-canary\n', r"^\.env:4: expected NAME=value; is a quote missing\?$"),
         (b"A=1\r\n\r\nsk-canary\r\n", r"^\.env:3: a name without a value"),
+        (b"A=1\n'B=sk-canary'=2\n", r"^\.env:2: a name with an equals sign, which no environment can hold$"),
         (b'A="x" sk-canary\n', r"^\.env:1: expected NAME=value"),
         (b"A=1\n=sk-canary\n", r"^\.env:2: expected NAME=value"),
         (b"A=1\nB=\xffsk-canary\n", r"^\.env:2: not UTF-8 text$"),

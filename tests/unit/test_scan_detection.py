@@ -1,6 +1,7 @@
 """What counts as a plaintext secret, and that nothing which can stand in a file breaks the scanner."""
 
 import base64
+import re
 import struct
 
 import pytest
@@ -10,12 +11,14 @@ from scan_corpus import HEX, Maker
 
 from agent_sdk.scan.checks import has_base62_checksum, is_bech32
 from agent_sdk.scan.detection import find_secrets
-from agent_sdk.scan.finding import finding_of
+from agent_sdk.scan.finding import findings_of
+from agent_sdk.scan.match import Match
 from agent_sdk.scan.named_values import judge
 from agent_sdk.scan.reading import as_text
 
 M = Maker(5)
 PASSWORD = M.password()
+MANY = [b"ab://b:%016x@c" % (number * 0x9E3779B97F4A7C15 % 2**64) for number in range(50_000)]
 _PIECES = st.sampled_from(
     [
         *(
@@ -66,12 +69,14 @@ def test_any_bytes_are_scanned(pieces: list[bytes], name: str) -> None:
         b"key=" * 20_000,
         b"http://" * 50_000 + b":" * 50_000,
         b"eyJ" + b"a" * 500_000 + b".eyJ",
+        b"\n".join(MANY),
+        b" ".join(MANY),
     ],
-    ids=["blocks", "run", "digits", "spaces", "keys", "urls", "token"],
+    ids=["blocks", "run", "digits", "spaces", "keys", "urls", "token", "lines", "line"],
 )
 def test_hostile_texts_end(text: bytes) -> None:
     """No text takes more than its size is worth, or the test's time is over."""
-    find_secrets(text, ".env")
+    list(findings_of(find_secrets(text, ".env"), text, ".env", b"salt"))
 
 
 def test_an_allowed_line_is_let_through() -> None:
@@ -151,9 +156,24 @@ def test_place_is_told_in_characters() -> None:
     """Line and column count from 1, in characters, in UTF-8 as in Latin-1."""
     for encoding in ("utf-8", "latin-1"):
         raw = f"# äö\nü={M.some(HEX, 4)} DB_PASSWORD={PASSWORD}\n".encode(encoding)
-        (match,) = find_secrets(raw, ".env")
-        found = finding_of(match, raw, ".env", b"salt")
+        (found,) = findings_of(find_secrets(raw, ".env"), raw, ".env", b"salt")
         assert (found.line, found.column) == (2, 20)
+
+
+@given(
+    st.lists(st.sampled_from(["DB_PASSWORD=x ", "ä", "\n", "\n\n", "x "]), max_size=12),
+    st.sampled_from(["utf-8", "latin-1"]),
+)
+@settings(max_examples=60)
+def test_places_are_those_that_an_editor_shows(pieces: list[str], encoding: str) -> None:
+    """Also of many on one line, and behind characters of several bytes."""
+    text = "".join(pieces)
+    raw = text.encode(encoding)
+    starts = [found.start() for found in re.finditer(b"DB_", raw)]
+    found = findings_of((Match("password", at, at + 3, is_specific=False) for at in starts), raw, "", b"")
+    lines = text.split("\n")
+    expected = [(row, at.start() + 1) for row, line in enumerate(lines, 1) for at in re.finditer("DB_", line)]
+    assert [(each.line, each.column) for each in found] == expected
 
 
 def test_utf16_is_read_by_its_mark() -> None:
@@ -171,7 +191,7 @@ def test_a_finding_says_nothing_of_its_value() -> None:
     """Equal values have equal fingerprints under one salt, other ones under another, and `repr` shows none."""
     raw = f"DB_PASSWORD={PASSWORD}\n".encode()
     (match,) = find_secrets(raw, ".env")
-    one, again, other = (finding_of(match, raw, ".env", salt) for salt in (b"a", b"a", b"b"))
+    one, again, other = (next(findings_of([match], raw, ".env", salt)) for salt in (b"a", b"a", b"b"))
     assert one.fingerprint == again.fingerprint != other.fingerprint
     assert PASSWORD not in repr(one)
     assert one.fingerprint not in repr(one)
