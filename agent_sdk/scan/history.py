@@ -30,6 +30,8 @@ _QUIET: Final = (
     "core.hooksPath=/dev/null",
 )
 """A repository's own settings must neither start programs nor change what is printed."""
+_WHOLE: Final = ("--no-relative", f"-O{os.devnull}")
+"""The same of a repository's `diff.relative` and `diff.orderFile`: all folders, in git's own order."""
 _OF_A_CALLER: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
 _PLAIN_FILES: Final = frozenset({b"100644", b"100755", b"100664"})
 _SECONDS: Final = 60
@@ -71,6 +73,8 @@ class Repository:
             "GIT_OPTIONAL_LOCKS": "0",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_NO_LAZY_FETCH": "1",
+            "GIT_NO_REPLACE_OBJECTS": "1",  # what was replaced, or grafted away, is still there
+            "GIT_GRAFT_FILE": os.devnull,
         }
         is_bare = self._ask("rev-parse", "--is-bare-repository").strip() == b"true"
         where = self._ask("rev-parse", "--absolute-git-dir" if is_bare else "--show-toplevel")
@@ -87,7 +91,7 @@ class Repository:
             ScanError: if git fails.
         """
         order = ("log", "--all", "--reflog", "--reverse", "--topo-order", "--diff-filter=d", "--diff-merges=separate")
-        with self._start(*order, "--raw", "-z", "--no-abbrev", "--no-renames", "--format=%x01%H") as log:
+        with self._start(*order, *_WHOLE, "--raw", "-z", "--no-abbrev", "--no-renames", "--format=%x01%H") as log:
             assert log.stdout is not None
             yield from self._contents(_changes(log.stdout), max_bytes, tally)
             self._check(log)
@@ -103,7 +107,7 @@ class Repository:
             ScanError: if git fails.
         """
         change = ("diff", "--cached", "--no-ext-diff", "--diff-filter=d", "--ignore-submodules")
-        with self._start(*change, "--raw", "-z", "--no-abbrev", "--no-renames") as diff:
+        with self._start(*change, *_WHOLE, "--raw", "-z", "--no-abbrev", "--no-renames") as diff:
             assert diff.stdout is not None
             yield from self._contents(_changes(diff.stdout), max_bytes, tally)
             self._check(diff)

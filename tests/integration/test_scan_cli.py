@@ -229,6 +229,24 @@ def test_settings_of_a_repository_start_no_program(scan: Scan, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+def test_settings_of_a_repository_hide_nothing(scan: Scan) -> None:
+    """Not what stands outside of the folder, not what a replacement covers, and an order of files is none of ours."""
+    git("init", "-q")
+    Path("sub").mkdir()
+    Path("sub/f").write_text("x\n")
+    Path(".env").write_text(f"TOKEN={KEY}\n")
+    first = commit()
+    Path(".env").unlink()
+    other = commit()
+    git("config", "diff.relative", "true")
+    git("config", "diff.orderFile", "/nowhere")
+    git("replace", first, other)
+    assert scan("--git", "sub").exit_code == 1
+    Path("top.env").write_text(f"TOKEN={KEY}\n")
+    git("add", "top.env")
+    assert scan("--staged", "sub").stdout.startswith("top.env:1:")
+
+
 def test_sarif_follows_the_schema(scan: Scan) -> None:
     """With and without a baseline, with unreadable files and odd names; fingerprints stay when lines move."""
     Path("a b.env").write_text(f"TOKEN={KEY}\n")
