@@ -59,19 +59,28 @@ def _signer(broker: SecretBroker, key: str, purpose: str) -> tuple[Identity, Sec
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     """Run the command; signals of the terminal reach it by themselves, and TERM and HUP are passed on."""
+    told: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, _: object) -> None:
+        told.append(number)
+        for child in children:
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         child = subprocess.Popen(command, env=environment)  # noqa: S603  # the caller's own command, without a shell
+        children.append(child)
+        for number in told:  # while it was being started
+            child.send_signal(number)
+        before |= {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
+        code = child.wait()
     except FileNotFoundError:
         click.echo(f"error: {command[0]}: command not found", err=True)
         return _NOT_FOUND
     except OSError as error:
         click.echo(f"error: {command[0]}: {error.strerror}", err=True)
         return _NOT_EXECUTABLE
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        before[number] = signal.signal(number, lambda given, _: child.send_signal(given))
-    try:
-        code = child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
