@@ -9,6 +9,7 @@ import base64
 import binascii
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -66,7 +67,10 @@ class Baseline:
             ScanError: if it cannot be read or is not what `write` wrote.
         """
         try:
-            if path.stat().st_size > _MAX_BYTES:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise ScanError(f"the baseline {path} is not a plain file", hint=_HINT)
+            if status.st_size > _MAX_BYTES:
                 raise ScanError(f"the baseline {path} is larger than {_MAX_BYTES} bytes", hint=_HINT)
             file = msgspec.json.decode(path.read_bytes(), type=_File)
             salt = base64.b64decode(file.salt, validate=True)

@@ -17,7 +17,7 @@ from broker_worker.app.migration_plan import EnvPlan, Move
 from broker_worker.app.operator_vault import OperatorVault, operator_vault
 from broker_worker.core.errors import BrokerError, FailureKind, ProviderError, SetupError
 from broker_worker.files.env_backup import KEY, Backup, load_backup, store_backup
-from broker_worker.files.keys import ensure_seed
+from broker_worker.files.keys import ensure_seed, load_seed
 from broker_worker.private_files import sync_folder
 from broker_worker.settings import Settings
 
@@ -120,7 +120,7 @@ def restore(settings: Settings, path: Path, *, force: bool) -> tuple[Path, bool]
     Raises:
         SetupError: if the backup cannot be opened, or the env file was changed since and `force` is not set.
     """
-    backup = load_backup(path, ensure_seed(settings.keys_dir / KEY))
+    backup = load_backup(path, load_seed(settings.keys_dir / KEY))
     target = Path(backup.path)
     there = target.read_bytes() if target.exists() else None
     if there == backup.content:

@@ -100,7 +100,7 @@ def migrate_files(
     refuse_unknown(plans, {*include, *names})
     moves = [move for plan in plans for move in plan.moves]
     if not moves:
-        for name in dict.fromkeys(name for plan in plans for name in plan.doubtful):
+        for name in dict.fromkeys(printable(name) for plan in plans for name in plan.doubtful):
             click.echo(f"{name} stays: its value does not look like a secret's (--include {name})")
         _show_left(plans)
         click.echo("no secret found: nothing to move (--include VARIABLE moves one all the same)")
@@ -128,8 +128,8 @@ def _show(plans: Sequence[EnvPlan], additions: Additions) -> None:
     for plan in plans:
         click.echo(f"{printable(str(plan.path))}:")
         for move in plan.moves:
-            click.echo(f"  line {move.line}: {move.variable} -> secret://{move.name}, kept at {move.ref}")
-        for name in plan.doubtful:
+            click.echo(f"  line {move.line}: {printable(move.variable)} -> secret://{move.name}, kept at {move.ref}")
+        for name in map(printable, plan.doubtful):
             click.echo(f"  {name} stays: its name is of a secret, its value does not look like one (--include {name})")
     _show_left(plans)
     for change in additions.changes:
@@ -148,7 +148,7 @@ def _warn(plans: Sequence[EnvPlan], agents: Sequence[str]) -> None:
     seen, notes = seen_by_git(plans)
     for each in seen:
         where = f"commit {each.commit[:12]}, {printable(each.path)}"
-        click.echo(f"rotate {each.variable}: git has it ({where}); moving it does not take it back")
+        click.echo(f"rotate {printable(each.variable)}: git has it ({where}); moving it does not take it back")
     if not seen and len(notes) < len(plans):
         click.echo("git has none of these values")
     for note in notes:

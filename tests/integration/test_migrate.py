@@ -285,6 +285,24 @@ def test_plaintext_in_comments_is_pointed_out(run: Run) -> None:
         assert ".env:1 keeps plaintext" in result.stdout
 
 
+def test_without_the_key_nothing_is_put_back_and_no_key_is_made(run: Run, home: Path) -> None:
+    """A new key would open nothing, and stand in the place of the one to bring back."""
+    assert run(".env", "--yes").exit_code == 0
+    (backup,) = (home / "backups").iterdir()
+    (home / "keys/backup.key").unlink()
+    assert run("--restore", str(backup)).exit_code == 7
+    assert not (home / "keys/backup.key").exists()
+    assert Path(".env").read_bytes() == AFTER.encode()
+
+
+def test_names_cannot_steer_the_terminal(run: Run) -> None:
+    """What stands in somebody's env file is written as escapes."""
+    Path(".env").write_text(f"A\x1b]0;PI_KEY={SECOND}\n")
+    result = run(".env", "--dry-run", "--include", "A\x1b]0;PI_KEY")
+    assert "line 1: A\\x1b]0;PI_KEY -> " in result.stdout
+    assert "\x1b" not in result.stdout
+
+
 def test_a_policy_that_is_a_link_stays_one(run: Run, home: Path, tmp_path: Path) -> None:
     """Operators keep these files in a repository of their own: the line is added there."""
     policy, kept = home / "config/policy.yaml", tmp_path / "kept.yaml"

@@ -127,6 +127,16 @@ def test_a_baseline_knows_values_by_file(scan: Scan) -> None:
     assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [".env", "other.env"]
 
 
+def test_a_baseline_that_is_a_pipe_is_not_waited_for(scan: Scan) -> None:
+    """Nobody may ever write into it."""
+    os.mkfifo("known.json")
+    result = scan("--baseline", "known.json")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        2,
+        "error: the baseline known.json is not a plain file",
+    )
+
+
 def test_an_update_forgets_what_is_gone_where_it_looked(scan: Scan) -> None:
     """What stands outside of the scanned paths stays known, from whatever folder the scan is started."""
     for name in ("a", "b"):

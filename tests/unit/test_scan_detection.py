@@ -18,7 +18,7 @@ from agent_sdk.scan.reading import as_text
 
 M = Maker(5)
 PASSWORD = M.password()
-MANY = [b"ab://b:%016x@c" % (number * 0x9E3779B97F4A7C15 % 2**64) for number in range(50_000)]
+MANY = [f"ab://b:{number * 0x9E3779B97F4A7C15 % 2**64:016x}@c".encode() for number in range(50_000)]
 _PIECES = st.sampled_from(
     [
         *(
