@@ -126,9 +126,15 @@ def ensure_control_seed(keys_dir: Path, orders: Path) -> bytes:
         orders: the file of signed revocations. If it has any and the key is gone, a new key would undo all of them.
 
     Raises:
-        SetupError: if the key is missing though there are orders, or it cannot be used or made.
+        SetupError: if there is no installation, if the key is missing though there are orders, or if it cannot be used
+            or made.
     """
     path = keys_dir / CONTROL
+    if not keys_dir.is_dir():  # an order that nobody reads must not look as if it were in force
+        raise SetupError(
+            f"there is no installation in {keys_dir.parent}: it has no folder `keys`",
+            hint="name the home with --home or SECRET_BROKER_HOME; `secret-broker init` makes one",
+        )
     # Another process may be making all this: the key comes first, so it is looked for last.
     if (keys_dir / PUBLIC_CONTROL).exists() and not path.exists():
         raise SetupError(

@@ -6,7 +6,9 @@ threads are this client's own: an AWS that hangs holds up nobody else who needs 
 
 import asyncio
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +102,7 @@ class AwsClient(Generic[C]):
         self.settings = settings
         self._service = service
         self._clients: dict[int, C] = {}
-        self._refusals, self._refusal = 0, _closed(what)
+        self._refused_at, self._refusal = -math.inf, _closed(what)
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(CONCURRENCY, "aws")
         self._closed = False
@@ -122,10 +124,10 @@ class AwsClient(Generic[C]):
         """
         if self._closed:
             raise _closed(self.what)
-        loop = asyncio.get_running_loop()
+        loop, began = asyncio.get_running_loop(), deadline - self.settings.timeout_seconds
         try:
             async with asyncio.timeout_at(deadline):
-                outcome = await loop.run_in_executor(self._threads, self._ask, ask, attempts, self._refusals)
+                outcome = await loop.run_in_executor(self._threads, self._ask, ask, attempts, began)
         except TimeoutError as error:
             outcome = of_exception(error)
         if isinstance(outcome, ProviderError):  # perhaps another call's
@@ -164,16 +166,16 @@ class AwsClient(Generic[C]):
         for client in clients.values():
             client.close()
 
-    def _ask(self, ask: Callable[[C], T], attempts: int, refused: int) -> T | ProviderError:
+    def _ask(self, ask: Callable[[C], T], attempts: int, began: float) -> T | ProviderError:
         """Ask, in a thread. Failures are returned, so that no exception of botocore's gets any further.
 
-        What waited for its turn while AWS refused the credentials is not asked with them as well.
+        What began before AWS refused the credentials, and waited for its turn, is not asked with them as well.
         """
         try:
             with self._lock:
                 if self._closed:
                     return _closed(self.what)
-                if self._refusals > refused:
+                if self._refused_at >= began:
                     return self._refusal
                 client = self._clients.get(attempts)
                 if client is None:
@@ -186,7 +188,7 @@ class AwsClient(Generic[C]):
         if failure.kind is FailureKind.UNAUTHENTICATED:
             with self._lock:
                 self._clients = {}  # the next one looks for credentials anew
-                self._refusals, self._refusal = self._refusals + 1, failure
+                self._refused_at, self._refusal = time.monotonic(), failure
         return failure
 
 

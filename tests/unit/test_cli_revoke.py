@@ -236,3 +236,11 @@ def test_home_with_the_public_half_alone_lists_orders_and_gives_none(settings: S
     refused = run(settings, "revoke", "agent", "codex", *WHY)
     assert refused.exit_code == 7
     assert "give orders where the key is" in refused.stderr
+
+
+def test_an_order_in_a_home_that_is_none_is_an_error(tmp_path: Path) -> None:
+    """Nobody would read it; and nothing is made there."""
+    result = CliRunner().invoke(main, ["--home", str(tmp_path / "x"), "revoke", "run", "a/b", "--reason", "leaked"])
+    assert result.exit_code == 7
+    assert "there is no installation in" in result.output
+    assert not (tmp_path / "x").exists()

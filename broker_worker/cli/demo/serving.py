@@ -52,7 +52,9 @@ async def everybody_asks(stage: Stage, house: House, agents: Mapping[str, Agent]
     def telling(name: str) -> Callable[[Answer], None]:
         return lambda answer: show_answer(stage, name, answer)
 
-    await asyncio.gather(*(agents[name].ask(SCRIPT[name], telling(name)) for name in NAMES))
+    async with asyncio.TaskGroup() as group:
+        for name in NAMES:
+            group.create_task(agents[name].ask(SCRIPT[name], telling(name)))
     answers = [(name, answer) for name in NAMES for answer in agents[name].answers]
     granted = [(name, answer) for name, answer in answers if answer.granted]
     wrong = [f"{name} {answer.name}" for name, answer in answers if answer.granted != (answer.name in GIVEN[name])]
@@ -80,6 +82,12 @@ async def everybody_asks(stage: Stage, house: House, agents: Mapping[str, Agent]
     )
 
 
+def _drop(future: "asyncio.Future[Any]") -> None:
+    """Cancel what nobody waits for any more; how it ends is nobody's concern."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    future.cancel()
+
+
 async def flood(stage: Stage, agents: Mapping[str, Agent]) -> None:
     """Act 2: one agent asks for far too much at once; the others notice nothing."""
     stage.act(
@@ -104,7 +112,7 @@ async def flood(stage: Stage, agents: Mapping[str, Agent]) -> None:
         calm = dict(zip(names, await others, strict=True))
     finally:
         begun.cancel()
-        others.cancel()
+        _drop(others)
     begin, end = min(answer.started for answer in flooded), max(answer.ended for answer in flooded)
     outcomes = Counter(answer.outcome for answer in flooded)
     limited = [answer for answer in flooded if answer.outcome == "rate_limited"]
@@ -147,7 +155,7 @@ async def killed_worker(stage: Stage, house: House, agents: Mapping[str, Agent])
         stage.row(WORKERS[0], "", "killed", f"holding {_by_agent(taken)}")
         answers = dict(zip(names, await load, strict=True))
     finally:
-        load.cancel()
+        _drop(load)
     for name in names:
         _row_of_many(stage, name, answers[name], _waits(answers[name]))
     everything = [answer for found in answers.values() for answer in found]

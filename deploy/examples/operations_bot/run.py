@@ -115,7 +115,7 @@ def is_listening(port: str) -> bool:
 def watch(installation: Installation, bot: "subprocess.Popen[str]", *, is_asked: bool) -> None:
     """Decide whatever waits until the bot is done."""
     decided: set[str] = set()
-    while bot.poll() is None:
+    while bot.poll() is None and not decided:  # the policy asks for one approval
         for approval in set(installation.waiting()) - decided:
             allow = True
             if is_asked:
@@ -124,7 +124,8 @@ def watch(installation: Installation, bot: "subprocess.Popen[str]", *, is_asked:
             print(f"--- alice {'approves' if allow else 'denies'} {approval}", flush=True)
             installation.decide(approval, allow=allow)
             decided.add(approval)
-        time.sleep(0.2)
+        time.sleep(0.5)
+    bot.wait(SECONDS)
 
 
 def tell(transcript: Path) -> None:
