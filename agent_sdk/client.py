@@ -212,9 +212,7 @@ class AsyncSecretBroker:
     def source(
         self, name: str, *, purpose: str = "", ttl: timedelta | int | None = None, timeout: float | None = None
     ) -> AsyncSecretSource:
-        """A secret as a coroutine function, for clients that take one in place of a key.
-
-        `AsyncOpenAI(api_key=broker.source("openai.api_key"))` asks when it needs the key, and again when it is over.
+        """A secret as a coroutine function, which asks when it is called: `AsyncOpenAI(api_key=broker.source(NAME))`.
 
         Args:
             name: its canonical name.
