@@ -13,18 +13,17 @@ Exit codes:
 An error is one line `error: …` on stderr and, where it helps, a second one `hint: …`.
 """
 
-import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
+from agent_sdk.cli.error_group import ErrorGroup, leave, show_calls
 from agent_sdk.errors import CredentialInvalid, CredentialMissing, InvalidRequest
 from agent_sdk.wire.errors import Code, SecretBrokerError
 
 REFUSED = 1
 USAGE = 2
 NO_CREDENTIAL = 7
-INTERRUPTED = 130
 _LAUNCH = (
     "start it with `secret-broker launch --agent ID -- …`, and with `--credential-file PATH` where several commands ask"
 )
@@ -46,22 +45,6 @@ _HINTS = {
 _EPILOG = "Exit codes: 0 ok, 1 refused or not answered, 2 usage, 7 no usable credential, 130 interrupted."
 
 
-class AgentGroup(click.Group):
-    """A click group that turns the SDK's exceptions into one `error:` line, one `hint:` line and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the chosen subcommand (click's protocol)."""
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            raise click.exceptions.Exit(INTERRUPTED) from None
-        except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
-            fail(error, debug=bool(ctx.params.get("debug")))
-
-
 def fail(error: Exception, *, debug: bool = False) -> NoReturn:
     """Print an exception as people should see it and leave with its exit code.
 
@@ -71,7 +54,7 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
         debug: also show the calls that led to it, without any exception's text.
     """
     if debug:
-        click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
+        show_calls(error)
     message, hint = str(error), getattr(error, "hint", "")
     if isinstance(error, CredentialMissing | CredentialInvalid):
         code, hint = NO_CREDENTIAL, _LAUNCH
@@ -84,15 +67,13 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
     else:
         code, message = REFUSED, f"unexpected {type(error).__name__}"
         hint = "this is a defect; `secret-agent --debug …` shows where it happened"
-    click.echo(f"error: {printable(message)}", err=True)
-    if hint:
-        click.echo(f"hint: {printable(hint)}", err=True)
-    raise click.exceptions.Exit(code) from None
+    leave(message, hint, code)
 
 
-def printable(text: str) -> str:
-    """The text on one line, with control characters written as escapes: a server's words may end up in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+class AgentGroup(ErrorGroup):
+    """A click group that turns the SDK's exceptions into one `error:` line, one `hint:` line and an exit code."""
+
+    fail = staticmethod(fail)
 
 
 @click.group(

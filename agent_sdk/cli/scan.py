@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from agent_sdk.cli.root import REFUSED, USAGE, printable
+from agent_sdk.cli.error_group import printable
+from agent_sdk.cli.root import REFUSED, USAGE
 from agent_sdk.scan.baseline import SALT_BYTES, Baseline
 from agent_sdk.scan.errors import ScanError
 from agent_sdk.scan.finding import Finding

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from broker_worker.cli.root import printable
+from agent_sdk.cli.error_group import printable
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, show_span
 from broker_worker.core.approvals import MAX_REASON, sign_decision

@@ -4,9 +4,9 @@ import re
 
 import msgspec
 
+from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.audit import AuditEvent
 from agent_sdk.wire.audit_chain import Finding
-from broker_worker.cli.root import printable
 
 _ENCODER = msgspec.json.Encoder()
 _SOURCES = {"cache": "cache", "provider": "provider", "stale": "cache, past its time"}

@@ -8,12 +8,12 @@ from contextlib import suppress
 
 import click
 
+from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import check_secret_name
 from broker_worker.cli.leases import lease_document, show_leases
 from broker_worker.cli.ledger import stream_lag
 from broker_worker.cli.revoke import check_words
-from broker_worker.cli.root import printable
 from broker_worker.cli.runs import open_ledger
 from broker_worker.cli.times import now_ms, show_time
 from broker_worker.core.errors import BrokerError

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from agent_sdk.cli.error_group import printable
 from broker_worker.app.config_additions import Additions, plan_additions
 from broker_worker.app.migrating import migrate
 from broker_worker.app.migrating import restore as put_back
@@ -21,7 +22,7 @@ from broker_worker.app.migration_plan import (
 )
 from broker_worker.app.seen_by_git import seen_by_git
 from broker_worker.cli.revoke import BY
-from broker_worker.cli.root import USAGE, printable
+from broker_worker.cli.root import USAGE
 from broker_worker.files.configuration import load_configuration
 from broker_worker.settings import Settings
 

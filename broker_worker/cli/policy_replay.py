@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
+from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.audit import format_time
 from broker_worker.audit.search import Query, UnreadableLines, find
-from broker_worker.cli.root import FOUND_WRONG, printable
+from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import read_time, show_time
 from broker_worker.core.errors import AuditError

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from agent_sdk.cli.error_group import printable
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.compose import providers_of
-from broker_worker.cli.root import FOUND_WRONG, printable
+from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import show_span, show_time
 from broker_worker.core.budget import Budget, rooms

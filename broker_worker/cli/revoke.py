@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.audit import format_time
-from broker_worker.cli.root import printable
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError
 from broker_worker.core.revocations import KINDS, Kind, Revocation

@@ -16,14 +16,14 @@ An error is one line `error: …` on stderr and, where it helps, a second one `h
 """
 
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 from redis.exceptions import RedisError
 
+from agent_sdk.cli.error_group import ErrorGroup, leave, show_calls
 from agent_sdk.wire.errors import SecretBrokerError
 from broker_worker.cli.log import configure_logging
 from broker_worker.core.errors import AuditError, BrokerError, ConfigError, ProviderError, QueueError, SetupError
@@ -31,7 +31,6 @@ from broker_worker.settings import Settings
 
 FOUND_WRONG = 1
 USAGE = 2
-INTERRUPTED = 130
 _QUEUE_CODE, _SETUP_CODE = 4, 7
 _CODES: Sequence[tuple[type[Exception], int]] = (
     (ConfigError, 3),
@@ -48,22 +47,6 @@ _EPILOG = (
 )
 
 
-class BrokerGroup(click.Group):
-    """A click group that turns the project's exceptions into one `error:` line, one `hint:` line and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the chosen subcommand (click's protocol)."""
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            raise click.exceptions.Exit(INTERRUPTED) from None
-        except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
-            fail(error, debug=bool(ctx.params.get("debug")))
-
-
 def fail(error: Exception, *, debug: bool = False) -> NoReturn:
     """Print an exception as people should see it and leave with its exit code.
 
@@ -73,7 +56,7 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
         debug: also show the calls that led to it, without any exception's text.
     """
     if debug:
-        click.echo("".join(traceback.format_tb(error.__traceback__)), err=True, nl=False)
+        show_calls(error)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
     message, hint = str(error), getattr(error, "hint", "")
     if code is None and isinstance(error, RedisError):
@@ -83,15 +66,13 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
     elif code is None:
         code, message = FOUND_WRONG, f"unexpected {type(error).__name__}"
         hint = "this is a defect; `secret-broker --debug …` shows where it happened"
-    click.echo(f"error: {printable(message)}", err=True)
-    if hint:
-        click.echo(f"hint: {printable(hint)}", err=True)
-    raise click.exceptions.Exit(code) from None
+    leave(message, hint, code)
 
 
-def printable(text: str) -> str:
-    """The text on one line, with control characters written as escapes: a server's words may end up in it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+class BrokerGroup(ErrorGroup):
+    """A click group that turns the project's exceptions into one `error:` line, one `hint:` line and an exit code."""
+
+    fail = staticmethod(fail)
 
 
 @click.group(

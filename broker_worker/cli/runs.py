@@ -6,9 +6,9 @@ from dataclasses import asdict
 import click
 from sqlalchemy import Engine
 
+from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.audit import decode_line
 from broker_worker.cli.audit_text import event_json, event_line
-from broker_worker.cli.root import printable
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, read_time, show_time
 from broker_worker.core.errors import SetupError

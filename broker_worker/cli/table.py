@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from broker_worker.cli.root import printable
+from agent_sdk.cli.error_group import printable
 
 
 def show_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -11,10 +11,11 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
+from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.errors import WireError
 from broker_worker.cli import main
 from broker_worker.cli.log import configure_logging
-from broker_worker.cli.root import BrokerGroup, printable
+from broker_worker.cli.root import BrokerGroup
 from broker_worker.core.errors import (
     AuditError,
     BrokerError,

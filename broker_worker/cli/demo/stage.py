@@ -7,7 +7,7 @@ import time
 
 import click
 
-from broker_worker.cli.root import printable
+from agent_sdk.cli.error_group import printable
 
 WIDTH = 100
 _REST = 3 + 15 + 21 + 16

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from agent_sdk.cli.error_group import printable
 from broker_worker.cli.doctor import host
 from broker_worker.cli.doctor.check import Check, Status, guarded, of_error, ok
 from broker_worker.cli.doctor.provider import check_providers
@@ -14,7 +15,7 @@ from broker_worker.cli.doctor.queue import check_queue
 from broker_worker.cli.doctor.sealed_cache import check_sealed_cache
 from broker_worker.cli.doctor.state import check_state
 from broker_worker.cli.doctor.ways_in import check_gateway, check_proxy, check_tokens
-from broker_worker.cli.root import FOUND_WRONG, printable
+from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError
 from broker_worker.files.configuration import load_configuration
