@@ -78,9 +78,9 @@ def mcp(
     if find_spec("mcp") is None:
         raise InvalidRequest("this needs the package mcp: install secret-broker with its extra `mcp`")
     from agent_sdk.mcp_server.allowed_commands import AllowedCommands  # noqa: PLC0415  # only where it is installed
-    from agent_sdk.mcp_server.hardening import harden  # noqa: PLC0415
-    from agent_sdk.mcp_server.serving import Offer, serve_http, serve_stdio  # noqa: PLC0415
-    from agent_sdk.mcp_server.token_file import load_or_create  # noqa: PLC0415
+    from agent_sdk.mcp_server.hardening import harden  # noqa: PLC0415  # the extra `mcp` may be missing
+    from agent_sdk.mcp_server.serving import Offer, serve_http, serve_stdio  # noqa: PLC0415  # as above
+    from agent_sdk.mcp_server.token_file import load_or_create  # noqa: PLC0415  # as above
 
     offer = Offer(AllowedCommands(patterns), root, pass_env, dashboard_url, egress_url, egress_audience)
     credential = RunCredential.load()

@@ -56,8 +56,8 @@ async def _proxy(folder: Path, port: int) -> None:
     import structlog  # noqa: PLC0415  # as below
     from egress_workbench import ROUTE, SECRET, VALUE  # noqa: PLC0415  # needs the path from above
 
-    from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk  # noqa: PLC0415
-    from broker_worker.egress.serving import Egress  # noqa: PLC0415
+    from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk  # noqa: PLC0415  # as above
+    from broker_worker.egress.serving import Egress  # noqa: PLC0415  # as above
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
     desk = FakeDesk({SECRET: VALUE})

@@ -34,7 +34,7 @@ def become(arguments: Sequence[str], environ: dict[str, str], *, leads: bool) ->
         os.environ.update(environ)
         if leads:
             import fcntl  # noqa: PLC0415  # with termios, only where it is needed
-            import termios  # noqa: PLC0415
+            import termios  # noqa: PLC0415  # does not exist on Windows
 
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -86,7 +86,7 @@ async def test_the_description_is_served_with_its_own_address() -> None:
 def test_what_is_answered_is_what_is_described(gateway: Reached) -> None:
     """Requests good and bad are made from the description, the same ones each time; each answer is one that it has."""
     import schemathesis  # noqa: PLC0415  # two seconds that the other tests do not pay
-    from schemathesis.engine import events, from_schema  # noqa: PLC0415
+    from schemathesis.engine import events, from_schema  # noqa: PLC0415  # as above
 
     config = schemathesis.Config.from_dict({**SETTINGS, "base-url": gateway.origin})
     schema = schemathesis.openapi.from_dict(description(), config=config)

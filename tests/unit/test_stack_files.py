@@ -325,7 +325,7 @@ def test_the_credential_is_handed_over_whole(tmp_path: Path) -> None:
     unit = joined(ROOT / "deploy" / "systemd" / "secret-broker-credential@.service")
     (line,) = re.findall(r"(?m)^ExecStartPost=\+/bin/sh -c '(.*)'$", unit)
     import grp  # noqa: PLC0415  # neither is there on Windows
-    import pwd  # noqa: PLC0415
+    import pwd  # noqa: PLC0415  # does not exist on Windows
 
     home, run = tmp_path / "home", tmp_path / "run"
     home.mkdir()
