@@ -43,7 +43,7 @@ async def house(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 45
     while not condition():
         assert time.monotonic() < end, "not in time"
         await asyncio.sleep(0.002)
