@@ -72,7 +72,7 @@ class AdmissionAsk:
     name_limits: tuple[tuple[Limit, ...], ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the admission says of one request.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 
 import msgspec
@@ -39,8 +40,7 @@ class QueueAdmission:
             QueueError: if the queue did not answer, or not as the script does; nothing may then be released.
         """
         groups = group(asks)
-        keys, argument = pack_batch(groups)
-        command: Command = ("EVALSHA", _SHA, len(keys), *keys, argument)
+        command: Command = ("EVALSHA", _SHA, *pack_batch(groups))
         self._connection.send([command])
         return self._verdicts(asks, groups, command)
 
@@ -51,22 +51,34 @@ class QueueAdmission:
         if isinstance(reply, Exception):
             raise QueueError(f"the queue refuses to admit requests: {reply}") from reply
         if reply == all_admitted(groups):  # what nearly always comes
-            return [Verdict(replay=False, name_waits_us=(0,) * len(ask.name_limits)) for ask in asks]
+            return [_admitted(len(ask.name_limits)) for ask in asks]
         verdicts = read_verdicts(groups, reply)
         return [verdicts[id(ask)] for ask in asks]
 
 
+@cache
+def _admitted(names: int) -> Verdict:
+    """What is said of a request that is new and within all its limits; a request has 64 names at most."""
+    return Verdict(replay=False, name_waits_us=(0,) * names)
+
+
 def group(asks: Sequence[AdmissionAsk]) -> Groups:
-    """Put together what has its mark in the same place and counts against the same limits, each group in order."""
+    """Put together what has its mark in the same place and counts against the same limits, each group in order.
+
+    Of a request that comes more than once in a batch, each copy is in a later group than the one before.
+    """
     groups: dict[tuple[object, ...], list[AdmissionAsk]] = {}
+    seen: dict[tuple[str, bytes], int] = {}
     for ask in asks:
-        alike = (ask.replay_key, ask.count, id(ask.limits), *map(id, ask.name_limits))
+        mark = (ask.replay_key, ask.request_id)
+        seen[mark] = copy = seen.get(mark, 0) + 1
+        alike = (ask.replay_key, copy, ask.count, id(ask.limits), *map(id, ask.name_limits))
         groups.setdefault(alike, []).append(ask)
     return list(groups.values())
 
 
-def pack_batch(groups: Groups) -> tuple[list[str], bytes]:
-    """The script's keys and its argument; limits that several groups share are listed once.
+def pack_batch(groups: Groups) -> Command:
+    """How many keys the script is given, the keys, and its arguments; limits that several groups share are listed once.
 
     Grants of one name may differ in their rates and still count against one state.
     """
@@ -91,15 +103,15 @@ def pack_batch(groups: Groups) -> tuple[list[str], bytes]:
         (
             places[asks[0].replay_key],
             max([ask.keep_ms for ask in asks]),
-            [ask.request_id.hex() for ask in asks],  # the server's msgpack knows no byte strings
-            [ask.entry_id.decode("ascii") for ask in asks],
+            len(asks),
             asks[0].count,
             [index(limit) for limit in asks[0].limits],
             [[index(limit) for limit in limits] for limits in asks[0].name_limits],
         )
         for asks in groups
     ]
-    return keys, _ENCODE((first_state, packed, rates))
+    ids = [each for asks in groups for ask in asks for each in (ask.request_id, ask.entry_id)]
+    return (len(keys), *keys, _ENCODE((first_state, packed, rates)), *ids)
 
 
 def all_admitted(groups: Groups) -> list[int]:
@@ -107,8 +119,7 @@ def all_admitted(groups: Groups) -> list[int]:
     answer: list[int] = []
     for asks in groups:
         new = len(asks)
-        answer += [_NEW] * new
-        answer += (new, 0) * (1 + len(asks[0].name_limits))
+        answer += (new, new, 0, *((new, 0) * len(asks[0].name_limits)))
     return answer
 
 
@@ -133,15 +144,16 @@ def read_verdicts(groups: Groups, reply: object) -> dict[int, Verdict]:
 
 
 def _read_group(asks: Sequence[AdmissionAsk], numbers: Iterator[int], verdicts: dict[int, Verdict]) -> None:
-    states = [next(numbers) for _ in asks]
+    new = next(numbers)
+    states = [_NEW] * len(asks) if new == len(asks) else [next(numbers) for _ in asks]
     names = len(asks[0].name_limits)
-    new = states.count(_NEW)
     admitted, wait, *of_names = [next(numbers) for _ in range(2 + 2 * names)]
-    if not {_REPLAY, _NEW, _AGAIN}.issuperset(states) or not _fits(new, admitted, wait):
+    is_known = states.count(_NEW) == new and {_REPLAY, _NEW, _AGAIN}.issuperset(states)
+    if not is_known or not _fits(new, admitted, wait):
         raise QueueError("the queue's answer to an admission does not fit its question")
     if not all(_fits(admitted, *of_names[at : at + 2]) for at in range(0, 2 * names, 2)):
         raise QueueError("the queue's answer to an admission does not fit its question")
-    clean = Verdict(replay=False, wait_us=0, name_waits_us=(0,) * names)
+    clean = _admitted(names)
     limited = min([admitted, *of_names[::2]])  # the new ones before this were admitted with all their names
     place = 0
     for ask, state in zip(asks, states, strict=True):
