@@ -107,11 +107,13 @@ class Bench:
     Args:
         home: the broker's installation.
         folder: the program's home, and its work below.
+        vault: what the broker's secrets are.
         environ: all that it is started with.
     """
 
     home: Home
     folder: Path
+    vault: FakeVault
     environ: dict[str, str] = field(repr=False)
 
     @property
@@ -182,7 +184,8 @@ def spellings(value: str) -> list[bytes]:
 async def programs(home: Home, tmp_path: Path) -> AsyncIterator[Bench]:
     """A broker at work, and a program's home whose PATH has our commands."""
     home.write(policy=POLICY, registry=json.dumps(REGISTRY))
-    async with home.working(FakeVault({f"local://{name}": value(name).encode() for name in NAMES})):
+    vault = FakeVault({f"local://{name}": value(name).encode() for name in NAMES})
+    async with home.working(vault):
         folder, commands = tmp_path / "programs-home", tmp_path / "bin"
         (folder / "work").mkdir(parents=True)
         commands.mkdir()
@@ -195,7 +198,7 @@ async def programs(home: Home, tmp_path: Path) -> AsyncIterator[Bench]:
             "REDIS_URL": str(home.settings.redis_url),
         }
         (folder / "tmp").mkdir()
-        bench = Bench(home, folder, environ)
+        bench = Bench(home, folder, vault, environ)
         for name, start in COMMANDS.items():
             bench.command(name, f'PYTHONPATH={ROOT} exec {sys.executable} {start} "$@"')
         bench.command("gh", 'echo "token: $GH_TOKEN"')
