@@ -12,6 +12,7 @@ TOKEN = value("github.read_token")
 LOGIN = "Basic " + base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
 ROUTES = documented("egress.md", "Routes for what agents use most:", "yaml")
+SECTIONS = ("credential.https://github.example", "credential")
 SERVICES = ("info/refs", "git-upload-pack", "git-receive-pack")
 
 
@@ -85,10 +86,12 @@ async def test_it_clones_and_pushes_with_what_the_broker_has(programs: Bench, au
 
 
 async def test_it_shows_the_password_to_no_other_host(programs: Bench, authority: Authority) -> None:
-    """One that asks for a login too is shown none, and the broker is not asked."""
+    """Even if git is told to ask our helper for every host: `--host` says for which it answers."""
     async with Upstream(authority.server("localhost")) as upstream:
         host_repository(upstream, programs.folder)
         await configure(programs, "github.example")
+        everywhere = await git(programs, "config", "--global", "--rename-section", *SECTIONS)
+        assert everywhere.code == 0, everywhere
         trust = {"GIT_SSL_CAINFO": str(authority.file)}
         done = await git(programs, "ls-remote", f"https://localhost:{upstream.port}/acme/site.git", **trust)
     assert done.code != 0
