@@ -4,6 +4,7 @@ Those that may be missing are in modules of their own (`test_program_….py`).
 """
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from broker_home import Home
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from desk_workbench import LONG, FakeVault
+from program_bench import Bench, value
 
 from agent_sdk import SecretBroker
 
@@ -268,3 +270,18 @@ async def test_clients_take_a_callable_in_place_of_a_key(
     assert server.shown == ["Bearer canary-of-openai-5a7f"] * 2
     asked = [record for record in home.records("access") if record.secret_name == "openai.api_key"]
     assert [record.purpose for record in asked] == ["chat"]
+
+
+async def test_the_search_for_traces_finds_what_it_looks_for(programs: Bench) -> None:
+    """Otherwise finding nothing in a program's home would show nothing."""
+    raw = value("openai.api_key").encode()
+    written = [
+        raw,
+        b"x" + raw + b"y",
+        raw.hex().encode(),
+        *(base64.b64encode(bytes(n) + raw + b"cd") for n in range(3)),
+    ]
+    for number, text in enumerate(written):
+        programs.write(f"deep/er/{number}", text.decode())
+    programs.write("harmless", "nothing")
+    assert len(programs.traces()) == len(written)
