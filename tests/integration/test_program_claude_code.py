@@ -112,7 +112,8 @@ async def test_a_model_runs_a_command_by_mcp_and_reads_no_value(programs: Bench,
     """The three documented ways: `claude mcp add`, `.mcp.json`, and a server over HTTP that is there already."""
     if way == "command":
         line = documented("mcp.md", "**Claude Code**", "console").removeprefix("$ ")
-        added = await programs.run(*shlex.split(line), **QUIET)
+        name, *rest = shlex.split(line)
+        added = await programs.run(program(name), *rest, **QUIET)
         assert added.code == 0, added
         read = await ask_with_tools(programs)
     elif way == "file":
