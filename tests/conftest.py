@@ -39,9 +39,23 @@ _keep_temporary_files_in_memory()
 # Test code that several modules share lies beside them and is imported by its own name.
 sys.path[:0] = [str(Path(__file__).parent / name) for name in ("integration", "browser")]
 pytest.register_assert_rewrite(
-    "provider_conformance", "desk_workbench", "broker_home", "dashboard_house", "browser_site", "egress_workbench"
+    "provider_conformance",
+    "desk_workbench",
+    "broker_home",
+    "dashboard_house",
+    "browser_site",
+    "egress_workbench",
+    "program_bench",
 )
-pytest_plugins = ["broker_home", "people_home", "dashboard_house", "browser_site", "browser_museum", "egress_workbench"]
+pytest_plugins = [
+    "broker_home",
+    "people_home",
+    "dashboard_house",
+    "browser_site",
+    "browser_museum",
+    "egress_workbench",
+    "program_bench",
+]
 
 gc.disable()  # until all tests are collected: everything that this makes stays
 

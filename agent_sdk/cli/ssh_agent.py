@@ -53,7 +53,8 @@ def _signer(broker: SecretBroker, key: str, purpose: str) -> tuple[Identity, Sec
     name, equals, public = key.partition("=")
     source = broker.source(name, purpose=purpose)
     if equals:
-        return parse_public_key(Path(public).read_text("utf-8"), name), source
+        file = Path(public).expanduser()  # no shell does, behind NAME= with a dot in it
+        return parse_public_key(file.read_text("utf-8"), name), source
     return identity_of(load_private_key(source().encode(), name), name), source
 
 

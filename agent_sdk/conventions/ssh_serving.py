@@ -62,7 +62,13 @@ class SigningServer:
         Raises:
             OSError: if it cannot be made.
         """
-        self._listening.bind(str(path))
+        try:
+            self._listening.bind(str(path))
+        except OSError as error:
+            if error.errno is None:  # Python's own, before any system call
+                said = "the path is too long for a socket, choose a shorter TMPDIR"
+                raise OSError(errno.ENAMETOOLONG, said, str(path)) from None
+            raise
         path.chmod(0o600)
         self._listening.listen(MAX_CLIENTS)
         threading.Thread(target=self._accept, name="ssh-agent", daemon=True).start()

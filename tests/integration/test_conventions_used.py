@@ -1,4 +1,7 @@
-"""Real programs ask for credentials in the ways that they have: git, OpenSSH, boto3, the OpenAI SDK, LangChain."""
+"""Programs that are there wherever tests run ask in the ways that they have: git, OpenSSH, boto3, OpenAI, LangChain.
+
+Those that may be missing are in modules of their own (`test_program_….py`).
+"""
 
 import asyncio
 import base64
@@ -18,6 +21,7 @@ from broker_home import Home
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from desk_workbench import LONG, FakeVault
+from program_bench import Bench, value
 
 from agent_sdk import SecretBroker
 
@@ -82,7 +86,7 @@ def is_there(path: str) -> bool:
 
 
 class Server(ThreadingHTTPServer):
-    """Remembers what callers show; wants a login of git, and answers chats."""
+    """Remembers what callers show, and answers chats."""
 
     daemon_threads = True
 
@@ -93,17 +97,6 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
-
-    def do_GET(self) -> None:
-        shown = self.headers.get("Authorization")
-        if shown is None:
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="test"')
-        else:
-            self.server.shown.append(shown)
-            self.send_response(404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
 
     def do_POST(self) -> None:
         self.server.shown.append(self.headers.get("Authorization", ""))
@@ -130,22 +123,6 @@ def server() -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join()
-
-
-async def test_git_logs_in_with_what_the_broker_has(environment: Mapping[str, str], server: Server) -> None:
-    """A real `git` asks the helper and shows the token to the host that it is for; to no other."""
-    host = f"127.0.0.1:{server.server_port}"
-    helper = f"!{' '.join(AGENT)} git-credential --host {host} --secret github.token"
-    git = ("git", "-c", "credential.helper=", "-c", f"credential.helper={helper}")
-    quiet = {**environment, "GIT_TERMINAL_PROMPT": "0"}
-    code, _, errors = await run(quiet, *git, "ls-remote", f"http://{host}/repo")
-    assert code != 0
-    assert "not found" in errors
-    login = base64.b64encode(f"x-access-token:{TOKEN}".encode()).decode()
-    assert server.shown == [f"Basic {login}"]
-    assert TOKEN not in errors
-    _, filled, _ = await run(quiet, *git, "credential", "fill", given="protocol=https\nhost=evil.example\n\n")
-    assert "password" not in filled
 
 
 async def test_git_does_not_ask_a_person_when_the_broker_refuses(environment: Mapping[str, str]) -> None:
@@ -219,7 +196,7 @@ async def test_openssh_signs_with_a_key_that_it_never_has(environment: Mapping[s
     (tmp_path / "text").write_text("release 4.2\n")
     (tmp_path / "signers").write_text(f"deploy {public}\n")
     script = f"ssh-add -l && ssh-keygen -Y sign -n file -f {tmp_path}/key.pub {tmp_path}/text && env && exit 7"
-    command = (*AGENT, "ssh-agent", "--key", f"deploy.ssh_key={tmp_path}/key.pub", "--", "sh", "-c", script)
+    command = (*AGENT, "ssh-agent", "--key", "deploy.ssh_key=~/key.pub", "--", "sh", "-c", script)
     code, output, errors = await run(environment, *command)
     assert code == 7, errors
     assert "deploy.ssh_key (ED25519)" in output
@@ -293,3 +270,18 @@ async def test_clients_take_a_callable_in_place_of_a_key(
     assert server.shown == ["Bearer canary-of-openai-5a7f"] * 2
     asked = [record for record in home.records("access") if record.secret_name == "openai.api_key"]
     assert [record.purpose for record in asked] == ["chat"]
+
+
+async def test_the_search_for_traces_finds_what_it_looks_for(programs: Bench) -> None:
+    """Otherwise finding nothing in a program's home would show nothing."""
+    raw = value("openai.api_key").encode()
+    written = [
+        raw,
+        b"x" + raw + b"y",
+        raw.hex().encode(),
+        *(base64.b64encode(bytes(n) + raw + b"cd") for n in range(3)),
+    ]
+    for number, text in enumerate(written):
+        programs.write(f"deep/er/{number}", text.decode())
+    programs.write("harmless", "nothing")
+    assert len(programs.traces()) == len(written)

@@ -336,3 +336,11 @@ def test_an_agent_goes_on_after_a_key_that_cannot_sign_and_a_client_that_has_gon
     assert (failed, signed[:1]) == (ssh_agent.FAILURE, b"\x0e")
     assert "ValueError" in caplog.text
     assert VALUE not in caplog.text
+
+
+def test_a_socket_whose_path_is_too_long_says_what_to_do(tmp_path: Path) -> None:
+    """Instead of being told as a defect."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    with SigningServer([]) as server, pytest.raises(OSError, match="choose a shorter TMPDIR"):
+        server.listen(folder / "agent.sock")

@@ -136,3 +136,13 @@ def test_what_the_page_on_vaults_shows_of_commands_is_valid(tmp_path: Path) -> N
     (provider,) = configuration.providers
     assert {"op", "gcloud", "pass", "aws"} < set(provider.commands)
     assert len(configuration.registry) == 4
+
+
+def test_the_page_on_other_programs_names_the_versions_that_are_run() -> None:
+    """Whatever `.ci/install-programs` pins: who changes a version there sees the page's lines work, and says so."""
+    page = (ROOT / "docs/conventions.md").read_text()
+    pinned = json.loads((ROOT / ".ci/programs/package.json").read_text())["dependencies"]
+    pinned |= re.findall(r'"(pre-commit)==([^"]+)"', (ROOT / ".ci/install-programs").read_text())
+    assert len(pinned) == 4
+    for name, version in pinned.items():
+        assert version in page, name
