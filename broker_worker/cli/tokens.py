@@ -119,7 +119,7 @@ def revoke(settings: Settings, token_ids: tuple[str, ...]) -> None:
         with _by_hand(file):
             file.remove(token_id)
         click.echo(f"{token_id} of {token.agent} is good for nothing any more; see {file.path}")
-        click.echo(f"what it holds: secret-broker revoke run {token.agent}/static-{token_id} --reason …", err=True)
+        click.echo(f"what it holds: secret-broker revoke run {token.agent}/{token.run_id} --reason …", err=True)
 
 
 def _mint(file: TokensFile) -> tuple[str, TokenRecord]:
@@ -173,7 +173,7 @@ def _as_json(token: StaticToken, now: int) -> dict[str, object]:
     return {
         "id": token.token_id,
         "agent": token.agent,
-        "run_id": f"static-{token.token_id}",
+        "run_id": token.run_id,
         "created": show_time(token.created_at).replace(" ", "T"),
         "expires": show_time(token.expires_at).replace(" ", "T"),
         "good": token.expires_at > now,

@@ -174,9 +174,9 @@ def _static_identity(token: str, static: Mapping[str, StaticToken]) -> RunIdenti
     return RunIdentity(
         issuer=STATIC_ISSUER,
         agent_id=found.agent,
-        run_id=f"static-{found.token_id}",
+        run_id=found.run_id,
         run_public_key=shown.digest,
-        token_id=f"static-{found.token_id}",
+        token_id=found.run_id,
         issued_at=found.created_at,
         expires_at=found.expires_at,
     )
