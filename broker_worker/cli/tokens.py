@@ -2,13 +2,13 @@
 
 import json
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 import click
 
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.wire.static_tokens import ENTROPY, TokenRecord, mint
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, show_span, show_time
@@ -123,7 +123,8 @@ def revoke(settings: Settings, token_ids: tuple[str, ...]) -> None:
 
 
 def _mint(file: TokensFile) -> tuple[str, TokenRecord]:
-    """A token whose id is not taken."""
+    """A token whose id is not taken, once there is somewhere to print it."""
+    standard_output()
     known = file.tokens()
     while True:
         text, record = mint(secrets.token_bytes(ENTROPY))
@@ -142,7 +143,7 @@ def _hand_over(text: str, message: str) -> None:
 
 
 def _is_shown() -> bool:
-    return sys.stdout.isatty()
+    return standard_output().isatty()
 
 
 def _only_of(file: TokensFile, agent: str, now: int) -> StaticToken:
