@@ -101,7 +101,7 @@ def asked_again(body: Resolve, names: tuple[str, ...]) -> Resolve:
 
 def _ways_of(wanted: tuple[str, ...], deliver: Deliver) -> tuple[Delivery, tuple[OwnDelivery, ...]]:
     """`deliver` and `ways` as they stand in a request."""
-    if not isinstance(deliver, Mapping):
+    if isinstance(deliver, str) or not isinstance(deliver, Mapping):
         _check_delivery(deliver)
         return deliver, ()
     if deliver.keys() != set(wanted):

@@ -29,9 +29,9 @@ class RealBroker:
         self._environ = {**os.environ, "PYTHONPATH": str(ROOT), FILE_VARIABLE: str(credential)}
         self._records = home.records
 
-    async def run(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-        """Run a command to its end."""
-        command = [*AGENT, "run", *arguments]
+    async def agent(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        """Run `secret-agent ARGUMENTS` to its end."""
+        command = [*AGENT, *arguments]
         return await asyncio.to_thread(
             subprocess.run, command, env=self._environ, capture_output=True, timeout=60, check=False
         )
@@ -63,7 +63,7 @@ async def test_a_real_broker_is_asked_once_for_all_that_a_command_needs(home: Ho
     """
     broker = RealBroker(home, tmp_path)
     async with home.working(FakeVault({f"local://{name}": f"value of {name}".encode() for name in NAMES})):
-        running = asyncio.ensure_future(broker.run(*options, "--", "sh", "-c", script))
+        running = asyncio.ensure_future(broker.agent("run", *options, "--", "sh", "-c", script))
         await until(lambda: running.done() or broker.recorded("renew").keys() == set(NAMES))
         (tmp_path / "go").touch()
         done = await running
@@ -90,7 +90,9 @@ async def test_a_name_that_may_not_go_its_way_starts_nothing(home: Home, tmp_pat
     options = ["--env", "A=secret://openai.api_key", "--file", "B=secret://anthropic.api_key", "--purpose", "it's due"]
     broker = RealBroker(home, tmp_path)
     async with home.working():
-        done = await broker.run(*options, "--", "touch", str(tmp_path / "started"))
+        listed = await broker.agent("list")
+        done = await broker.agent("run", *options, "--", "touch", str(tmp_path / "started"))
+    assert listed.stdout == b"anthropic.api_key\tenv only\nopenai.api_key\n"
     assert (done.returncode, (tmp_path / "started").exists()) == (1, False)
     error, hint = done.stderr.decode().splitlines()
     assert error.startswith("error: nothing was started: anthropic.api_key: denied; ")

@@ -15,7 +15,9 @@ from people_desk import asked, bench_with, decide
 from agent_sdk.request import checked_resolve
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Delivery, OwnDelivery, Resolve, Subject, Way
-from broker_worker.core.policy import WAYS
+from broker_worker.core.policy import DELIVERIES, WAYS
+from broker_worker.people.inbox import Item
+from broker_worker.people.wording import describe
 
 OPENAI, ANTHROPIC, GITHUB = NAMES = ("openai.api_key", "anthropic.api_key", "github.read_token")
 POLICY = """
@@ -172,6 +174,17 @@ async def test_people_are_asked_about_each_way_by_itself(people: DeskBench) -> N
         ("file", questions["file"].approval_id),
         ("file", None),
     ]
+
+
+@pytest.mark.parametrize("way", [way for way in DELIVERIES if way != "proxy"])
+async def test_people_read_how_a_value_is_to_reach_the_work(people: DeskBench, way: Delivery) -> None:
+    """In words of its own for each way, before they sign."""
+    await people.ask(people.run(), body=Resolve((OPENAI,), deliver=way))
+    (question,) = asked(people)
+    matter = people.affairs.approvals.book.get(question.digest())
+    assert matter is not None
+    told = dict(describe(Item(matter, "waiting", 0), people.clock.now()))["to do"]
+    assert ("environment" in told, "file" in told) == ("env" in way, "file" in way)
 
 
 @pytest.mark.parametrize(
