@@ -141,8 +141,8 @@ def _fold_lease(row: Row | None, line: VerifiedLine, key: Key) -> Row:
     expires_at = _time(event.expires_at)
     if row is None:
         names = ("version", "ends_at", "ended_at", "end_reason", "approval_id", "source", "age_s")
-        names += ("keeper_agent_id", "keeper_run_id")
         row = {"lease_id": key[0], "uses": 0, "renewals": 0} | dict.fromkeys(names)
+        row |= dict.fromkeys(("keeper_agent_id", "keeper_run_id"))
         row |= {"agent_id": event.agent_id, "run_id": event.run_id, "secret_name": event.secret_name}
         row |= {"issued_at": at, "expires_at": expires_at or at}
     row["issued_at"] = min(row["issued_at"], at)
