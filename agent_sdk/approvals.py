@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from msgspec import structs
-
 from agent_sdk.channel import REQUEST_SECONDS
 from agent_sdk.errors import Refusal, Unavailable
 from agent_sdk.outcome import Answer
 from agent_sdk.recent import Recent
+from agent_sdk.request import asked_again
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve
@@ -124,7 +123,7 @@ async def until_settled(
         heard |= news
         pause = SHORT_PAUSE if news else min(2 * pause, LONGEST_PAUSE)
         try:
-            again = await ask(structs.replace(body, names=names), names, min(left, REQUEST_SECONDS))
+            again = await ask(asked_again(body, names), names, min(left, REQUEST_SECONDS))
         except Unavailable:  # neither the queue nor a worker that is away for a moment ends a wait of minutes
             continue
         if again.refused == Code.EXPIRED:  # too little of its time was left; if the token's is over, `ask` raises

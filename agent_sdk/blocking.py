@@ -12,9 +12,10 @@ from agent_sdk.client import TIMEOUT_SECONDS, AsyncSecretBroker
 from agent_sdk.credential import RunCredential
 from agent_sdk.errors import ClientClosed
 from agent_sdk.outcome import Resolution, Stored
+from agent_sdk.request import Deliver
 from agent_sdk.secret import Secret
 from agent_sdk.source import SecretSource
-from agent_sdk.wire.messages import Notice, Way
+from agent_sdk.wire.messages import Delivery, Notice, Way
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class SecretBroker:
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
         wait_for_approval: bool = True,
-        deliver: Way = "value",
+        deliver: Delivery = "value",
     ) -> Secret:
         """Ask for one secret; see `AsyncSecretBroker.get`."""
         wait = wait_for_approval
@@ -110,7 +111,7 @@ class SecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[False] = False,
-        deliver: Way = "value",
+        deliver: Deliver = "value",
     ) -> Mapping[str, Secret]: ...
 
     @overload
@@ -123,7 +124,7 @@ class SecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[True],
-        deliver: Way = "value",
+        deliver: Deliver = "value",
     ) -> Resolution: ...
 
     def get_many(
@@ -135,7 +136,7 @@ class SecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: bool = False,
-        deliver: Way = "value",
+        deliver: Deliver = "value",
     ) -> Mapping[str, Secret] | Resolution:
         """Ask for 1 to 64 secrets in one request; see `AsyncSecretBroker.get_many`."""
         wait = wait_for_approval
@@ -169,6 +170,10 @@ class SecretBroker:
     def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
         """The names that this run may ask for; see `AsyncSecretBroker.list_names`."""
         return self._run(lambda client: client.list_names(timeout=timeout))
+
+    def list_ways(self, *, timeout: float | None = None) -> Mapping[str, tuple[Way, ...]]:
+        """The same, each with the ways that its value may go; see `AsyncSecretBroker.list_ways`."""
+        return self._run(lambda client: client.list_ways(timeout=timeout))
 
     def renew(self, secret: Secret, *, timeout: float | None = None) -> Secret:
         """Prolong what the agent holds; see `AsyncSecretBroker.renew`."""

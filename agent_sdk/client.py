@@ -14,23 +14,25 @@ from agent_sdk.channel import REQUEST_SECONDS, RunChannel
 from agent_sdk.credential import RunCredential
 from agent_sdk.errors import InvalidRequest, Refusal, Unavailable, refused_names
 from agent_sdk.exchange import Exchange
-from agent_sdk.loan import Loan
 from agent_sdk.outcome import Answer, Resolution, Stored
 from agent_sdk.redis_transport import RedisTransport
 from agent_sdk.request import (
+    Deliver,
     checked_generate,
+    checked_loan,
     checked_names,
     checked_put,
     checked_report,
     checked_resolve,
     checked_seconds,
 )
-from agent_sdk.secret import Secret, loan_of, wall_clock
+from agent_sdk.secret import Secret, wall_clock
 from agent_sdk.source import AsyncSecretSource
 from agent_sdk.transport import Transport
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import (
     Call,
+    Delivery,
     Generate,
     ListNames,
     Notice,
@@ -116,7 +118,7 @@ class AsyncSecretBroker:
         ttl: timedelta | int | None = None,
         timeout: float | None = None,
         wait_for_approval: bool = True,
-        deliver: Way = "value",
+        deliver: Delivery = "value",
         on_behalf_of: Subject | None = None,
     ) -> Secret:
         """Ask for one secret.
@@ -128,7 +130,7 @@ class AsyncSecretBroker:
             timeout: seconds that this may take, people who have to approve included: give them minutes.
             wait_for_approval: whether to wait when people have to approve first; if not, `ApprovalPending` is raised
                 at once, and asking for the same later serves what they decided.
-            deliver: how the value will reach the work; the policy can narrow it, and the audit names it.
+            deliver: how the value will reach the work (`env,file`: both); the policy can narrow it, the audit names it.
             on_behalf_of: the run that this is asked for, if not this one: only who the policy lets act for its agent
                 gets an answer.
 
@@ -150,7 +152,7 @@ class AsyncSecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[False] = False,
-        deliver: Way = "value",
+        deliver: Deliver = "value",
         on_behalf_of: Subject | None = None,
     ) -> Mapping[str, Secret]: ...
 
@@ -164,7 +166,7 @@ class AsyncSecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: Literal[True],
-        deliver: Way = "value",
+        deliver: Deliver = "value",
         on_behalf_of: Subject | None = None,
     ) -> Resolution: ...
 
@@ -177,7 +179,7 @@ class AsyncSecretBroker:
         timeout: float | None = None,
         wait_for_approval: bool = True,
         partial: bool = False,
-        deliver: Way = "value",
+        deliver: Deliver = "value",
         on_behalf_of: Subject | None = None,
     ) -> Mapping[str, Secret] | Resolution:
         """Ask for 1 to 64 secrets in one request.
@@ -192,7 +194,7 @@ class AsyncSecretBroker:
                 is refused for another reason.
             partial: whether to return what was granted together with what was refused, rather than to raise when
                 any name is refused.
-            deliver: as for `get`.
+            deliver: as for `get`; a mapping says it for each name (`{"openai.api_key": "env", "ca.pem": "file"}`).
             on_behalf_of: as for `get`.
 
         Returns:
@@ -223,7 +225,11 @@ class AsyncSecretBroker:
         return AsyncSecretSource(lambda: self.get(name, purpose=purpose, ttl=ttl, timeout=timeout), name)
 
     async def list_names(self, *, timeout: float | None = None) -> tuple[str, ...]:
-        """The names that this run may ask for.
+        """The names that this run may ask for; see `list_ways`."""
+        return tuple(await self.list_ways(timeout=timeout))
+
+    async def list_ways(self, *, timeout: float | None = None) -> Mapping[str, tuple[Way, ...]]:
+        """The names that this run may ask for, each with the ways that its value may go; `proxy` alone: used, not had.
 
         Raises:
             NotGranted: if the broker does not say.
@@ -264,7 +270,7 @@ class AsyncSecretBroker:
             LeaseExpired: if it is over; `LeaseRevoked` if the broker took it back.
             NotGranted: if the broker does not renew it; it lives until its time is over.
         """
-        loan = _loan(secret)
+        loan = checked_loan(secret)
         loan.check()
         if loan.lease is None:
             raise InvalidRequest(f"{loan.name} has no lease that could be renewed: ask for it again")
@@ -291,7 +297,7 @@ class AsyncSecretBroker:
         Raises:
             NotGranted: if the broker could not be told; the lease then ends by itself.
         """
-        loan = _loan(secret)
+        loan = checked_loan(secret)
         was_over = loan.is_over and loan.ended != "released"
         loan.end("released")
         if loan.lease is None or was_over or loan.given_back or self._exchange.holdings.shares_lease(loan):
@@ -392,9 +398,3 @@ class AsyncSecretBroker:
             except Unavailable:
                 if now() < ends or ends >= until:  # the queue itself said so, or the time is over
                     raise
-
-
-def _loan(secret: Secret) -> Loan:
-    if not isinstance(secret, Secret):
-        raise InvalidRequest(f"a secret is expected, as the client returned it; got {type(secret).__name__}")
-    return loan_of(secret)

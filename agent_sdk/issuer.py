@@ -77,7 +77,7 @@ class RunIssuer:
             broker: the broker's Ed25519 identity key, which the run will pin.
             intake: the broker's X25519 intake key.
             queue_url: the queue's URL with the agent's own user and password.
-            run_id: the run; a new unique one if not given.
+            run_id: the run; a new unique one if not given. None may begin with `static-`, as static tokens' do.
             ttl: how long the token is valid; at least a second, and at most what the broker allows this issuer.
             task: what the run is for, printable, at most 128 characters; recorded in the audit.
             scope: secret-name patterns that narrow, for this run, what the policy allows; None for no narrowing.

@@ -9,7 +9,7 @@ from agent_sdk.errors import Refusal, refused_as_a_whole, refused_names
 from agent_sdk.holdings import Holdings
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Reply, Result, lease_id
+from agent_sdk.wire.messages import Reply, Result, Way, lease_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Answer(Struct, frozen=True):
     Args:
         secrets: what was granted, by name, in the order asked.
         refusals: the other names.
-        names: what `list_names` asked for.
+        names: what `list_names` asked for, each with the ways in which its value may reach the work.
         refused: the code, if the request as a whole was refused.
         retry_after: seconds after which asking again may help, if the request as a whole was refused.
         results: what became of a lease or of a write, if that was what was asked.
@@ -54,7 +54,7 @@ class Answer(Struct, frozen=True):
 
     secrets: Mapping[str, Secret]
     refusals: tuple[Refusal, ...] = ()
-    names: tuple[str, ...] = ()
+    names: Mapping[str, tuple[Way, ...]] = {}
     refused: Code | None = None
     retry_after: float | None = None
     results: tuple[Result, ...] = ()
@@ -127,7 +127,8 @@ def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, sub
         refusals = tuple(Refusal(name, code, retry_after) for name in asked)
         return Answer({}, refusals, refused=code, retry_after=retry_after)
     if not asked:
-        return Answer({}, names=reply.names, results=reply.results)
+        ways = reply.ways if len(reply.ways) == len(reply.names) else ((),) * len(reply.names)
+        return Answer({}, names=dict(zip(reply.names, ways, strict=True)), results=reply.results)
     results = {result.name: result for result in reply.results}
     secrets: dict[str, Secret] = {}
     others: list[Refusal] = []

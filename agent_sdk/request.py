@@ -1,12 +1,15 @@
 """What a caller asks, checked before anything is sent. No message repeats an argument: it may be a value by mistake."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import get_args
 
 import msgspec
+from msgspec import structs
 
 from agent_sdk.errors import InvalidRequest
+from agent_sdk.loan import Loan
+from agent_sdk.secret import Secret, loan_of
 from agent_sdk.wire.codec import explain
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import (
@@ -18,16 +21,19 @@ from agent_sdk.wire.messages import (
     MAX_VALUE,
     MAX_VERSION,
     Call,
+    Delivery,
     Generate,
+    OwnDelivery,
     Put,
     Report,
     Resolve,
     Subject,
-    Way,
 )
 from agent_sdk.wire.names import check_secret_name, is_secret_name
 
-_WAYS = get_args(Way)
+Deliver = Delivery | Mapping[str, Delivery]
+"""How values are wanted: all in one way, or each name in its own."""
+_DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
 
 
 def checked_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -50,10 +56,17 @@ def checked_resolve(
     wanted: tuple[str, ...],
     purpose: str,
     ttl: timedelta | int | None,
-    deliver: Way = "value",
+    deliver: Deliver = "value",
     on_behalf_of: Subject | None = None,
 ) -> Resolve:
     """The request for some names.
+
+    Args:
+        wanted: the names, each once.
+        purpose: what they are for.
+        ttl: the shorter life that is asked for.
+        deliver: how they are wanted: all in one way, or a mapping that says it for each name.
+        on_behalf_of: the run that this is asked for, if not this one.
 
     Raises:
         InvalidRequest: names the argument, what was found and what is expected.
@@ -69,11 +82,48 @@ def checked_resolve(
         raise InvalidRequest(f"a purpose has at most {MAX_PURPOSE} characters; got {len(purpose)}")
     if not purpose.isascii() and any("\ud800" <= character <= "\udfff" for character in purpose):
         raise InvalidRequest("a purpose is a text of whole characters; this one has half of a surrogate pair")
-    if deliver not in _WAYS:
-        raise InvalidRequest(f"a way to deliver is one of {', '.join(_WAYS)}")
+    way, ways = _ways_of(wanted, deliver)
     if on_behalf_of is not None:
         _check_fields(on_behalf_of, Subject, "subject")
-    return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl), deliver, on_behalf_of)
+        if ways:
+            raise InvalidRequest("what is asked on behalf of a run goes one way; ask for each way by itself")
+    return Resolve(wanted, purpose, None if ttl is None else _whole_seconds(ttl), way, on_behalf_of, ways)
+
+
+def asked_again(body: Resolve, names: tuple[str, ...]) -> Resolve:
+    """The same request for some of its names."""
+    if not body.ways:
+        return structs.replace(body, names=names)
+    way_of = dict(zip(body.names, body.ways, strict=True))
+    deliver, ways = _in_one_form([way_of[name] for name in names])
+    return structs.replace(body, names=names, deliver=deliver, ways=ways)
+
+
+def _ways_of(wanted: tuple[str, ...], deliver: Deliver) -> tuple[Delivery, tuple[OwnDelivery, ...]]:
+    """`deliver` and `ways` as they stand in a request."""
+    if isinstance(deliver, str) or not isinstance(deliver, Mapping):
+        _check_delivery(deliver)
+        return deliver, ()
+    if deliver.keys() != set(wanted):
+        raise InvalidRequest("ways to deliver are given for exactly the names that are asked for, or one way for all")
+    for way in deliver.values():
+        _check_delivery(way)
+    return _in_one_form([deliver[name] for name in wanted])
+
+
+def _check_delivery(way: object) -> None:
+    if way not in _DELIVERIES:
+        raise InvalidRequest(f"a way to deliver is one of {', '.join(map(repr, _DELIVERIES))}")
+
+
+def _in_one_form(each: Sequence[Delivery]) -> tuple[Delivery, tuple[OwnDelivery, ...]]:
+    """The way that all names go; or `value`, which stands for nothing then, and the way of each."""
+    if len(set(each)) == 1:
+        return each[0], ()
+    own = tuple(way for way in each if way != "proxy")
+    if len(own) != len(each):
+        raise InvalidRequest("what goes to a proxy is asked for by itself, and not with what goes other ways")
+    return "value", own
 
 
 def checked_report(subject: Subject, calls: Sequence[Call]) -> Report:
@@ -90,6 +140,17 @@ def checked_report(subject: Subject, calls: Sequence[Call]) -> Report:
         if not is_secret_name(call.name):
             raise InvalidRequest(f"calls[{place}]: name is not a canonical secret name")
     return Report(subject, tuple(calls))
+
+
+def checked_loan(secret: Secret) -> Loan:
+    """What stands behind a secret that is to be renewed or given back.
+
+    Raises:
+        InvalidRequest: if it is anything else.
+    """
+    if not isinstance(secret, Secret):
+        raise InvalidRequest(f"a secret is expected, as the client returned it; got {type(secret).__name__}")
+    return loan_of(secret)
 
 
 def _check_fields(given: object, kind: type[Subject | Call], what: str) -> None:

@@ -1,6 +1,5 @@
 """`secret-agent get`: one value, to a pipe or a private file."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -8,6 +7,7 @@ import click
 from agent_sdk.cli.asking import FORCE, NAME, PURPOSE, TIMEOUT, ask
 from agent_sdk.cli.private_output import write_output
 from agent_sdk.cli.root import USAGE
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.wire.messages import Way
 
 
@@ -24,7 +24,7 @@ def get(name: str, output: Path | None, force: bool, purpose: str, timeout: floa
 
     For scripts: KEY=$(secret-agent get openai.api_key). A terminal keeps what it shows, so there --force is needed.
     """
-    on_terminal = output is None and sys.stdout.isatty()
+    on_terminal = output is None and standard_output().isatty()
     if on_terminal and not force:
         click.echo("error: standard output is a terminal, which would keep the value on its screen", err=True)
         click.echo("hint: name a file with -o, use a pipe or $(…), `secret-agent run`, or --force", err=True)
@@ -35,5 +35,4 @@ def get(name: str, output: Path | None, force: bool, purpose: str, timeout: floa
     if output is not None:
         write_output(output, value, force=force)
         return
-    sys.stdout.buffer.write(value + b"\n" if on_terminal else value)
-    sys.stdout.buffer.flush()
+    write_output(Path("-"), value + b"\n" if on_terminal else value, force=force)

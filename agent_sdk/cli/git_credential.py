@@ -1,10 +1,9 @@
 """`secret-agent git-credential`: a credential helper for git."""
 
-import sys
-
 import click
 
 from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
+from agent_sdk.cli.standard_streams import standard_input
 from agent_sdk.conventions.git import MAX_INPUT, covers, credential, parse_description
 from agent_sdk.wire.errors import SecretBrokerError
 
@@ -24,7 +23,7 @@ def git_credential(
     In git's configuration: `helper = "!secret-agent git-credential --host github.com --secret github.read_token"`.
     Another host, and http, get nothing. OPERATION is what git adds: only `get` does anything.
     """
-    description = parse_description(sys.stdin.buffer.read(MAX_INPUT + 1))
+    description = parse_description(standard_input().buffer.read(MAX_INPUT + 1))
     if operation != "get" or not covers(description, hosts):
         return
     try:

@@ -1,11 +1,11 @@
 """`secret-agent headers`: what a run sends of itself to the HTTP gateway, for curl and its like."""
 
 import secrets
-import sys
 from datetime import timedelta
 
 import click
 
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.credential import RunCredential
 from agent_sdk.secret import wall_clock
 from agent_sdk.wire.proof import sign_proof
@@ -22,7 +22,7 @@ def headers(audience: str | None) -> None:
     see, and in no shell history. AUDIENCE is what the policy names as the gateway's. A proof serves one request, within
     a minute.
     """
-    if sys.stdout.isatty():
+    if standard_output().isatty():
         raise click.UsageError("this prints the run's token: pipe it into what sends it, such as curl -H @-")
     credential = RunCredential.load()
     click.echo(f"Authorization: Bearer {credential.token}")

@@ -1,12 +1,12 @@
 """`secret-agent inject`: a template with references becomes a file with values."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from agent_sdk.cli.asking import FORCE, PURPOSE, TIMEOUT, ask
 from agent_sdk.cli.private_output import check_output, write_output
+from agent_sdk.cli.standard_streams import standard_input, standard_output
 from agent_sdk.errors import InvalidRequest
 from agent_sdk.template import MAX_TEMPLATE, Template
 
@@ -31,7 +31,7 @@ def inject(source: Path, output: Path, force: bool, purpose: str, timeout: float
 
     All values are asked for in one request; if one is refused, nothing is written.
     """
-    if str(output) == "-" and sys.stdout.isatty() and not force:
+    if str(output) == "-" and standard_output().isatty() and not force:
         raise InvalidRequest(
             "standard output is a terminal, which would keep values on its screen: name a file, or --force"
         )
@@ -46,7 +46,7 @@ def inject(source: Path, output: Path, force: bool, purpose: str, timeout: float
 
 def _read(source: Path) -> bytes:
     if str(source) == "-":
-        raw = sys.stdin.buffer.read(MAX_TEMPLATE + 1)
+        raw = standard_input().buffer.read(MAX_TEMPLATE + 1)
     else:
         with source.open("rb") as file:
             raw = file.read(MAX_TEMPLATE + 1)

@@ -3,10 +3,10 @@
 import contextlib
 import os
 import stat
-import sys
 import tempfile
 from pathlib import Path
 
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.wire.errors import SecretBrokerError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -63,8 +63,9 @@ def write_output(path: Path, content: bytes, *, force: bool) -> None:
     """
     check_output(path, force=force)
     if str(path) == "-":
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        stream = standard_output().buffer
+        stream.write(content)
+        stream.flush()
     elif path.is_fifo():
         with path.open("wb", buffering=0) as pipe:
             rest = memoryview(content)

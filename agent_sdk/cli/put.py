@@ -1,13 +1,11 @@
 """`secret-agent put`: store a value, which is asked for or piped in."""
 
-import sys
-
 import click
 
 from agent_sdk.cli.asking import JSON, NAME, PURPOSE, REPLACES, TIMEOUT, ask
 from agent_sdk.cli.root import USAGE
+from agent_sdk.cli.standard_streams import read_value
 from agent_sdk.cli.stored import show_stored
-from agent_sdk.wire.messages import MAX_VALUE
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -31,18 +29,8 @@ def put(
         )
         click.echo("hint: leave it out to be asked for it, or pipe it in; replace the value that you typed", err=True)
         raise click.exceptions.Exit(USAGE)
-    value = _value(raw=raw)
+    value = read_value(raw=raw)
     show_stored(
         ask(lambda client: client.put(name, value, purpose=purpose, replaces=replaces, timeout=timeout)),
         as_json=as_json,
     )
-
-
-def _value(*, raw: bool) -> bytes:
-    """A value from a prompt without echo, or from what is piped in, without the line feed at its end."""
-    if sys.stdin.isatty():
-        return str(click.prompt("Value", hide_input=True, err=True)).encode("utf-8", "surrogateescape")
-    value = sys.stdin.buffer.read(MAX_VALUE + 3)
-    if not raw and value.endswith(b"\n"):
-        value = value[:-1].removesuffix(b"\r")
-    return value

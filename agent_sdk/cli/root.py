@@ -29,10 +29,7 @@ _LAUNCH = (
 )
 _START_AGAIN = "start the run again: `secret-broker launch --agent ID -- …`"
 _HINTS = {
-    Code.DENIED: (
-        "`secret-agent list` shows what this run may ask for, perhaps for a proxy alone; "
-        "the policy's owner can allow more"
-    ),
+    Code.DENIED: ("`secret-agent list` shows what this run may ask for, and how; the policy's owner can allow more"),
     Code.APPROVAL_PENDING: "give people more time with --timeout; what they approve is served to the same request",
     Code.APPROVAL_EXPIRED: "ask again, and tell those who may approve",
     Code.EXPIRED: _START_AGAIN,

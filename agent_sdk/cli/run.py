@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,14 +16,23 @@ from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import DESCRIPTOR_VARIABLE, FILE_VARIABLE, RunCredential
 from agent_sdk.errors import InvalidRequest, NotGranted
 from agent_sdk.run.environment import CREDENTIAL_VARIABLES, Environment, read_environment
-from agent_sdk.wire.errors import SecretBrokerError
+from agent_sdk.wire.errors import Code, SecretBrokerError
 from agent_sdk.wire.messages import MAX_NAMES, Notice
 
 _FIRST_DESCRIPTOR = 3
 
 
 class NotStartedError(SecretBrokerError):
-    """A value was refused, so nothing was started."""
+    """A value was refused, so nothing was started.
+
+    Args:
+        error: what was refused.
+        hint: what to do; empty for what helps in general.
+    """
+
+    def __init__(self, error: NotGranted, hint: str) -> None:
+        super().__init__(f"nothing was started: {error} [{error.code}]", code=error.code)
+        self.hint = hint
 
 
 def _on_revoke(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
@@ -93,10 +103,9 @@ def run(
     if not command:
         raise click.UsageError("say what to start: secret-agent run [OPTIONS] -- COMMAND", ctx)
     environment = read_environment(os.environ, env_files, variables, files)
-    for wanted in (environment.in_variables, environment.in_files):
-        if len(set(wanted.values())) > MAX_NAMES:
-            raise InvalidRequest(f"a command can be given {MAX_NAMES} secrets in one way; found {len(wanted)}")
-    if not environment.has_references:
+    if len(environment.wanted) > MAX_NAMES:
+        raise InvalidRequest(f"a command can be given {MAX_NAMES} secrets; found {len(environment.wanted)}")
+    if not environment.wanted:
         _become(command, environment, keep_credential=keep_credential)
     status = _supervised(
         command, environment, purpose, timeout, masked=not no_masking, on_revoke=on_revoke, keep=keep_credential
@@ -130,7 +139,20 @@ def _supervised(
     except InvalidRequest:
         raise
     except NotGranted as error:
-        raise NotStartedError(f"nothing was started: {error} [{error.code}]", code=error.code) from None
+        raise NotStartedError(error, _why(error, credential, environment, purpose)) from None
+
+
+def _why(error: NotGranted, credential: RunCredential, environment: Environment, purpose: str) -> str:
+    """How to learn why a name is refused in the way that the command wants it: agents are told only that it is."""
+    denied = next((refusal.name for refusal in error.refusals if refusal.code == Code.DENIED), None)
+    if denied is None:
+        return ""
+    asked = [f"--agent {credential.agent_id}", f"--run {credential.run_id}", f"--secret {denied}"]
+    asked += [f"--deliver {environment.wanted[denied]}", *([f"--purpose {shlex.quote(purpose)}"] if purpose else [])]
+    return (
+        "`secret-agent list` shows what this run may ask for, and how; "
+        f"why: `secret-broker policy explain {' '.join(asked)}` on the broker's host"
+    )
 
 
 def _handed_on(credential: RunCredential, path: str | None) -> dict[str, str]:

@@ -1,10 +1,9 @@
 """`secret-agent token`: the run's identity token, for programs that want a key."""
 
-import sys
-
 import click
 
 from agent_sdk.cli.root import USAGE
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.credential import RunCredential
 
 
@@ -15,7 +14,7 @@ def token(force: bool) -> None:
 
     It is no service's key. Only the proxy and the gateway on this host take it, for this run and until the run ends.
     """
-    if sys.stdout.isatty() and not force:
+    if standard_output().isatty() and not force:
         click.echo("error: this would show the run's identity token on a terminal", err=True)
         click.echo('hint: use it in place: OPENAI_API_KEY="$(secret-agent token)"; or add --force', err=True)
         raise click.exceptions.Exit(USAGE)

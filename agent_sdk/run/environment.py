@@ -13,6 +13,7 @@ from agent_sdk.credential import DESCRIPTOR_VARIABLE, FILE_VARIABLE, TEXT_VARIAB
 from agent_sdk.errors import InvalidRequest
 from agent_sdk.references import SCHEME, referenced_name
 from agent_sdk.run.env_file import read_env_file
+from agent_sdk.wire.messages import Delivery
 
 CREDENTIAL_VARIABLES: Final = frozenset({DESCRIPTOR_VARIABLE, FILE_VARIABLE, TEXT_VARIABLE})
 
@@ -32,9 +33,11 @@ class Environment:
     in_files: Mapping[str, str]
 
     @property
-    def has_references(self) -> bool:
-        """Whether it refers to any secret."""
-        return bool(self.in_variables or self.in_files)
+    def wanted(self) -> Mapping[str, Delivery]:
+        """For each secret that it refers to, how its value is wanted."""
+        variables, files = dict.fromkeys(self.in_variables.values()), dict.fromkeys(self.in_files.values())
+        wanted: dict[str, Delivery] = {name: "env,file" if name in files else "env" for name in variables}
+        return wanted | {name: "file" for name in files if name not in variables}
 
     def filled(self, values: Mapping[str, bytes], paths: Mapping[str, str]) -> dict[bytes, bytes]:
         """The environment with its values in place.

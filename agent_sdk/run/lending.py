@@ -90,8 +90,7 @@ class Lending:
             elif on_revoke != "ignore":
                 child.send(on_revoke)
 
-        secrets = [secret for granted in self._held.values() for secret in granted.values()]
-        self._keeping = Keeping(self._client, secrets, self._tell, revoked)
+        self._keeping = Keeping(self._client, self._held.values(), self._tell, revoked)
         self._keeping.notice()  # what was taken back before anybody looked
 
     def _noticed(self, notice: Notice) -> None:

@@ -120,15 +120,8 @@ class _Supervision:
     def run(self, lending: Lending) -> int:
         """Fetch, start, and stand by until the end."""
         order, environment = self._order, self._order.environment
-        held = lending.fetch(
-            {
-                "env": tuple(dict.fromkeys(environment.in_variables.values())),
-                "file": tuple(dict.fromkeys(environment.in_files.values())),
-            },
-            order.purpose,
-            order.timeout,
-        )
-        values = {name: secret.reveal_bytes() for granted in held.values() for name, secret in granted.items()}
+        held = lending.fetch(environment.wanted, order.purpose, order.timeout)
+        values = {name: secret.reveal_bytes() for name, secret in held.items()}
         environ = self._environ(values)
         maskers = [Masker(values) for _ in self._streams.lines]
         for name in maskers[0].unmasked if maskers else ():

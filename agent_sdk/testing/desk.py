@@ -1,10 +1,10 @@
 """The broker of a test: opens sealed requests, answers them from a script, and tells what happened since."""
 
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 import nacl.bindings as sodium
 from msgspec import structs
@@ -22,9 +22,11 @@ from agent_sdk.wire.messages import (
     NOTICE,
     REPLY,
     Call,
+    Delivery,
     Generate,
     ListNames,
     Notice,
+    OwnDelivery,
     Put,
     Release,
     Renew,
@@ -49,6 +51,7 @@ from agent_sdk.wire.sealing import (
 )
 
 _DAY = 24 * 3600 * 1000
+_WAYS: tuple[Way, ...] = get_args(Way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +63,18 @@ class RecordedRequest:
         names: the names asked for, or the one whose lease it is about.
         purpose: what the agent said that it is for.
         ttl: the shorter life that it asked for, in seconds.
-        deliver: how the values were to reach the work.
+        deliver: how the values were to reach the work, if all the same way.
         subject: on whose behalf it asked, if not its own.
+        ways: how each of them was to, if not.
     """
 
     operation: str
     names: tuple[str, ...] = ()
     purpose: str = ""
     ttl: int | None = None
-    deliver: Way = "value"
+    deliver: Delivery = "value"
     subject: Subject | None = None
+    ways: Mapping[str, OwnDelivery] = field(default_factory=dict)
 
 
 class FakeDesk:
@@ -106,6 +111,8 @@ class FakeDesk:
         """How long a lease can be renewed at most."""
         self.versions: dict[str, int] = {}
         """The version of each name that was written or rotated here."""
+        self.ways: dict[str, tuple[Way, ...]] = {}
+        """The ways in which a name may be had, where that is not every way; any other is denied."""
         self.needs_approval = set(needs_approval)
         self.person = person
         self.grant: Literal["once", "run"] = "once"
@@ -245,7 +252,8 @@ class FakeDesk:
     def _record(self, request: Request, run_key: bytes) -> None:
         body = request.body
         if isinstance(body, Resolve):
-            recorded = RecordedRequest("resolve", body.names, body.purpose, body.ttl, body.deliver, body.subject)
+            ways = dict(zip(body.names, body.ways, strict=False))
+            recorded = RecordedRequest("resolve", body.names, body.purpose, body.ttl, body.deliver, body.subject, ways)
             self.requests.append(recorded)
         elif isinstance(body, ListNames):
             self.requests.append(RecordedRequest("list"))
@@ -267,7 +275,10 @@ class FakeDesk:
         if run_key in self.revoked_runs:
             return Reply(request.request_id, "refused", Code.REVOKED)
         if isinstance(body, ListNames):
-            return Reply(request.request_id, "ok", names=tuple(sorted(self.values)))
+            names = tuple(sorted(self.values))
+            return Reply(
+                request.request_id, "ok", names=names, ways=tuple(self.ways.get(name, _WAYS) for name in names)
+            )
         if isinstance(body, Resolve):
             results = self._results(body, run_key)
         elif isinstance(body, Put | Generate):
@@ -287,25 +298,27 @@ class FakeDesk:
 
     def _results(self, body: Resolve, run_key: bytes) -> tuple[Result, ...]:
         now = self.clock()
-        results = {name: self._refusal(name) for name in body.names}
+        way_of = dict(zip(body.names, body.ways or (body.deliver,) * len(body.names), strict=True))
+        results = {name: self._refusal(name, way) for name, way in way_of.items()}
         guarded = [name for name in body.names if results[name] is None and name in self.needs_approval]
-        if guarded:
-            refusals = self._people.refusals(
-                run_key, guarded, body.purpose, now, _milliseconds(self.approval_ttl), single_use=self.grant == "once"
-            )
+        for way in dict.fromkeys(way_of[name] for name in guarded):  # people decide about each way by itself
+            names = [name for name in guarded if way_of[name] == way]
+            refusals = self._refusals(run_key, names, way, body.purpose, now)
             results.update({refusal.name: refusal for refusal in refusals})
         return tuple(results[name] or self._grant(name, body.ttl, run_key, now) for name in body.names)
+
+    def _refusals(
+        self, run_key: bytes, names: Sequence[str], way: Delivery, purpose: str, now: int
+    ) -> Sequence[Result]:
+        waits, once = _milliseconds(self.approval_ttl), self.grant == "once"
+        return self._people.refusals(run_key, names, way, purpose, now, waits, single_use=once)
 
     def _write(self, body: Put | Generate, run_key: bytes) -> Result:
         """Store a value, or a made-up one where the broker would make one."""
         name, now = body.name, self.clock()
         refused = None if name not in self.values and name not in self.refused else self._refusal(name)
         if refused is None and name in self.needs_approval:
-            waits = _milliseconds(self.approval_ttl)
-            refused, *_ = (
-                *self._people.refusals(run_key, [name], body.purpose, now, waits, single_use=self.grant == "once"),
-                None,
-            )
+            refused, *_ = (*self._refusals(run_key, [name], "value", body.purpose, now), None)
         if refused is not None:
             return refused
         there = str(self.versions.get(name, 1)) if name in self.values else None
@@ -319,7 +332,9 @@ class FakeDesk:
             return structs.replace(self._grant(name, None, run_key, now), version=version)
         return Result(name, "granted", version=version)
 
-    def _refusal(self, name: str) -> Result | None:
+    def _refusal(self, name: str, way: Delivery | None = None) -> Result | None:
+        if way is not None and not set(way.split(",")) <= set(self.ways.get(name, _WAYS)):
+            return Result(name, "refused", Code.DENIED)
         if name in self.rate_limited:
             return Result(name, "refused", Code.RATE_LIMITED, retry_after=int(self.rate_limited[name] * 1000))
         if name in self.unavailable:

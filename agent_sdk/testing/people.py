@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Result
+from agent_sdk.wire.messages import Delivery, Result
 
 Verdict = Literal["approve", "deny"]
 State = Literal["waiting", "approved", "denied", "expired", "used"]
@@ -23,6 +23,7 @@ class FakeApproval:
         run_key: the public key of the run that asked.
         expires_at: until when they may decide, ms since the epoch.
         state: what came of it; `used` once a single-use approval released something.
+        way: how the values were to reach the work.
     """
 
     approval_id: str
@@ -31,6 +32,7 @@ class FakeApproval:
     run_key: bytes
     expires_at: int
     state: State = "waiting"
+    way: Delivery = "value"
 
 
 Person = Callable[[FakeApproval], Verdict | None]
@@ -51,13 +53,14 @@ class FakePeople:
         self._told: set[str] = set()
 
     def refusals(
-        self, run_key: bytes, names: Sequence[str], purpose: str, now: int, ttl: int, *, single_use: bool
+        self, run_key: bytes, names: Sequence[str], way: Delivery, purpose: str, now: int, ttl: int, *, single_use: bool
     ) -> list[Result]:
         """Refuse names that no approval is there for, and ask for it if that was not done.
 
         Args:
             run_key: the public key of the run that asks.
             names: the names of one request that need an approval.
+            way: how the values are to reach the work.
             purpose: what the agent says that they are for.
             now: the time, ms since the epoch.
             ttl: for how long people may decide, ms.
@@ -66,9 +69,9 @@ class FakePeople:
         Returns:
             A refusal a name; none if they were approved.
         """
-        matter = self._find(run_key, tuple(names), purpose)
+        matter = self._find(run_key, tuple(names), way, purpose)
         if matter is None:
-            matter = FakeApproval(secrets.token_hex(8), tuple(names), purpose, run_key, now + ttl)
+            matter = FakeApproval(secrets.token_hex(8), tuple(names), purpose, run_key, now + ttl, way=way)
             self.asked.append(matter)
         elif matter.state == "waiting" and now >= matter.expires_at:
             matter.state = "expired"
@@ -94,10 +97,10 @@ class FakePeople:
             each.state = state
         return settled
 
-    def _find(self, run_key: bytes, names: tuple[str, ...], purpose: str) -> FakeApproval | None:
+    def _find(self, run_key: bytes, names: tuple[str, ...], way: Delivery, purpose: str) -> FakeApproval | None:
         """The newest one that is for exactly this and has something to say; an expired one says so once."""
         for each in reversed(self.asked):
-            if (each.run_key, each.names, each.purpose) == (run_key, names, purpose):
+            if (each.run_key, each.names, each.way, each.purpose) == (run_key, names, way, purpose):
                 over = each.state == "used" or each.approval_id in self._told
                 return None if over else each
         return None

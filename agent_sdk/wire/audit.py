@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, structs
 from nacl.exceptions import BadSignatureError
 
 from agent_sdk.wire.errors import Code, WireError
+from agent_sdk.wire.messages import Delivery
 from agent_sdk.wire.names import MAX_WORKER_NAME
 
 SCHEMA_VERSION: Final = 1
@@ -89,7 +90,7 @@ class AuditRecord(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     reason: Annotated[str | None, Meta(description="why, in words that the agent is not told")] = None
     action: Literal["resolve", "put", "generate", "renew", "release", "list", "report"] | None = None
     deliver: Annotated[
-        Literal["value", "env", "file", "proxy"] | None, Meta(description="how the value was to reach the work")
+        Delivery | None, Meta(description="how the value was to reach the work; two ways are separated by a comma")
     ] = None
     actor: Annotated[
         str | None,

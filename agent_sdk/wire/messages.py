@@ -22,6 +22,7 @@ MAX_RECIPE = 64
 MAX_PROOF = 2048
 MAX_CALLS = 64
 MAX_VERSION = 128
+MAX_LISTED = 1024
 
 RequestId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 LeaseId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -41,6 +42,11 @@ Source = Literal["cache", "provider", "stale"]
 Way = Literal["value", "env", "file", "proxy"]
 """How a value reaches the work: into the agent's own code, into the environment or a file of a program that it starts,
 or only into a request that a proxy makes for it."""
+Delivery = Literal["value", "env", "file", "proxy", "env,file"]
+"""How a request wants one value: in one way, or in the environment and in a file of the same program."""
+OwnDelivery = Literal["value", "env", "file", "env,file"]
+"""How a run can want a value for itself."""
+Ways = Annotated[tuple[Way, ...], Meta(min_length=1, max_length=4)]
 RichFields = list[tuple[str, Any]]
 
 
@@ -74,14 +80,16 @@ class Resolve(_Op, frozen=True, tag="resolve"):
     """Ask for the values of 1 to 64 names.
 
     `ttl` asks for a shorter life, in seconds; `deliver` says how the values will reach the work; `subject` on whose
-    behalf this is asked, if not the sender's own.
+    behalf this is asked, if not the sender's own. Where the values go different ways, `ways` says for each name how, in
+    place of `deliver`.
     """
 
     names: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=MAX_NAMES)]
     purpose: Purpose = ""
     ttl: Ttl | None = None
-    deliver: Way = "value"
+    deliver: Delivery = "value"
     subject: Subject | None = None
+    ways: Annotated[tuple[OwnDelivery, ...], Meta(max_length=MAX_NAMES)] = ()
 
 
 class Put(_Op, frozen=True, tag="put"):
@@ -210,7 +218,8 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     """The answer to one request, sealed to the run's key.
 
     `status` is `ok` when everything was granted, `partial` when some names were, `refused` when nothing was;
-    `code` and `retry_after` are set when the whole request was refused for one reason.
+    `code` and `retry_after` are set when the whole request was refused for one reason. `names` answers `list`, and
+    `ways` says for each of them how the policy lets its value reach the work.
     """
 
     request_id: RequestId
@@ -218,7 +227,8 @@ class Reply(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     code: Code | None = None
     retry_after: Time | None = None
     results: Annotated[tuple[Result, ...], Meta(max_length=MAX_NAMES)] = ()
-    names: Annotated[tuple[Name, ...], Meta(max_length=1024)] = ()
+    names: Annotated[tuple[Name, ...], Meta(max_length=MAX_LISTED)] = ()
+    ways: Annotated[tuple[Ways, ...], Meta(max_length=MAX_LISTED)] = ()
 
 
 class Notice(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -259,12 +269,22 @@ def _check_name(name: str, place: str) -> None:
         raise WireError(f"request: {place} is not a canonical secret name", reason="bad_name")
 
 
+def _check_ways(body: Resolve) -> None:
+    """Ways are for what `deliver` cannot say, so that each request has one form; a run names them for itself."""
+    if len(body.ways) != len(body.names):
+        raise WireError("request: ways has not one entry for each name", reason="malformed")
+    if len(set(body.ways)) == 1 or body.deliver != "value":
+        raise WireError("request: one way for all names belongs into deliver", reason="malformed")
+    if body.subject is not None:
+        raise WireError("request: what is asked on behalf of a run goes one way", reason="malformed")
+
+
 def decode_request(raw: bytes) -> Request:
     """Decode a request and check what types alone do not say.
 
     Raises:
-        WireError: if the encoding is not canonical, a name is not canonical or asked for twice, or the deadline
-            is not after the time of issue.
+        WireError: if the encoding is not canonical, a name is not canonical or asked for twice, ways stand where
+            `deliver` says the same, or the deadline is not after the time of issue.
     """
     request = _REQUEST.decode(raw)
     body = request.body
@@ -274,6 +294,8 @@ def decode_request(raw: bytes) -> Request:
                 _check_name(name, f"names[{body.names.index(name)}]")
         if len(set(body.names)) != len(body.names):
             raise WireError("request: a name is asked for twice", reason="malformed")
+        if body.ways:
+            _check_ways(body)
     elif isinstance(body, Put | Generate):
         _check_name(body.name, "name")
     elif isinstance(body, Report):

@@ -22,6 +22,8 @@ from typing import Final
 from agent_sdk.wire.errors import Code, WireError
 
 PREFIX: Final = "sbt_"
+RUN_PREFIX: Final = "static-"
+"""How the run of each static token begins, whose id follows; no identity token may name a run, or itself, like that."""
 ENTROPY = 37
 """How many random bytes a token is made of: 5 for its id, 32 for its secret."""
 _ID_BYTES, _SECRET_DIGITS, _CHECK_DIGITS = 5, 43, 6

@@ -21,6 +21,7 @@ from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.jose import ALGORITHMS, REGISTRY, base64url, public_jwk, signing_key
 from agent_sdk.wire.messages import MAX_TOKEN
 from agent_sdk.wire.names import NamePattern, check_agent_id, check_run_id
+from agent_sdk.wire.static_tokens import RUN_PREFIX
 
 TYPE: Final = "wit+jwt"
 MAX_SCOPE = 64
@@ -91,7 +92,11 @@ def sign_token(issuer_seed: bytes, identity: RunIdentity, trust_domain: str = "s
 
     Returns:
         The compact serialisation.
+
+    Raises:
+        WireError: if an id is not canonical, or is one of a static token's run.
     """
+    _check_ids(identity.run_id, identity.token_id)
     key = signing_key(issuer_seed)
     claims: dict[str, Any] = {
         "iss": identity.issuer,
@@ -109,6 +114,12 @@ def sign_token(issuer_seed: bytes, identity: RunIdentity, trust_domain: str = "s
         claims["scope"] = [pattern.text for pattern in identity.scope]
     header = {"alg": ALGORITHMS[0], "typ": TYPE, "kid": key.thumbprint()}
     return jwt.encode(header, claims, key, algorithms=list(ALGORITHMS))
+
+
+def _check_ids(run_id: str, token_id: str) -> None:
+    """Refuse ids of static tokens: whoever had one would share that run's limits, leases and revocations."""
+    if run_id.startswith(RUN_PREFIX) or token_id.startswith(RUN_PREFIX):
+        raise _refuse(f"ids of runs and of tokens that begin with `{RUN_PREFIX}` are those of static tokens")
 
 
 def _refuse(message: str, code: Code = Code.UNAUTHENTICATED) -> WireError:
@@ -172,12 +183,13 @@ def _identity(claims: Mapping[str, Any], anchor: TrustAnchor, now: int, skew: in
         raise _refuse(f"unknown claim {min(unknown)!r}")
     if claims.get("iss") != anchor.issuer:
         raise _refuse("iss is not the issuer that this key belongs to")
-    agent_id, run_id = _text(claims, "agent_id", 64), _text(claims, "run_id", 64)
+    agent_id, run_id, token_id = (_text(claims, name, 64) for name in ("agent_id", "run_id", "jti"))
     try:
         check_agent_id(agent_id)
         check_run_id(run_id)
     except WireError as error:
         raise _refuse(str(error)) from None
+    _check_ids(run_id, token_id)
     if claims.get("sub") != subject(anchor.trust_domain, agent_id, run_id):
         raise _refuse("sub disagrees with agent_id, run_id or the trust domain")
     if agent_id not in anchor.agents:
@@ -194,7 +206,7 @@ def _identity(claims: Mapping[str, Any], anchor: TrustAnchor, now: int, skew: in
         agent_id=agent_id,
         run_id=run_id,
         run_public_key=_confirmation(claims.get("cnf")),
-        token_id=_text(claims, "jti", 64),
+        token_id=token_id,
         issued_at=issued_at,
         expires_at=expires_at,
         task=_text(claims, "task", MAX_TASK) if "task" in claims else None,

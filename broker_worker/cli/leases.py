@@ -19,8 +19,8 @@ def leases() -> None:
 
 
 @leases.command("list")
-@click.option("--agent", help="Only this agent's.")
-@click.option("--run", help="Only this run's.")
+@click.option("--agent", help="Only this agent's, and what it holds for others.")
+@click.option("--run", help="Only this run's, and what it holds for others.")
 @click.option("--secret", help="Only those of this secret.")
 @click.option("--all", "all_of_them", is_flag=True, help="Those that ended as well.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="The newest how many.")
@@ -64,11 +64,12 @@ def show_leases(found: Sequence[LeaseRow], now: int, *, as_json: bool) -> None:
         click.echo("the ledger has no such lease", err=True)
         return
     show_table(
-        ("LEASE", "AGENT/RUN", "SECRET", "VERSION", "SINCE", "UNTIL", "USES", "FROM"),
+        ("LEASE", "AGENT/RUN", "HELD BY", "SECRET", "VERSION", "SINCE", "UNTIL", "USES", "FROM"),
         [
             (
                 lease.lease_id,
                 f"{lease.agent_id}/{lease.run_id}",
+                lease.keeper or "itself",
                 lease.secret_name,
                 lease.version or "-",
                 show_time(lease.issued_at),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import Way
+from agent_sdk.wire.messages import Delivery
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
 from broker_worker.cli.policy_replay import replay_command
 from broker_worker.cli.root import FOUND_WRONG
@@ -19,7 +19,7 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.explanation import Explanation, explain
 from broker_worker.core.lint import Finding, lint
-from broker_worker.core.policy import VERBS, WAYS, ApprovalRule, Verb
+from broker_worker.core.policy import DELIVERIES, VERBS, ApprovalRule, Verb
 from broker_worker.core.references import scheme_of
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.egress import EGRESS_FILE, check_egress
@@ -138,7 +138,11 @@ def _name(check_name: Callable[[str], str]) -> Callable[[click.Context, click.Pa
 @click.option("--action", "verb", type=click.Choice(VERBS), default="resolve", show_default=True, help="To do what.")
 @click.option("--overwrite", is_flag=True, help="To replace a version that is there.")
 @click.option(
-    "--deliver", type=click.Choice(WAYS), default="value", show_default=True, help="How a value reaches the work."
+    "--deliver",
+    type=click.Choice(DELIVERIES),
+    default="value",
+    show_default=True,
+    help="How a value reaches the work.",
 )
 @click.option("--file", "path", type=_FILE, help="A folder or file to use instead of the broker's own.")
 @_JSON
@@ -151,7 +155,7 @@ def explain_command(
     purpose: str,
     verb: Verb,
     overwrite: bool,
-    deliver: Way,
+    deliver: Delivery,
     path: Path | None,
     as_json: bool,
 ) -> None:

@@ -73,7 +73,12 @@ def show(settings: Settings, run: str, agent: str | None, as_json: bool) -> None
     for event in events:
         click.echo("  " + event_line(event))
     open_leases = list_leases(engine, agent=found.agent_id, run=found.run_id, open_at=now)
-    click.echo(f"holds now: {', '.join(_held(lease) for lease in open_leases) or 'nothing'}")
+    whose = (found.agent_id, found.run_id)
+    own = [_held(lease) for lease in open_leases if (lease.agent_id, lease.run_id) == whose]
+    kept = [_kept(lease) for lease in open_leases if (lease.agent_id, lease.run_id) != whose]
+    click.echo(f"holds now: {', '.join(own) or 'nothing'}")
+    if kept:
+        click.echo(f"holds for others: {', '.join(kept)}")
 
 
 def open_ledger(settings: Settings) -> Engine:
@@ -109,4 +114,9 @@ def _revoked(run: RunRow) -> str:
 
 
 def _held(lease: LeaseRow) -> str:
-    return f"{lease.secret_name} until {show_time(lease.expires_at)}"
+    by = "" if lease.keeper is None else f" ({lease.keeper} has it)"
+    return f"{lease.secret_name} until {show_time(lease.expires_at)}{by}"
+
+
+def _kept(lease: LeaseRow) -> str:
+    return f"{lease.secret_name} for {lease.agent_id}/{lease.run_id} until {show_time(lease.expires_at)}"

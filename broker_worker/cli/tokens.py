@@ -2,13 +2,13 @@
 
 import json
 import secrets
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
 import click
 
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.wire.static_tokens import ENTROPY, TokenRecord, mint
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, show_span, show_time
@@ -119,11 +119,12 @@ def revoke(settings: Settings, token_ids: tuple[str, ...]) -> None:
         with _by_hand(file):
             file.remove(token_id)
         click.echo(f"{token_id} of {token.agent} is good for nothing any more; see {file.path}")
-        click.echo(f"what it holds: secret-broker revoke run {token.agent}/static-{token_id} --reason …", err=True)
+        click.echo(f"what it holds: secret-broker revoke run {token.agent}/{token.run_id} --reason …", err=True)
 
 
 def _mint(file: TokensFile) -> tuple[str, TokenRecord]:
-    """A token whose id is not taken."""
+    """A token whose id is not taken, once there is somewhere to print it."""
+    standard_output()
     known = file.tokens()
     while True:
         text, record = mint(secrets.token_bytes(ENTROPY))
@@ -142,7 +143,7 @@ def _hand_over(text: str, message: str) -> None:
 
 
 def _is_shown() -> bool:
-    return sys.stdout.isatty()
+    return standard_output().isatty()
 
 
 def _only_of(file: TokensFile, agent: str, now: int) -> StaticToken:
@@ -173,7 +174,7 @@ def _as_json(token: StaticToken, now: int) -> dict[str, object]:
     return {
         "id": token.token_id,
         "agent": token.agent,
-        "run_id": f"static-{token.token_id}",
+        "run_id": token.run_id,
         "created": show_time(token.created_at).replace(" ", "T"),
         "expires": show_time(token.expires_at).replace(" ", "T"),
         "good": token.expires_at > now,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from agent_sdk.cli.standard_streams import read_value
 from broker_worker.cli.root import USAGE
-from broker_worker.cli.value_input import read_value
 from broker_worker.files.keys import create_seed, load_seed
 from broker_worker.private_files import make_private_folder
 from broker_worker.providers.local_vault import PASSPHRASE_VARIABLE, LocalVault, VaultKeys, check_entry_name

@@ -5,12 +5,12 @@ import json
 
 import click
 
+from agent_sdk.cli.standard_streams import read_value
 from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.names import check_secret_name
 from broker_worker.app.operator_vault import WriteAction, operator_vault
 from broker_worker.cli.revoke import BY
 from broker_worker.cli.root import USAGE
-from broker_worker.cli.value_input import read_value
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.core.recipes import parse_recipe
 from broker_worker.pipeline.generating import generate as make

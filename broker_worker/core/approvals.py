@@ -14,7 +14,7 @@ from nacl.exceptions import BadSignatureError
 
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import MAX_NAMES, Name, Purpose, RequestId, Time, Way
+from agent_sdk.wire.messages import MAX_NAMES, Delivery, Name, Purpose, RequestId, Time
 
 MAX_REASON: Final = 256
 MAX_BYTES: Final = 32 * 1024
@@ -73,7 +73,7 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     worker: Text
     writes: Text = ""
     content: Digest | None = None
-    deliver: Way = "value"
+    deliver: Delivery = "value"
     actor: Text = ""
 
     def digest(self) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent_sdk.wire.names import NamePattern
+from agent_sdk.wire.static_tokens import RUN_PREFIX
 from agent_sdk.wire.tokens import TrustAnchor
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.budget import Budget
@@ -197,6 +198,11 @@ class StaticToken:
     created_at: int
     expires_at: int
     origin: Origin
+
+    @property
+    def run_id(self) -> str:
+        """The run that its requests count as, which no identity token can name."""
+        return RUN_PREFIX + self.token_id
 
 
 @dataclass(frozen=True, slots=True)

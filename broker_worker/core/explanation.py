@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agent_sdk.wire.messages import Way
+from agent_sdk.wire.messages import Delivery
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, ApprovalRule, Decision, Verb, decide
@@ -59,7 +59,7 @@ def explain(
     now: int,
     verb: Verb = "resolve",
     replaces: bool = False,
-    way: Way = "value",
+    way: Delivery = "value",
 ) -> Explanation:
     """Decide as the broker would for a verified run whose token has no scope of its own.
 

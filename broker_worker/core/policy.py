@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar, get_args
 
-from agent_sdk.wire.messages import Way
+from agent_sdk.wire.messages import Delivery, Way
 from agent_sdk.wire.names import NamePattern
 from broker_worker.core.limits import Rate
 
@@ -19,6 +19,8 @@ VERB_OF: Final[Mapping[str, Verb]] = {"resolve": "resolve", "renew": "resolve", 
 """The verb that an operation on the wire needs."""
 WAYS: Final[tuple[Way, ...]] = get_args(Way)
 """How a value can reach the work."""
+DELIVERIES: Final[tuple[Delivery, ...]] = get_args(Delivery)
+"""What a request can ask for with one name: a way, or two at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ class Grant:
     overwrite: bool = False
     deliver: tuple[Way, ...] = WAYS
 
+    def delivers_both(self, way: Delivery) -> bool:
+        """Whether two ways are asked for, and a value that is read may go both."""
+        return way == "env,file" and "env" in self.deliver and "file" in self.deliver
+
     def unmet(self, run_id: str, purpose: str, now: int, *, replaces: bool = False) -> str | None:
         """The first condition that does not hold, as a reason slug; None if all do."""
         if self.runs is not None and not any(_run_matches(pattern, run_id) for pattern in self.runs):
@@ -140,7 +146,7 @@ class ActsFor:
     deliver: tuple[Way, ...]
     audience: str | None = None
 
-    def covers(self, agent_id: str, way: Way) -> bool:
+    def covers(self, agent_id: str, way: Delivery) -> bool:
         """Whether it may ask for an agent's run, for a value that reaches it in this way."""
         return way in self.deliver and (self.agents is None or agent_id in self.agents)
 
@@ -279,7 +285,7 @@ def decide(
     in_scope: bool = True,
     verb: Verb = "resolve",
     replaces: bool = False,
-    way: Way | None = None,
+    way: Delivery | None = None,
 ) -> Decision:
     """Decide one name of one verified request.
 
@@ -293,7 +299,8 @@ def decide(
         in_scope: whether the token's own scope covers the name.
         verb: what is to be done with the name.
         replaces: whether a write is to replace a version that is there.
-        way: how a value that is read is to reach the work; None if that is not the question.
+        way: how a value that is read is to reach the work, in both of two ways by one entry; None if that is not the
+            question.
 
     Returns:
         The decision; `allowed` only if a grant covers the name and the verb, its conditions hold and no denial covers
@@ -313,7 +320,7 @@ def decide(
         if verb not in grant.actions:
             other = other or Decision(False, "action_not_granted", grant.origin)
             continue
-        if way is not None and way not in grant.deliver:
+        if way is not None and way not in grant.deliver and not grant.delivers_both(way):
             other = Decision(False, "deliver_not_granted", grant.origin)
             continue
         unmet = grant.unmet(run_id, purpose, now, replaces=replaces)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 
 import msgspec
 from aiohttp.web import Response
@@ -19,8 +18,8 @@ from agent_sdk.errors import (
     Unauthenticated,
     Unavailable,
 )
+from broker_worker.problem_details import MEDIA_TYPE, members, retry_header
 
-PROBLEM_TYPE = "application/problem+json"
 APPROVAL_AGAIN_SECONDS = 15
 """When to ask again while people have not decided: they were waited for already."""
 _UNAVAILABLE_AGAIN_SECONDS = 2
@@ -61,18 +60,11 @@ class Refusal(Exception):  # noqa: N818  # what is refused is the call
 
     def response(self) -> Response:
         """The answer."""
-        document: dict[str, object] = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-        }
+        document = members(self.status, self.code, self.detail)
         if self.approvals:
             document["approvals"] = self.approvals
-        headers = {**self.headers, "Content-Type": PROBLEM_TYPE, "Cache-Control": "no-store", "Server": "secret-broker"}
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
+        headers = {**self.headers, "Content-Type": MEDIA_TYPE, "Cache-Control": "no-store", "Server": "secret-broker"}
+        headers |= retry_header(self.retry_after)
         response = Response(status=self.status, body=msgspec.json.encode(document), headers=headers)
         if self.close:
             response.force_close()

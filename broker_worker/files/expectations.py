@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent_sdk.wire.messages import Way
+from agent_sdk.wire.messages import Delivery
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
-from broker_worker.core.policy import VERBS, WAYS, Origin, Verb
+from broker_worker.core.policy import DELIVERIES, VERBS, Origin, Verb
 from broker_worker.files.quantities import parse_moment
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import read_yaml
@@ -47,7 +47,7 @@ class Expectation:
     reason: str | None
     action: Verb = "resolve"
     overwrite: bool = False
-    deliver: Way = "value"
+    deliver: Delivery = "value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def _read_case(section: Section) -> Expectation:
     action, overwrite = section.get("action"), section.get("overwrite")
     word = "resolve" if action is None else action.choice(*VERBS)
     deliver = section.get("deliver")
-    asked = "value" if deliver is None else deliver.choice(*WAYS)
+    asked = "value" if deliver is None else deliver.choice(*DELIVERIES)
     return Expectation(
         origin=section.origin,
         agent=section.require("agent").name(check_agent_id),
@@ -98,5 +98,5 @@ def _read_case(section: Section) -> Expectation:
         reason=None if reason is None else reason.text("a reason such as no_grant"),
         action=next(verb for verb in VERBS if verb == word),
         overwrite=overwrite is not None and overwrite.boolean(),
-        deliver=next(way for way in WAYS if way == asked),
+        deliver=next(way for way in DELIVERIES if way == asked),
     )

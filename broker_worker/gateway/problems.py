@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.responses import JSONResponse
 
 from agent_sdk.errors import NotGranted, Refusal, Unavailable
 from agent_sdk.wire.errors import Code
+from broker_worker.problem_details import MEDIA_TYPE, members, retry_header
 
-MEDIA_TYPE: Final = "application/problem+json"
 APPROVAL_SECONDS: Final = 5
 """When to ask again for what people have to approve."""
 UNAVAILABLE_SECONDS: Final = 1
@@ -78,19 +78,10 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it a problem
 
     def response(self, request_id: str) -> JSONResponse:
         """The answer."""
-        content: dict[str, Any] = {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": self.detail,
-            "code": self.code,
-            "requestId": request_id,
-        }
+        content = {**members(self.status, self.code, self.detail), "requestId": request_id}
         if self.refusals:
             content["refusals"] = [_refusal(each) for each in self.refusals]
-        headers = dict(self.headers)
-        if self.retry_after is not None:
-            headers["Retry-After"] = str(self.retry_after)
+        headers = self.headers | retry_header(self.retry_after)
         if self.status == HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = CHALLENGE
         return JSONResponse(content, self.status, headers, MEDIA_TYPE)

@@ -142,6 +142,7 @@ def _fold_lease(row: Row | None, line: VerifiedLine, key: Key) -> Row:
     if row is None:
         names = ("version", "ends_at", "ended_at", "end_reason", "approval_id", "source", "age_s")
         row = {"lease_id": key[0], "uses": 0, "renewals": 0} | dict.fromkeys(names)
+        row |= dict.fromkeys(("keeper_agent_id", "keeper_run_id"))
         row |= {"agent_id": event.agent_id, "run_id": event.run_id, "secret_name": event.secret_name}
         row |= {"issued_at": at, "expires_at": expires_at or at}
     row["issued_at"] = min(row["issued_at"], at)
@@ -149,6 +150,10 @@ def _fold_lease(row: Row | None, line: VerifiedLine, key: Key) -> Row:
     row["ends_at"] = _greatest(row["ends_at"], _time(event.lease_ends))
     row["version"] = _least(row["version"], event.version)
     row["approval_id"] = _least(row["approval_id"], event.approval_id)
+    if event.actor is not None:
+        agent, _, run = event.actor.partition("/")
+        row["keeper_agent_id"] = _least(row["keeper_agent_id"], _fitting(agent, 64))
+        row["keeper_run_id"] = _least(row["keeper_run_id"], _fitting(run, 128))
     if event.action in _SERVED:
         row["uses"] = min(max(row["uses"], event.uses or 1), _MAX_INT)
         row["source"] = max(row["source"], event.source, key=_SOURCES.index)

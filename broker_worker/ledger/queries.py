@@ -29,7 +29,8 @@ class RunRow:
 class LeaseRow:
     """One lease. Times are ms since the epoch; the fields are the columns of `leases`.
 
-    `cut_at` is when a revocation ended it that no worker recorded for this lease, if one did.
+    The keeper is who asked on the run's behalf and has the value; None if the run has it. `cut_at` is when a revocation
+    ended it that no worker recorded for this lease, if one did.
     """
 
     lease_id: str
@@ -47,6 +48,8 @@ class LeaseRow:
     approval_id: str | None
     source: str | None
     age_s: int | None
+    keeper_agent_id: str | None
+    keeper_run_id: str | None
     cut_at: int | None
 
     @property
@@ -55,8 +58,13 @@ class LeaseRow:
         ends = [at for at in (self.ended_at, self.cut_at) if at is not None]
         return min([self.expires_at, *ends])
 
+    @property
+    def keeper(self) -> str | None:
+        """Agent and run that have the value in place of the run that it was asked for; None if that has it."""
+        return None if self.keeper_agent_id is None else f"{self.keeper_agent_id}/{self.keeper_run_id}"
+
     def is_open(self, now: int) -> bool:
-        """Whether the run may still use the value."""
+        """Whether who has the value may still use it."""
         return now < self.until
 
 
@@ -146,8 +154,8 @@ def list_leases(
 
     Args:
         engine: the ledger.
-        agent: only this agent's.
-        run: only this run's.
+        agent: only what this agent's runs hold, for themselves or for others, and what others hold for them.
+        run: the same of this run.
         secret: only those of this secret.
         version: only those of this version of it.
         open_at: only those that are open at this time, ms since the epoch.
@@ -156,22 +164,23 @@ def list_leases(
     cut_at = revoked_at()
     columns = [LEASES.c[name] for name in LeaseRow.__dataclass_fields__ if name != "cut_at"]
     query = select(*columns, cut_at.label("cut_at")).order_by(LEASES.c.issued_at.desc(), LEASES.c.lease_id).limit(limit)
-    wanted = (
-        (LEASES.c.agent_id, agent),
-        (LEASES.c.run_id, run),
-        (LEASES.c.secret_name, secret),
-        (LEASES.c.version, version),
-    )
-    for column, value in wanted:
-        if value is not None:
-            query = query.where(column == value)
+    own = _equal((LEASES.c.agent_id, agent), (LEASES.c.run_id, run))
+    kept = _equal((LEASES.c.keeper_agent_id, agent), (LEASES.c.keeper_run_id, run))
+    if own:
+        query = query.where(or_(and_(*own), and_(*kept)))
+    query = query.where(*_equal((LEASES.c.secret_name, secret), (LEASES.c.version, version)))
     if open_at is not None:
         query = query.where(is_open(open_at))
     return [LeaseRow(**row) for row in _rows(engine, query)]
 
 
+def _equal(*wanted: tuple[ColumnElement[Any], str | None]) -> list[ColumnElement[bool]]:
+    """The conditions of those that are asked for."""
+    return [column == value for column, value in wanted if value is not None]
+
+
 def is_open(now: int) -> ColumnElement[bool]:
-    """The condition on `leases` that a run may still use the value: not expired, not ended, nothing of it revoked.
+    """The condition on `leases` that the value may still be used: not expired, not ended, nothing of it revoked.
 
     Args:
         now: the time, ms since the epoch.
@@ -202,13 +211,15 @@ def revoked_at() -> ColumnElement[int | None]:
 
 
 def _covers() -> ColumnElement[bool]:
-    """That a row of `revocations` is about a lease, what it gives, or who holds it."""
+    """That a row of `revocations` is about a lease, what it gives, whom it is for, or who has it."""
     secret = literal("secret:") + LEASES.c.secret_name
     return REVOCATIONS.c.subject.in_(
         [
             literal("lease:") + LEASES.c.lease_id,
             literal("run:") + LEASES.c.agent_id + literal("/") + LEASES.c.run_id,
             literal("agent:") + LEASES.c.agent_id,
+            literal("run:") + func.coalesce(LEASES.c.keeper_agent_id + literal("/") + LEASES.c.keeper_run_id, ""),
+            literal("agent:") + func.coalesce(LEASES.c.keeper_agent_id, ""),
             secret,
             secret + literal("@") + cast(func.coalesce(LEASES.c.version, ""), String),
         ]

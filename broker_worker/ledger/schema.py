@@ -99,16 +99,20 @@ LEASES = Table(
     Column("approval_id", String(16)),
     Column("source", String(16)),
     Column("age_s", BigInteger),
+    Column("keeper_agent_id", String(64)),
+    Column("keeper_run_id", String(128)),
     Index("leases_by_secret", "secret_name", "issued_at"),
     Index("leases_by_run", "agent_id", "run_id"),
     Index("leases_by_end", "expires_at"),
     Index("leases_by_time", "issued_at"),
     Index("leases_by_agent", "agent_id", "issued_at"),
+    _index_where("leases_by_keeper", "keeper_agent_id", "keeper_run_id", condition="keeper_agent_id IS NOT NULL"),
 )
 """`expires_at` moves with renewals, `ends_at` is the hard end; `ended_at` is set when it ended before its time.
 
 `source` is where its value came from, the least fresh of its uses: `provider`, `cache`, or `stale` if that was ever
-served past its time. `age_s` is how old it was at most when it was served; null if it always came from its vault."""
+served past its time. `age_s` is how old it was at most when it was served; null if it always came from its vault. The
+keeper is who asked on the run's behalf and has the value; null if that is the run itself."""
 
 APPROVALS = Table(
     "approvals",

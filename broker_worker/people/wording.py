@@ -61,6 +61,7 @@ _WAYS: Final = {
     "value": "read the value",
     "env": "have the value in the environment of a program that it starts",
     "file": "have the value in a file for a program that it starts",
+    "env,file": "have the value in the environment and in a file of a program that it starts",
     "proxy": "use the value through a proxy, without having it",
 }
 

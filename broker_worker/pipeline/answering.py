@@ -48,7 +48,7 @@ def _reply(ask: Ask) -> Reply:
     status: Literal["ok", "partial", "refused"] = "partial" if granted else "refused"
     if granted == len(results):
         status = "ok"
-    return Reply(request_id, status, results=results, names=ask.names)
+    return Reply(request_id, status, results=results, names=ask.names, ways=ask.ways)
 
 
 def encode_refusal(ask: Ask, code: Code, retry_after: int | None = None) -> bytes:

@@ -144,7 +144,7 @@ class Approvals:
             worker=self._worker,
             writes=_writes(ask),
             content=key.content,
-            deliver=ask.deliver or "value",
+            deliver=cases[0].way or "value",
             actor=key.actor,
         )
         matter = self.book.add(request)
@@ -237,7 +237,7 @@ _REFUSALS = {
 
 
 def _by_rule(ask: Ask) -> list[list[Case]]:
-    """The names that need an approval, by the policy entry that says so: one decision each.
+    """The names that need an approval, by the policy entry that says so and the way that they go: one decision each.
 
     Several entries may stand on one line, so what the entry says counts as well.
     """
@@ -246,8 +246,8 @@ def _by_rule(ask: Ask) -> list[list[Case]]:
     return [list(group) for _, group in groupby(guarded, _entry)]
 
 
-def _entry(case: Case) -> tuple[str, str]:
-    return str(case.decision.origin), repr(case.rule)
+def _entry(case: Case) -> tuple[str, str, str]:
+    return str(case.decision.origin), repr(case.rule), case.way or ""
 
 
 def is_approved(matter: Matter | None, configuration: Configuration, now: int) -> bool:
@@ -271,7 +271,7 @@ def _key(ask: Ask, cases: Sequence[Case], policy: str) -> ApprovalKey:
         rule.quorum,
         rule.grant,
         _content(ask),
-        ask.deliver or "value",
+        cases[0].way or "value",
         "" if ask.actor is None else ask.actor.agent_id,
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Request, Source, Way
+from agent_sdk.wire.messages import Delivery, Request, Source, Ways
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
@@ -34,6 +34,7 @@ class Case:
         approval: the approval that it goes on with, waits for, or was refused by.
         age_s: how many seconds ago its value was fetched; None if that was for this request.
         holding: the lease that it is released under, or that is renewed or given back.
+        way: how its value is to reach the work, if it is to be read.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case:
     expires_at: int | None = None
     approval: Matter | None = None
     holding: Holding | None = None
+    way: Delivery | None = None
 
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
         """Refuse this name and forget any value."""
@@ -67,7 +69,7 @@ class Ask:
     Args:
         identity: whose rights decide: the sender's, or that of the run that it asks for.
         actor: the sender, if it asks on behalf of another run.
-        deliver: how a value is to reach the work.
+        deliver: how its values are to reach the work, if all go the same way.
         known_names: those of a report's names that the registry has.
         guarded: whether people may have to approve one of its names.
         writes: whether it stores a value, which the vault must be asked for.
@@ -85,11 +87,12 @@ class Ask:
     reason: str | None = None
     retry_after: int | None = None
     names: tuple[str, ...] = ()
+    ways: tuple[Ways, ...] = ()
     guarded: bool = False
     writes: bool = False
     draft: bytes | None = field(default=None, repr=False)
     actor: RunIdentity | None = None
-    deliver: Way | None = None
+    deliver: Delivery | None = None
     known_names: Container[str] = ()
 
     @property

@@ -1,11 +1,24 @@
 """From an ask to its cases: what the policy and the registry say of each name, and what each name counts against."""
 
+from itertools import islice
+
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Generate, ListNames, Put, Release, Renew, Report, Resolve, Way
+from agent_sdk.wire.messages import (
+    MAX_LISTED,
+    Delivery,
+    Generate,
+    ListNames,
+    Put,
+    Release,
+    Renew,
+    Report,
+    Resolve,
+    Ways,
+)
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.limits import Rate, both
-from broker_worker.core.policy import VERB_OF, Decision, Policy, Verb, decide
+from broker_worker.core.policy import VERB_OF, WAYS, Decision, Policy, Verb, decide
 from broker_worker.core.recipes import parse_recipe
 from broker_worker.core.redaction import repeats
 from broker_worker.pipeline.batch import Action, Ask, Case
@@ -26,7 +39,6 @@ MARKS_MS = 15_000
 """Requests whose deadlines lie in the same 15 s have their replay marks in one hash, which ends as a whole."""
 MARKS_KEPT_MS = 60_000
 """How long marks outlive the deadline, after which the request is refused anyway: workers' clocks may differ."""
-_NAMES_IN_LIST = 1024
 _REMEMBERED = 10_000
 
 
@@ -43,14 +55,19 @@ def open_cases(ask: Ask, configuration: Configuration, now: int) -> None:
         if way == "proxy" and ask.actor is None:  # a value that a proxy alone may use is sealed to no run
             ask.refuse(Code.DENIED, "not_a_proxy")
             return
-        ask.cases = [_case(ask, configuration, name, body.purpose, now, way=way) for name in body.names]
+        if body.ways:
+            ask.deliver = None
+            named = zip(body.names, body.ways, strict=True)
+            ask.cases = [_case(ask, configuration, name, body.purpose, now, way=own) for name, own in named]
+        else:
+            ask.cases = [_case(ask, configuration, name, body.purpose, now, way=way) for name in body.names]
         for case in ask.cases:
             if case.rule is not None:
                 ask.guarded = True
         if len(ask.cases) > 1:
             _refuse_beyond_burst(ask, configuration)
     elif isinstance(body, ListNames):
-        ask.names = _names_for(ask, configuration, now)
+        ask.names, ask.ways = _names_for(ask, configuration, now)
     elif isinstance(body, Report):
         ask.known_names = configuration.registry  # whose calls they are is proved, and that is all there is to it
     elif isinstance(body, Put | Generate):
@@ -112,7 +129,7 @@ def _decided(
     verb: Verb = "resolve",
     *,
     replaces: bool = False,
-    way: Way | None = None,
+    way: Delivery | None = None,
 ) -> Decision:
     identity = ask.identity
     in_scope = identity.in_scope(name) and (ask.actor is None or ask.actor.in_scope(name))
@@ -139,11 +156,11 @@ def _case(
     verb: Verb = "resolve",
     *,
     replaces: bool = False,
-    way: Way | None = None,
+    way: Delivery | None = None,
 ) -> Case:
     decision = _decided(ask, configuration, name, purpose, now, verb, replaces=replaces, way=way)
     grant = decision.grant
-    case = Case(name, decision, configuration.entry_of(name), None if grant is None else grant.approval)
+    case = Case(name, decision, configuration.entry_of(name), None if grant is None else grant.approval, way=way)
     if not decision.allowed:
         case.refuse(Code.DENIED, decision.reason)
     elif case.entry is None:
@@ -151,16 +168,25 @@ def _case(
     return case
 
 
-def _names_for(ask: Ask, configuration: Configuration, now: int) -> tuple[str, ...]:
-    """The names that this run could resolve now, if it said what for."""
+def _names_for(ask: Ask, configuration: Configuration, now: int) -> tuple[tuple[str, ...], tuple[Ways, ...]]:
+    """The names that this run could resolve now, if it said what for, and the ways that each value may go."""
     agent = configuration.policy.agents.get(ask.identity.agent_id)
     if agent is None:
-        return ()
+        return (), ()
     exact = [grant.pattern.text for grant in agent.grants if grant.pattern.is_exact]
     wide = any(not grant.pattern.is_exact for grant in agent.grants)
     names = sorted(configuration.registry) if wide else sorted(set(exact))
-    allowed = (name for name in names if _case(ask, configuration, name, "list", now).code is None)
-    return tuple(name for name, _ in zip(allowed, range(_NAMES_IN_LIST), strict=False))
+    cases = (_case(ask, configuration, name, "list", now) for name in names)
+    allowed = list(islice((case for case in cases if case.code is None), MAX_LISTED))
+    return tuple(case.name for case in allowed), tuple(_ways_of(ask, configuration, case, now) for case in allowed)
+
+
+def _ways_of(ask: Ask, configuration: Configuration, case: Case, now: int) -> Ways:
+    """The ways that a value may go which this run could resolve: perhaps another entry's are among them."""
+    grant = case.decision.grant
+    if grant is not None and grant.deliver == WAYS:
+        return WAYS
+    return tuple(way for way in WAYS if _decided(ask, configuration, case.name, "list", now, way=way).allowed)
 
 
 class Limits:

@@ -10,7 +10,7 @@ from hmac import compare_digest
 from typing import TypeVar
 
 from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import Report, Resolve, Subject, Way
+from agent_sdk.wire.messages import Delivery, Report, Resolve, Subject
 from agent_sdk.wire.proof import verify_proof
 from agent_sdk.wire.static_tokens import PREFIX, parse
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier
@@ -60,7 +60,7 @@ class Subjects:
         assert isinstance(body, Resolve | Report)
         assert body.subject is not None
         actor = ask.actor = ask.actor or ask.identity
-        way: Way = body.deliver if isinstance(body, Resolve) else "proxy"
+        way: Delivery = body.deliver if isinstance(body, Resolve) else "proxy"
         grace = REPORT_GRACE_MS if isinstance(body, Report) else 0
         agent = configuration.policy.agents.get(actor.agent_id)
         acts_for = None if agent is None else agent.acts_for
@@ -174,9 +174,9 @@ def _static_identity(token: str, static: Mapping[str, StaticToken]) -> RunIdenti
     return RunIdentity(
         issuer=STATIC_ISSUER,
         agent_id=found.agent,
-        run_id=f"static-{found.token_id}",
+        run_id=found.run_id,
         run_public_key=shown.digest,
-        token_id=f"static-{found.token_id}",
+        token_id=found.run_id,
         issued_at=found.created_at,
         expires_at=found.expires_at,
     )

@@ -41,7 +41,7 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         code=case.code,
         reason=case.reason,
         action=ask.action,
-        deliver=ask.deliver,
+        deliver=case.way,
         actor=_actor(ask),
         purpose=ask.purpose or None,
         rule=None if origin is None else str(origin),

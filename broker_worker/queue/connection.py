@@ -107,10 +107,10 @@ class QueueConnection(asyncio.Protocol):
         Raises:
             QueueError: if the connection broke.
         """
-        if poll_us and not self._replies:
+        replies = self._replies
+        if poll_us and not replies:
             until = time.monotonic_ns() + poll_us * 1000
-            # ASYNC110: an event would let the processor sleep
-            while not self._replies and self._broken is None and time.monotonic_ns() < until:  # noqa: ASYNC110
+            while not replies and self._broken is None and time.monotonic_ns() < until:  # noqa: ASYNC110  # events sleep
                 await asyncio.sleep(0)
         (reply,) = await self.receive_many(1)
         return reply

@@ -219,6 +219,8 @@ class LedgerFilling:
             "ended_at": at + 60_000 if self._number % 10 == 0 else None,
             "end_reason": "released" if self._number % 10 == 0 else None,
             "approval_id": None,
+            "keeper_agent_id": "egress" if self._number % 5 == 0 else None,
+            "keeper_run_id": "run-9" if self._number % 5 == 0 else None,
         }
         self._open[agent, run_id, name] = lease
         self.rows["leases"].append(lease)

@@ -71,7 +71,7 @@ def story() -> dict[str, list[list[AuditRecord]]]:
         ],
     ]
     second = [
-        [record(at=500, run_id="run-2", lease_id=lease(3), uses=1, expires_at=5 * MINUTE)],
+        [record(at=500, run_id="run-2", lease_id=lease(3), uses=1, expires_at=5 * MINUTE, actor="egress/run-9")],
         [record("approval_decided", at=4000, outcome="granted", approver="ana", reason="fine", **asked)],
         [record(at=7000, action="renew", **{**opened, "expires_at": 20 * MINUTE})],
         [record(at=8000, action="release", lease_id=lease(2), secret_name="db.password")],

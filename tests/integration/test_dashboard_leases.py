@@ -3,7 +3,7 @@
 import httpx
 import pytest
 from dashboard_house import NOW, House
-from ledger_rows import HOUR, LEASE, lease, revoked
+from ledger_rows import HOUR, LEASE, lease, revoked, run
 
 from broker_worker.core.errors import SetupError
 from broker_worker.people.revoking import NotAnnouncedError
@@ -39,6 +39,20 @@ async def test_how_fresh_a_value_was_is_shown(house: House, browser: httpx.Async
     shown = (await browser.get("/leases")).text
     assert ">stale<" in shown
     assert "11 min old" in shown
+
+
+async def test_who_has_a_value_on_behalf_of_a_run_is_shown(house: House, browser: httpx.AsyncClient) -> None:
+    """With links to both; an order about who has it ends it."""
+    run(house)
+    lease(house)
+    assert 'href="/agents/egress"' not in (await browser.get("/leases")).text
+    lease(house, lease_id="01" * 16, keeper_agent_id="egress", keeper_run_id="run-9")
+    for address in ("/leases", "/runs/claude/run-1"):
+        shown = (await browser.get(address)).text
+        assert 'by <a href="/agents/egress">egress</a>' in shown
+        assert 'href="/runs/egress/run-9">run-9</a>' in shown
+    revoked(house, "run:egress/run-9")
+    assert "01" * 16 not in (await browser.get("/leases")).text
 
 
 @pytest.mark.parametrize("state", ["", "all"])

@@ -232,6 +232,7 @@ def test_a_command_finds_its_credential_file(settings: Settings, tmp_path: Path)
         (["--agent", "claude", "--ttl", "soon", "true"], 2, "expected a number and its unit, such as 90s, 10m, 8h"),
         (["--agent", "claude", "--ttl", "365d", "true"], 7, "may sign for 28800 s at most; asked for 31536000 s"),
         (["--agent", "claude", "--run", "My Run", "true"], 2, "run id 'My Run' is not in canonical form"),
+        (["--agent", "claude", "--run", "static-x", "true"], 2, "begin with `static-` are those of static tokens"),
         (["--agent", "claude", "--scope", "Open AI", "true"], 2, "this secret-name pattern is not valid"),
         (["--agent", "claude", "--task", "x\x1by", "true"], 2, "a task is a printable text"),
     ],

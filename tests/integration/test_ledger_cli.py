@@ -122,6 +122,62 @@ def test_leases_are_those_that_are_open_unless_all_are_asked_for(ledger: Path) -
     assert (one["source"], one["age_s"]) == ("cache", 41)
 
 
+@pytest.fixture
+def delegated(home: Path) -> Path:
+    """The same home with a ledger; a proxy's run has a value that it asked for on behalf of `claude/run-1`."""
+    settings = Settings(home=home)
+    identity = load_broker_keys(settings.keys_dir).identity_seed
+    sink = JsonlSink(settings.audit_dir, "worker-2", identity, TurnedClock(), write_ahead_bytes=0)
+    held: dict[str, Any] = {"lease_id": lease(3), "version": "v1", "expires_at": NOW + 10 * MINUTE}
+    held |= {"secret_name": "stripe.key", "deliver": "proxy", "actor": "egress/run-9"}
+    sink.append([record(at=NOW - 2000, uses=1, **held)])
+    refused: dict[str, Any] = {"outcome": "refused", "code": "denied", "reason": "may_not_act_for_this_agent"}
+    sink.append([record("request_refused", at=NOW - 1500, agent_id="egress", run_id="run-9", **refused)])
+    sink.close()
+    invoke(home, "ledger", "rebuild")
+    return home
+
+
+def test_who_has_a_value_on_behalf_of_a_run_is_shown(delegated: Path) -> None:
+    """In the list, and in the story of the run and of who acts for it; one's own is held by itself."""
+    rows = [re.split(r"  +", line) for line in invoke(delegated, "leases", "list").output.splitlines()]
+    assert [row[1:4] for row in rows] == [
+        ["AGENT/RUN", "HELD BY", "SECRET"],
+        ["claude/run-1", "egress/run-9", "stripe.key"],
+        ["claude/run-1", "itself", "openai.api_key"],
+    ]
+    story = invoke(delegated, "runs", "show", "claude/run-1").output.splitlines()
+    assert re.search(r"^holds now: stripe.key until .* \(egress/run-9 has it\), openai.api_key until [^(]*$", story[-1])
+    own, kept = invoke(delegated, "runs", "show", "egress/run-9").output.splitlines()[-2:]
+    assert own == "holds now: nothing"
+    assert kept.startswith("holds for others: stripe.key for claude/run-1 until ")
+    for arguments in (["--agent", "egress"], ["--run", "run-9"], ["--agent", "egress", "--run", "run-9"]):
+        (one,) = invoke(delegated, "leases", "list", "--json", *arguments).output.splitlines()
+        found = json.loads(one)
+        assert (found["secret_name"], found["keeper_agent_id"], found["keeper_run_id"]) == (
+            "stripe.key",
+            "egress",
+            "run-9",
+        )
+    assert invoke(delegated, "leases", "list", "--json", "--agent", "egress", "--run", "run-1").output == ""
+
+
+@pytest.mark.parametrize("subject", ["agent:egress", "run:egress/run-9", "run:claude/run-1"])
+def test_an_order_about_who_has_a_value_ends_what_it_has_for_others(delegated: Path, subject: str) -> None:
+    """Also in the ledger, where no worker recorded the end of the lease; what the run has itself is another's."""
+    settings = Settings(home=delegated)
+    identity = load_broker_keys(settings.keys_dir).identity_seed
+    sink = JsonlSink(settings.audit_dir, "worker-3", identity, TurnedClock(), write_ahead_bytes=0)
+    nobody: dict[str, Any] = {"agent_id": None, "run_id": None}
+    sink.append([record("revoked", at=NOW - 500, subject=subject, reason="x", approver="bo", **nobody)])
+    sink.close()
+    invoke(delegated, "ledger", "rebuild")
+    names = [
+        json.loads(one)["secret_name"] for one in invoke(delegated, "leases", "list", "--json").output.splitlines()
+    ]
+    assert names == ([] if subject == "run:claude/run-1" else ["openai.api_key"])
+
+
 def test_exposure_names_every_run_that_held_a_secret(ledger: Path) -> None:
     """Since when and until when, by version where one is named."""
     shown = invoke(ledger, "exposure", "--secret", "openai.api_key").output

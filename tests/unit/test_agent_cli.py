@@ -151,7 +151,19 @@ def test_generate_stores_a_value_that_nobody_sees(agent: Agent, desk: FakeDesk) 
 def test_list_tells_names(agent: Agent) -> None:
     """For people a line each, for scripts an object."""
     assert agent("list").stdout == "a.key\nb.key\n"
-    assert json.loads(agent("list", "--json").stdout) == {"names": ["a.key", "b.key"]}
+    assert json.loads(agent("list", "--json").stdout)["names"] == ["a.key", "b.key"]
+
+
+def test_list_tells_the_ways_that_are_left(agent: Agent, desk: FakeDesk) -> None:
+    """Behind a tab, where the policy narrows them: a name that only a proxy can use is seen to be one."""
+    desk.values |= {"c.key": "value-c"}
+    desk.ways = {"b.key": ("proxy",), "c.key": ("env", "file")}
+    assert agent("list").stdout == "a.key\nb.key\tproxy only\nc.key\tenv, file\n"
+    assert json.loads(agent("list", "--json").stdout) == {
+        "names": ["a.key", "b.key", "c.key"],
+        "ways": {"a.key": ["value", "env", "file", "proxy"], "b.key": ["proxy"], "c.key": ["env", "file"]},
+    }
+    assert agent("get", "b.key").exit_code == 1
 
 
 def test_whoami_shows_no_key(agent: Agent, desk: FakeDesk) -> None:
@@ -190,7 +202,11 @@ def test_a_refusal_says_what_to_do(agent: Agent, desk: FakeDesk, code: Code, hin
         (["--on-revoke", "SIGFOO", "--", "true"], "expected end, ignore or a signal such as TERM, HUP or USR1"),
         (["--env", "A=plain", "--", "true"], "--env A takes a reference, secret://…"),
         (["--timeout", "0", "--", "true"], "0.0 is not in the range"),
-        ([*(f"--env=A{n}=secret://k{n}" for n in range(65)), "--", "true"], "can be given 64 secrets in one way"),
+        ([*(f"--env=A{n}=secret://k{n}" for n in range(65)), "--", "true"], "can be given 64 secrets; found 65"),
+        (
+            [*(f"--env=A{n}=secret://k{n}" for n in range(64)), "--file=F=secret://f", "--", "true"],
+            "can be given 64 secrets; found 65",
+        ),
     ],
 )
 def test_a_run_that_is_not_understood_starts_nothing(agent: Agent, arguments: list[str], expected: str) -> None:

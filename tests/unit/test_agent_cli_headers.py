@@ -1,6 +1,5 @@
 """`secret-agent headers`: what a run sends of itself, and a proof that its key is there."""
 
-import sys
 import time
 from datetime import timedelta
 
@@ -45,7 +44,7 @@ def test_the_lines_are_what_the_gateway_reads(credential: RunCredential) -> None
 
 def test_a_token_is_not_shown_on_a_terminal(credential: RunCredential, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would stay in the terminal's history."""
-    monkeypatch.setattr("agent_sdk.cli.headers.sys", _Terminal())
+    monkeypatch.setattr("agent_sdk.cli.headers.standard_output", _Terminal)
     result = run(credential)
     assert result.exit_code == 2
     assert "pipe it into what sends it" in result.stderr
@@ -53,8 +52,9 @@ def test_a_token_is_not_shown_on_a_terminal(credential: RunCredential, monkeypat
 
 
 class _Terminal:
-    stdout = type("Stdout", (), {"isatty": staticmethod(lambda: True)})
-    stderr = sys.stderr
+    @staticmethod
+    def isatty() -> bool:
+        return True
 
 
 def test_an_audience_that_no_gateway_has_is_refused(credential: RunCredential) -> None:

@@ -56,6 +56,7 @@ def test_an_empty_scope_covers_nothing(issuer: RunIssuer, verifier: TokenVerifie
     ("arguments", "expected"),
     [
         ({"agent_id": "Claude"}, "agent id 'Claude' is not in canonical form"),
+        ({"run_id": "static-site"}, "ids of runs and of tokens that begin with `static-` are those of static tokens"),
         ({"run_id": ""}, "run id '' is not in canonical form"),
         ({"run_id": "Run"}, "run id 'Run' is not in canonical form"),
         ({"ttl": timedelta(0)}, "ttl is at least a second"),

@@ -83,6 +83,11 @@ def test_what_the_tables_say_of_the_story(expected: dict[str, list[tuple[object,
     assert (one["uses"], one["renewals"], one["version"], one["ended_at"]) == (2, 1, "v7", None)
     assert one["expires_at"] == START + 20 * MINUTE
     assert [(row["source"], row["age_s"]) for row in (one, two, three)] == [("cache", 41), ("stale", 700), (None, None)]
+    assert [(row["keeper_agent_id"], row["keeper_run_id"]) for row in (one, two, three)] == [
+        (None, None),
+        (None, None),
+        ("egress", "run-9"),
+    ]
     assert one["ends_at"] == START + 60 * MINUTE
     assert (two["ended_at"], two["end_reason"]) == (START + 8000, "released")
     assert (three["ended_at"], three["end_reason"]) == (START + 9060, "x")
@@ -179,17 +184,22 @@ def test_the_steps_make_the_tables_that_the_program_knows(tmp_path: Path) -> Non
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
-def test_a_ledger_of_before_is_told_how_fresh_its_leases_were(folder: Path, tmp_path: Path) -> None:
-    """The step that adds it reads it from the events that are there."""
+def test_a_ledger_of_before_is_told_how_fresh_its_leases_were_and_who_had_them(folder: Path, tmp_path: Path) -> None:
+    """The steps that add it read it from the events that are there."""
     shutil.copytree(folder.parent / "expected", tmp_path / "before")
     engine = open_database(f"sqlite:///{tmp_path / 'before' / 'ledger.sqlite3'}", writing=True)
     with engine.begin() as connection:
-        for column in ("source", "age_s"):
+        connection.execute(text("DROP INDEX leases_by_keeper"))
+        for column in ("source", "age_s", "keeper_agent_id", "keeper_run_id"):
             connection.execute(text(f"ALTER TABLE leases DROP COLUMN {column}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     migrate(engine)
-    found = {row["lease_id"]: (row["source"], row["age_s"]) for row in rows(engine, "leases")}
-    assert found == {lease(1): ("cache", 41), lease(2): ("stale", 700), lease(3): (None, None)}
+    names = ("source", "age_s", "keeper_agent_id", "keeper_run_id")
+    assert {row["lease_id"]: tuple(row[name] for name in names) for row in rows(engine, "leases")} == {
+        lease(1): ("cache", 41, None, None),
+        lease(2): ("stale", 700, None, None),
+        lease(3): (None, None, "egress", "run-9"),
+    }
 
 
 @pytest.mark.parametrize("opened", [open_database, read_only])

@@ -8,14 +8,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_sdk.wire.messages import Way
+from agent_sdk.wire.messages import Delivery, Way
 from agent_sdk.wire.names import NamePattern
 from broker_worker.cli import main
 from broker_worker.core.configuration import CacheSettings, Configuration
 from broker_worker.core.digest import policy_digest
 from broker_worker.core.errors import ConfigError
 from broker_worker.core.lint import lint
-from broker_worker.core.policy import WAYS, ActsFor, AgentPolicy, Grant, Origin, Policy, decide
+from broker_worker.core.policy import DELIVERIES, WAYS, ActsFor, AgentPolicy, Grant, Origin, Policy, decide
 from broker_worker.files.policy import read_policy
 from broker_worker.files.sections import Section
 from broker_worker.files.yaml_reader import parse_yaml
@@ -35,12 +35,12 @@ def configured(text: str) -> Configuration:
     return Configuration(read(text), {}, CacheSettings(), (), (), "", policy_only=True)
 
 
-@given(deliver=st.sets(st.sampled_from(WAYS), min_size=1), way=st.sampled_from(WAYS))
-def test_a_value_reaches_the_work_only_in_the_ways_that_are_named(deliver: set[Way], way: Way) -> None:
-    """No way implies another, whichever are allowed."""
+@given(deliver=st.sets(st.sampled_from(WAYS), min_size=1), way=st.sampled_from(DELIVERIES))
+def test_a_value_reaches_the_work_only_in_the_ways_that_are_named(deliver: set[Way], way: Delivery) -> None:
+    """No way implies another, whichever are allowed, and two at once take both."""
     policy = Policy({"codex": AgentPolicy("codex", HERE, (Grant(NamePattern("one"), HERE, deliver=tuple(deliver)),))})
     decision = decide(policy, "codex", "run-1", "one", purpose="", now=NOW, way=way)
-    assert decision.allowed == (way in deliver)
+    assert decision.allowed == (set(way.split(",")) <= deliver)
     assert decision.allowed or decision.reason == "deliver_not_granted"
 
 
@@ -155,17 +155,18 @@ def test_people_can_ask_what_holds_for_a_way(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("agents:\n  codex:\n    allow:\n      - {secret: one, deliver: [proxy]}\n")
     told = {}
-    for way in WAYS:
+    for way in DELIVERIES:
         arguments = ["policy", "explain", "--agent", "codex", "--secret", "one", "--deliver", way, "--json"]
         result = CliRunner().invoke(main, [*arguments, "--file", str(policy)])
         told[way] = json.loads(result.output)["decision"], json.loads(result.output)["reason"]
     assert told["proxy"] == ("allow", "granted")
-    assert {told[way] for way in WAYS if way != "proxy"} == {("deny", "deliver_not_granted")}
-    shown = CliRunner().invoke(main, [*arguments[:-1], "--file", str(policy)])
+    assert {told[way] for way in DELIVERIES if way != "proxy"} == {("deny", "deliver_not_granted")}
+    shown = CliRunner().invoke(main, [*arguments[:-3], "--deliver", "proxy", "--file", str(policy)])
     assert shown.output.startswith("allow: codex asks for one as proxy in run-0\n")
     table = tmp_path / "cases.yaml"
     table.write_text(
         "policy: policy.yaml\ncases:\n  - {agent: codex, secret: one, deliver: proxy, expect: allow}\n"
         "  - {agent: codex, secret: one, expect: deny, reason: deliver_not_granted}\n"
+        '  - {agent: codex, secret: one, deliver: "env,file", expect: deny, reason: deliver_not_granted}\n'
     )
-    assert CliRunner().invoke(main, ["policy", "test", str(table)]).output == "2 of 2 cases hold\n"
+    assert CliRunner().invoke(main, ["policy", "test", str(table)]).output == "3 of 3 cases hold\n"

@@ -28,6 +28,13 @@ def test_a_variable_that_names_a_file_is_no_variable_with_a_value() -> None:
     assert environment.filled({}, {"KEY": "/dev/fd/10"}) == {b"KEY": b"/dev/fd/10"}
 
 
+def test_each_secret_is_wanted_once_however_many_variables_it_goes_into() -> None:
+    """In the way, or in both ways, that they take."""
+    options, files = ["A=secret://one", "B=secret://one", "C=secret://two"], ["D=secret://two", "E=secret://three"]
+    wanted = read_environment({}, [], options, files).wanted
+    assert list(wanted.items()) == [("one", "env"), ("two", "env,file"), ("three", "file")]
+
+
 def test_the_credential_of_the_run_is_not_handed_on() -> None:
     """However it came."""
     own = {f"SECRET_BROKER_CREDENTIAL{end}": "3" for end in ("", "_FD", "_FILE")}

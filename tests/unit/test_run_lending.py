@@ -52,7 +52,7 @@ def told() -> list[str]:
 @pytest.fixture
 def lending(connect: Connect, told: list[str]) -> Iterator[Lending]:
     lending = Lending(connect, told.append)
-    lending.fetch({"env": ["a.key", "b.key"]}, "", 5)
+    lending.fetch({"a.key": "env", "b.key": "env"}, "", 5)
     yield lending
     lending.close()
 
@@ -100,7 +100,7 @@ def test_what_was_taken_back_before_the_command_ran_is_told_as_well(
 def test_everything_is_given_back_at_the_end(connect: Connect, desk: FakeDesk, told: list[str]) -> None:
     """Whether or not a command was started."""
     lending = Lending(connect, told.append)
-    lending.fetch({"env": ["a.key"], "file": ["b.key"]}, "", 5)
+    lending.fetch({"a.key": "env", "b.key": "file"}, "", 5)
     lending.close()
     assert [lease.ended for lease in desk.leases] == ["released", "released"]
     assert told == []

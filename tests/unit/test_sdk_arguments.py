@@ -57,6 +57,37 @@ def test_names_of_the_wrong_type_are_an_invalid_request(names: Any, expected: st
         broker.get_many(names)
 
 
+@pytest.mark.parametrize(
+    ("deliver", "expected"),
+    [
+        (CANARY, "a way to deliver is one of 'value', 'env', 'file', 'proxy', 'env,file'"),
+        (3, "a way to deliver is one of"),
+        (["env", "file"], "a way to deliver is one of"),
+        ({"a": "env", "b": CANARY}, "a way to deliver is one of"),
+        ({"a": "env", "b": ["file"]}, "a way to deliver is one of"),
+        ({"a": "env"}, "ways to deliver are given for exactly the names that are asked for"),
+        ({"a": "env", "b": "env", CANARY: "file"}, "ways to deliver are given for exactly the names"),
+        ({"a": "env", "b": "proxy"}, "what goes to a proxy is asked for by itself"),
+    ],
+)
+def test_a_way_that_is_none_is_an_invalid_request(deliver: Any, expected: str) -> None:
+    """For all names or for one of them; nothing is sent, and what was passed by mistake is not repeated."""
+    with FakeSecretBroker({"a": "x", "b": "y"}) as broker:
+        with pytest.raises(InvalidRequest, match=expected) as caught:
+            broker.get_many(["a", "b"], deliver=deliver)
+        assert CANARY not in f"{caught.value!r} {caught.value.__cause__!r} {caught.value.__context__!r}"
+        assert broker.desk.requests == []
+
+
+async def test_what_is_asked_on_behalf_of_a_run_goes_one_way() -> None:
+    """The broker would not answer to anything else, so nothing is sent."""
+    async with FakeAsyncSecretBroker({"a": "x", "b": "y"}) as broker:
+        with pytest.raises(InvalidRequest, match="on behalf of a run goes one way"):
+            await broker.get_many(["a", "b"], deliver={"a": "env", "b": "file"}, on_behalf_of=Subject("t"))
+        await broker.get_many(["a", "b"], deliver={"a": "file", "b": "file"}, on_behalf_of=Subject("t"))
+        assert [(each.deliver, each.ways) for each in broker.desk.requests] == [("file", {})]
+
+
 def test_a_client_is_not_made_with_a_timeout_that_is_none() -> None:
     """Not at the first request, when the agent is half-way through its work."""
     with pytest.raises(InvalidRequest, match="a timeout is a positive number of seconds; got 0"):
@@ -72,6 +103,12 @@ def test_a_request_that_is_refused_as_a_whole_grants_nothing(code: Code) -> None
     with pytest.raises(NotGranted) as caught:
         answer.raise_if_refused()
     assert type(caught.value) is {Code.DENIED: Denied, Code.REVOKED: Revoked}[code]
+
+
+def test_a_list_that_does_not_say_the_ways_of_each_name_says_none() -> None:
+    """No name is shown with the ways of another."""
+    reply = Reply(bytes(16), "ok", names=("a", "b"), ways=(("env",),))
+    assert settle(reply, (), Holdings(wall_clock), 0).names == {"a": (), "b": ()}
 
 
 def test_the_package_lists_each_of_its_names_once() -> None:

@@ -45,6 +45,7 @@ def test_the_blocking_client_gets_lists_and_refuses(broker: FakeSecretBroker) ->
     assert broker.get_many(["a.key", "b.key"])["b.key"].reveal_bytes() == b"\xff"
     assert [refusal.name for refusal in broker.get_many(["a.key", "c"], partial=True).refusals] == ["c"]
     assert broker.list_names() == ("a.key", "b.key")
+    assert broker.list_ways() == dict.fromkeys(("a.key", "b.key"), ("value", "env", "file", "proxy"))
     with pytest.raises(Denied):
         broker.get("c")
 

@@ -12,7 +12,15 @@ from agent_sdk.wire.request_decoder import RequestDecoder
 NOW = 1_790_000_000_000
 TIMES = st.integers(0, 2**53 - 1) | st.integers(2**32 - 2, 2**32 + 2) | st.integers(NOW, NOW + 10)
 BODIES = st.sampled_from(
-    [Resolve(("openai.api_key",), "tests"), Resolve(("a", "b"), ttl=5), ListNames(), Put("a", b"a-value", "tests")]
+    [
+        Resolve(("openai.api_key",), "tests"),
+        Resolve(("a", "b"), ttl=5),
+        Resolve(("a", "b"), ways=("env", "file")),
+        Resolve(("a", "b"), ways=("file", "env")),
+        Resolve(("a", "b"), ways=("env", "env")),
+        ListNames(),
+        Put("a", b"a-value", "tests"),
+    ]
 )
 REQUESTS = st.builds(
     Request, st.binary(min_size=16, max_size=16), TIMES, TIMES, st.sampled_from(["t", "u" * 600]), BODIES

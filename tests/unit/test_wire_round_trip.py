@@ -4,9 +4,11 @@ import string
 from typing import get_args
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_sdk.request import asked_again, checked_resolve
 from agent_sdk.wire import audit, keynames, messages
 from agent_sdk.wire.codec import pad, unpad
 from agent_sdk.wire.errors import Code, WireError
@@ -22,12 +24,23 @@ lease = st.binary(min_size=17, max_size=512)
 approval = st.binary(min_size=8, max_size=8)
 purpose = st.text(max_size=messages.MAX_PURPOSE)
 value = st.binary(max_size=600)
+names = st.lists(secret_name, min_size=1, max_size=messages.MAX_NAMES, unique=True).map(tuple)
+way = st.sampled_from(get_args(messages.Way))
+delivery = st.sampled_from(get_args(messages.Delivery))
+own_delivery = st.sampled_from(get_args(messages.OwnDelivery))
 operation = st.one_of(
     st.builds(
         messages.Resolve,
-        st.lists(secret_name, min_size=1, max_size=messages.MAX_NAMES, unique=True).map(tuple),
+        names,
         purpose,
         st.none() | st.integers(1, messages.MAX_TTL_SECONDS),
+        delivery,
+    ),
+    st.builds(
+        lambda ways: messages.Resolve(tuple(ways), ways=tuple(ways.values())),
+        st.dictionaries(secret_name, own_delivery, min_size=2, max_size=messages.MAX_NAMES).filter(
+            lambda ways: len(set(ways.values())) > 1
+        ),
     ),
     st.builds(messages.Put, secret_name, value, purpose),
     st.builds(messages.Generate, secret_name, st.text(min_size=1, max_size=64), purpose),
@@ -66,6 +79,7 @@ reply = st.builds(
     retry_after=st.none() | time,
     results=st.lists(result, max_size=6).map(tuple),
     names=st.lists(secret_name, max_size=6).map(tuple),
+    ways=st.lists(st.lists(way, min_size=1, max_size=4).map(tuple), max_size=6).map(tuple),
 )
 notice = st.builds(
     messages.Notice,
@@ -84,6 +98,30 @@ def test_a_request_survives_the_wire(sent: messages.Request) -> None:
     read = messages.decode_request(raw)
     assert read == sent
     assert messages.encode_request(read) == raw
+
+
+@given(names, st.data())
+def test_what_is_asked_for_in_which_ways_has_one_form(asked: tuple[str, ...], data: st.DataObject) -> None:
+    """However a caller says it, the broker reads for each name what was said; what could be said shorter is refused."""
+    ways = {name: data.draw(own_delivery) for name in asked}
+    body = checked_resolve(asked, "", None, ways)
+    read = messages.decode_request(messages.encode_request(messages.Request(bytes(16), 1, 2, "t", body))).body
+    assert isinstance(read, messages.Resolve)
+    assert dict(zip(read.names, read.ways or [read.deliver] * len(asked), strict=True)) == ways
+    assert body == checked_resolve(asked, "", None, body.deliver if not body.ways else ways)
+    long = messages.Resolve(asked, ways=tuple(ways.values()))
+    if long != body:
+        with pytest.raises(WireError, match="deliver"):
+            messages.decode_request(messages.encode_request(messages.Request(bytes(16), 1, 2, "t", long)))
+
+
+@given(names.filter(lambda asked: len(asked) > 1), st.data())
+def test_asking_again_for_some_names_keeps_their_ways(asked: tuple[str, ...], data: st.DataObject) -> None:
+    """What is left of a request is a request of its own, in the one form that it has."""
+    ways = {name: data.draw(own_delivery) for name in asked}
+    some = tuple(name for name in asked if data.draw(st.booleans())) or asked[:1]
+    again = asked_again(checked_resolve(asked, "why", 60, ways), some)
+    assert again == checked_resolve(some, "why", 60, {name: ways[name] for name in some})
 
 
 @settings(max_examples=50)  # a large one takes long to draw
@@ -146,6 +184,7 @@ record = st.builds(
     task=optional_text,
     code=code,
     outcome=st.sampled_from([None, "granted", "refused"]),
+    deliver=st.none() | delivery,
     uses=st.none() | st.integers(1, 2**53),
     approver=optional_text,
     subject=optional_text,

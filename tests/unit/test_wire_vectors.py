@@ -29,18 +29,18 @@ from agent_sdk.wire.tokens import RunIdentity, TokenVerifier, TrustAnchor
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 COUNTS = {
-    "audit.json": 90,
+    "audit.json": 98,
     "certificates.json": 25,
     "envelopes.json": 51,
     "keynames.json": 18,
     "keys.json": 34,
-    "messages.json": 183,
+    "messages.json": 211,
     "names.json": 49,
     "padding.json": 12,
     "patterns.json": 22,
     "proofs.json": 66,
     "static_tokens.json": 17,
-    "tokens.json": 111,
+    "tokens.json": 119,
 }
 Case = dict[str, Any]
 

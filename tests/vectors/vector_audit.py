@@ -95,6 +95,7 @@ _PEOPLE: dict[str, dict[str, object]] = {
     "rotation": {"secret_name": "db.root", "outcome": "refused", "reason": "probe_failed", "approver": "schedule"},
     "write_unsettled": {"secret_name": "db.root", "request_id": "0123456789abcdef0123456789abcdef"},
 }
+_DELIVERIES = ("value", "env", "file", "proxy", "env,file")
 
 
 def _place(sequence: int, prev: str, **more: object) -> dict[str, object]:
@@ -114,6 +115,10 @@ def _line(record: dict[str, Any], sequence: int = 0, prev: str = _GENESIS, **mor
 
 def _event(event: str, fields: dict[str, object]) -> dict[str, object]:
     return {"v": 1, "event": event, "timestamp": "2027-01-15T08:00:00.000Z", **fields}
+
+
+def _delivered(way: object) -> dict[str, object]:
+    return _event("access", {"secret_name": "db.root", "outcome": "granted", "action": "resolve", "deliver": way})
 
 
 def _hash(line: bytes) -> str:
@@ -174,6 +179,9 @@ def _line_cases() -> list[Case]:
             _NOT_CANONICAL,
             _line({**{key: value for key, value in _ACCESS.items() if key != "uses"}, "uses": 2}),
         ),
+        "delivered in two ways in another order": (_MALFORMED, _line(_delivered("file,env"))),
+        "delivered in an unknown way": (_MALFORMED, _line(_delivered("mail"))),
+        "delivered in two ways as a list": (_MALFORMED, _line(_delivered(["env", "file"]))),
         "count of zero": (_MALFORMED, _line({**_SHORT, "count": 0})),
         "negative age": (_MALFORMED, _line({**_SHORT, "age_s": -1})),
         "negative latency": (_MALFORMED, _line({**_SHORT, "latency_us": -1})),
@@ -193,6 +201,7 @@ def _line_cases() -> list[Case]:
         _look("access, all fields", "ok", _line(_ACCESS)),
         _look("refused, with text that must be escaped", "ok", _line(_REFUSED)),
         _look("counted junk", "ok", good),
+        *(_look(f"delivered as {way}", "ok", _line(_delivered(way))) for way in _DELIVERIES),
         *(_look(event, "ok", _line(_event(event, fields))) for event, fields in _PEOPLE.items()),
         _look("late in a chain", "ok", _line(_SHORT, 2**53 - 1, "f" * 64)),
         _look("checkpoint", "ok", _checkpoint(1, _hash(good))),

@@ -71,6 +71,17 @@ _REQUESTS_OK = {
     "list what there is": _request({"op": "list"}),
     "resolve for the environment of a program": _resolve(deliver="env"),
     "resolve for a file": _resolve(deliver="file"),
+    "resolve for the environment and a file of one program": _resolve(deliver="env,file"),
+    "resolve two names in two ways": _resolve(names=["a", "b"], ways=["env", "file"]),
+    "resolve names in each way that a run can have them": _resolve(
+        names=["a", "b", "c", "d"], ways=["value", "env", "file", "env,file"]
+    ),
+    "resolve 64 names, one of them in another way": _resolve(
+        names=[f"secret.n{i}" for i in range(64)], ways=["env,file", *["env"] * 63]
+    ),
+    "resolve in two ways what for and for how long": _resolve(
+        names=["b", "a"], purpose="p", ttl=60, ways=["file", "value"]
+    ),
     "resolve for a proxy on behalf of a run": _resolve(deliver="proxy", subject={"token": "d.e.f"}),
     "resolve on behalf of a run with a proof": _resolve(subject={"token": "d.e.f", "proof": "g.h.i"}),
     "resolve on behalf of a run that called itself something": _resolve(
@@ -139,6 +150,33 @@ def _field_faults() -> dict[str, tuple[str, dict[str, Any]]]:
         "purpose of 257 characters": (_MALFORMED, _resolve(purpose="p" * 257)),
         "deliver in an unknown way": (_MALFORMED, _resolve(deliver="mail")),
         "deliver the value, spelled out": (_NOT_CANONICAL, _resolve(deliver="value")),
+        "deliver in two ways in another order": (_MALFORMED, _resolve(deliver="file,env")),
+        "deliver in two ways that no program takes": (_MALFORMED, _resolve(deliver="value,env")),
+        "ways of no name": (_NOT_CANONICAL, _resolve(ways=[])),
+        "ways of one name": (_MALFORMED, _resolve(ways=["env"])),
+        "ways that are all alike": (_MALFORMED, _resolve(names=["a", "b"], ways=["env", "env"])),
+        "ways of fewer than all names": (_MALFORMED, _resolve(names=["a", "b", "c"], ways=["env", "file"])),
+        "ways of more than all names": (_MALFORMED, _resolve(names=["a", "b"], ways=["env", "file", "env"])),
+        "65 ways": (_MALFORMED, _resolve(names=[f"n{i}" for i in range(64)], ways=["file", *["env"] * 64])),
+        "ways beside a way for all": (_MALFORMED, _resolve(names=["a", "b"], deliver="env", ways=["env", "file"])),
+        "ways beside the default for all": (
+            _NOT_CANONICAL,
+            _resolve(names=["a", "b"], deliver="value", ways=["env", "file"]),
+        ),
+        "ways with a proxy among them": (_MALFORMED, _resolve(names=["a", "b"], ways=["env", "proxy"])),
+        "ways with an unknown one": (_MALFORMED, _resolve(names=["a", "b"], ways=["env", "mail"])),
+        "ways on behalf of a run": (
+            _MALFORMED,
+            _resolve(names=["a", "b"], subject={"token": "d.e.f"}, ways=["env", "file"]),
+        ),
+        "ways before the subject": (
+            _NOT_CANONICAL,
+            _resolve(names=["a", "b"], ways=["env", "file"], subject={"token": "d.e.f"}),
+        ),
+        "ways as a text": (_MALFORMED, _resolve(names=["a", "b"], ways="env,file")),
+        "ways by name": (_MALFORMED, _resolve(names=["a", "b"], ways={"a": "env", "b": "file"})),
+        "ways as lists": (_MALFORMED, _resolve(names=["a", "b"], ways=[["env"], ["file"]])),
+        "a name twice in two ways": (_MALFORMED, _resolve(names=["a", "a"], ways=["env", "file"])),
         "subject without a token": (_MALFORMED, _resolve(subject={"proof": "g.h.i"})),
         "subject's agent of 65 characters": (_MALFORMED, _resolve(subject={"token": "d.e.f", "agent": "a" * 65})),
         "subject's run of no characters": (_MALFORMED, _resolve(subject={"token": "d.e.f", "run": ""})),
@@ -263,7 +301,7 @@ def _reply_cases() -> list[Case]:
         "refused name with a time to come back": _reply(status="refused", results=[limited]),
         "refused name that waits for a person": _reply(status="refused", results=[waiting]),
         "refused as a whole with a time to come back": _reply(status="refused", code="rate_limited", retry_after=250),
-        "list": _reply(names=["github.token", "openai.api_key"]),
+        "list": _reply(names=["github.token", "openai.api_key"], ways=[["proxy"], ["value", "env", "file", "proxy"]]),
         "list of nothing": _reply(),
         **{f"refused with {code}": _reply(status="refused", code=code) for code in _CODES},
     }
@@ -282,6 +320,11 @@ def _reply_cases() -> list[Case]:
         "status missing": (_MALFORMED, {"request_id": _ID}),
         "65 results": (_MALFORMED, _reply(results=[{"name": f"n{i}", "outcome": "granted"} for i in range(65)])),
         "1025 names": (_MALFORMED, _reply(names=["n"] * 1025)),
+        "1025 names' ways": (_MALFORMED, _reply(names=["n"], ways=[["env"]] * 1025)),
+        "a listed name that goes no way": (_MALFORMED, _reply(names=["n"], ways=[[]])),
+        "a listed name that goes five ways": (_MALFORMED, _reply(names=["n"], ways=[["env"] * 5])),
+        "a listed name that goes an unknown way": (_MALFORMED, _reply(names=["n"], ways=[["mail"]])),
+        "a listed name's two ways as one": (_MALFORMED, _reply(names=["n"], ways=[["env,file"]])),
         "value of 128 KiB and a byte": (_MALFORMED, _result(value=bytes(131_073))),
         "version of 129 characters": (_MALFORMED, _result(version="v" * 129)),
         "lease of nothing but its id in a result": (_MALFORMED, _result(lease=_LEASE_ID)),

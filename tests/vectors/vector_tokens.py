@@ -74,6 +74,10 @@ def _good() -> list[Case]:
     return [
         _look("fewest claims", "ok", _signed(), identity=_identity()),
         _look("alg EdDSA, RFC 8037's name", "ok", _signed({**_HEADER, "alg": "EdDSA"}), identity=_identity()),
+        *(
+            _look(f"of the run {run_id}", "ok", _signed(**_of_run(run_id)), identity=_identity(run_id=run_id))
+            for run_id in ("static", "statics-1", "static_1", "static.1", "my-static-1")
+        ),
         _look("with a task", "ok", _signed(task="Ticket 42: tidy"), identity=_identity(task="Ticket 42: tidy")),
         _look("with a scope", "ok", _signed(scope=scope), identity=_identity(scope=scope)),
         _look("with a scope of nothing", "ok", _signed(scope=[]), identity=_identity(scope=[])),
@@ -193,6 +197,10 @@ def _nested(depth: int) -> str:
     return f"{text}.{b64(signature(_ISSUER_SECRET, text.encode()))}"
 
 
+def _of_run(run_id: str) -> dict[str, object]:
+    return {"run_id": run_id, "sub": f"spiffe://secret-broker.local/agent/claude/run/{run_id}"}
+
+
 def _claim_faults() -> list[Case]:
     faults: dict[str, dict[str, object]] = {
         "sub of another agent": {"sub": "spiffe://secret-broker.local/agent/codex/run/run-1"},
@@ -213,6 +221,9 @@ def _claim_faults() -> list[Case]:
         },
         "run id with a slash": {"run_id": "a/b", "sub": "spiffe://secret-broker.local/agent/claude/run/a/b"},
         "run id as a number": {"run_id": 1, "sub": "spiffe://secret-broker.local/agent/claude/run/1"},
+        "run id of a static token": _of_run("static-k3v7qd2x"),
+        "run id that begins like a static token's": _of_run("static-site"),
+        "jti that begins like a static token's": {"jti": "static-k3v7qd2x"},
         "unknown claim": {"role": "admin"},
         "nbf, which this protocol does not know": {"nbf": _SECONDS - 60},
         "aud, which this protocol does not know": {"aud": "broker"},
