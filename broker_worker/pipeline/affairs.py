@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code, WireError
 from agent_sdk.wire.messages import MAX_TIME, Notice, lease_id
-from broker_worker.core.approval_book import KEPT_MS, Matter
+from broker_worker.core.approval_book import KEPT_MS, Matter, is_refused
 from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, open_request, sign_request
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.control import decode_control
@@ -155,6 +155,17 @@ class Affairs:
         }
         self._jobs.enqueue("notify_approval", payload)
 
+    def give_up(self, request: ApprovalRequest) -> None:
+        """A request was not shown in time, and others took its place: it is void, and its run is told to ask anew.
+
+        Args:
+            request: it is not on the queue.
+        """
+        matter = self._open.get(request.digest())
+        if matter is not None:
+            matter.final, self._look_at = "void", 0
+        self.unpublished.pop(request.digest(), None)
+
     def ask_again(self) -> None:
         """Put what this worker asked and nobody decided onto the queue once more, because the queue lost it."""
         for digest, matter in self._open.items():
@@ -174,6 +185,7 @@ class Affairs:
             return
         matter = self.approvals.book.add(request)
         if not _is_long_over(request, now) and request.approval_id not in self._settled.used():
+            matter.is_shown = True
             self._open[request.digest()], self._look_at = matter, 0
 
     def close_settled(self, configuration: Configuration, now: int) -> None:
@@ -249,9 +261,13 @@ class Affairs:
         if matter is None:
             return []
         request, state = matter.request, matter.state(configuration.approvers, configuration.policy.digest, now)
+        if state == "waiting" and is_refused(request, self.revocations):
+            matter.final = state = "void"
         if state == "waiting":
             self._look_at = min(self._look_at, request.expires_at)
             return []
+        if digest not in self._seen_settled:
+            self.approvals.waiting.close(request)
         if request.approval_id in self._settled.used():
             self._forget(digest)
             return []
@@ -293,6 +309,7 @@ class Affairs:
 
     def _forget(self, digest: bytes) -> None:
         self._open.pop(digest, None)
+        self.unpublished.pop(digest, None)
         self._announced.discard(digest)
         self._seen_settled.pop(digest, None)
 
@@ -346,6 +363,7 @@ class Affairs:
                     self.leases.end(holding, Code.REVOKED, "lease_revoked")
         if noted:
             self._record(noted)
+            self._look_at = 0  # what was asked may be void
         self._tell_vaults(configuration)
         return letters
 

@@ -6,7 +6,7 @@ the contract written here.
 
 from broker_worker.ports.clock import Clock
 from broker_worker.ports.logs import AuditSink, OnceLog, RevocationLog, WriteLog, WriteNote
-from broker_worker.ports.queue import Admission, AdmissionAsk, Answer, Entry, JobQueue, Limit, Verdict
+from broker_worker.ports.queue import Admission, AdmissionAsk, Answer, Entry, JobQueue, Limit, OpenAsk, Verdict
 from broker_worker.ports.vaults import (
     Cache,
     CachedValue,
@@ -39,6 +39,7 @@ __all__ = [
     "Limit",
     "MeteredProvider",
     "OnceLog",
+    "OpenAsk",
     "PartedProvider",
     "Provider",
     "RevocationLog",
