@@ -117,6 +117,11 @@ class ControlTail:
                 self._to_send.set()
             await asyncio.sleep(POLL_SECONDS)
 
+    def send(self, letters: Iterable[Letter]) -> None:
+        """Have notices put onto the queue."""
+        self._letters += letters
+        self._to_send.set()
+
     async def attend(self) -> None:
         """Put requests and notices onto the queue, and take reports, until the worker stops.
 
