@@ -283,8 +283,9 @@ class Affairs:
         self._note_told(request.approval_id, request, now)
         self._forget(digest)
         notice = Notice("approval_settled", now, approval=digest[:8])
-        waiting = {(peer.agent_id, peer.run_public_key) for peer in self._peers.of_agent(request.actor)}
-        keepers = waiting if request.actor else {(request.agent_id, request.run_key)}
+        keepers = {(request.actor or request.agent_id, request.actor_key or request.run_key)}
+        if request.actor:  # another run of it may have asked the same
+            keepers |= {(peer.agent_id, peer.run_public_key) for peer in self._peers.of_agent(request.actor)}
         return seal_notices(notice, sorted(keepers), session, self._nonces)
 
     def _tell(self, marks: Iterable[str], now: int, *also: AuditRecord) -> bool:

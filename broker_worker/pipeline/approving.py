@@ -186,6 +186,7 @@ class Approvals:
             content=key.content,
             deliver=ask.deliver or "value",
             actor=key.actor,
+            actor_key=None if ask.actor is None else ask.actor.run_public_key,
         )
         matter = self.book.add(request)
         for case in cases:

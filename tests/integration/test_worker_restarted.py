@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from broker_home import ENV_FILES, Home, Processes, server_of
 from desk_workbench import LONG, until
-from people_home import ALICE, approvers
+from people_home import ALICE, approvers, asked, decide
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import LeaseRevoked
@@ -215,3 +215,30 @@ async def test_what_workers_note_of_leases_holds_no_value_and_is_nobody_elses(ho
     await house.start("worker-3")
     await until(lambda: not before & set(folder.iterdir()))
     assert house.noted() == 1
+
+
+@pytest.mark.parametrize("asker", ["the run", "who acts for it"])
+@pytest.mark.parametrize("is_decided_before", [True, False], ids=["decided without workers", "decided afterwards"])
+async def test_what_waits_for_people_outlives_all_workers(house: House, asker: str, is_decided_before: bool) -> None:
+    """Workers that come after settle it, and tell whoever waits: it need not ask again by itself."""
+    rest: dict[str, Any] = {}
+    if asker == "the run":
+        client = await house.client("careful", run_id="run-1")
+    else:
+        client = await house.client("egress", run_id="proxy")
+        rest = {"deliver": "proxy", "on_behalf_of": Subject(house.home.credential("careful", run_id="run-1").token)}
+    waits = asyncio.create_task(client.get(KEY, purpose="deploy", **rest))
+    (request,) = await asked(house.home)
+    await house.end(signal.SIGKILL)
+    if is_decided_before:
+        decide(house.home, request)
+    await house.start(*NAMES)
+    if not is_decided_before:
+        decide(house.home, request)
+    assert (await waits).reveal() == "value of openai"
+    await until(lambda: house.told)
+    assert [(each.event, (each.approval or b"").hex()) for each in house.told] == [
+        ("approval_settled", request.approval_id)
+    ]
+    assert [each.reason for each in house.home.records("approval_settled")] == ["approved"]
+    assert len(await asked(house.home)) == 1
