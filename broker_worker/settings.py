@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         return self.state_dir / "writes.jsonl"
 
     @property
+    def leases_dir(self) -> Path:
+        """What runs hold, a file a worker process."""
+        return self.state_dir / "leases"
+
+    @property
     def rotations_dir(self) -> Path:
         """How far rotations are, a file each."""
         return self.state_dir / "rotations"

@@ -70,6 +70,11 @@ def used(agent_id: str, approval_id: str) -> str:
     return f"sb:used:{{{agent_id}}}:{approval_id}"
 
 
+def open_approvals(agent_id: str, run_id: str) -> str:
+    """The sorted set of the approvals that a run has waiting, each with the time until which it counts."""
+    return f"sb:open:{{{agent_id}}}:{run_id}"
+
+
 def agent_limit(agent_id: str) -> str:
     """The rate limit state of an agent."""
     return f"sb:lim:{{{agent_id}}}:agent"

@@ -51,6 +51,7 @@ from broker_worker.providers.resilient import ResilientProvider, resilient
 from broker_worker.providers.schemes import check_configuration, make_providers
 from broker_worker.queue.acl import broker_url
 from broker_worker.settings import Settings
+from broker_worker.state.lease_files import LeaseFiles
 from broker_worker.state.revocation_file import RevocationFile
 from broker_worker.state.used_approvals import UsedApprovals
 from broker_worker.state.vault_states import VaultStates
@@ -141,6 +142,7 @@ def compose(settings: Settings, name: str) -> Process:
         fetches=fetches,
         writer=writer,
         writes=writes,
+        lease_log=LeaseFiles(settings.leases_dir, name, LeaseMint(lease_key(keys.identity_seed)), clock.now),
         hot_set=HotSet(configuration.policy.agents),
         identity_seed=keys.identity_seed,
         read_report=ReportReader(report_key(jobs_key), clock),

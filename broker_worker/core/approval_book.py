@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from broker_worker.core.approvals import ApprovalRequest, Decision
 from broker_worker.core.approvers import Approvers, Key, WebAuthnCheck
+from broker_worker.core.revocations import Revocations
 
 State = Literal["waiting", "approved", "denied", "expired", "void"]
 SKEW_MS = 60_000
@@ -36,6 +37,15 @@ class ApprovalKey(NamedTuple):
     content: bytes | None = None
     deliver: str = "value"
     actor: str = ""
+
+
+def is_refused(request: ApprovalRequest, revocations: Revocations) -> bool:
+    """Whether who asked is refused by now, or one of the secrets: people need not decide that any more."""
+    asking = [(request.agent_id, request.run_id), *([(request.actor, "")] if request.actor else [])]
+    return not revocations.is_empty and (
+        any(revocations.of_run(agent_id, run_id, "") for agent_id, run_id in asking)
+        or any(revocations.of_secret(name) for name in request.names)
+    )
 
 
 def key_of(request: ApprovalRequest) -> ApprovalKey:
@@ -67,12 +77,14 @@ class Matter:
         decisions: the valid ones, one a person, in order of arrival.
         keys: with which key each person decided.
         final: what was told and recorded of it for good: it is not revived, also not by the policy of before.
+        is_shown: whether it stands on the queue, where people and other workers see it.
     """
 
     request: ApprovalRequest
     decisions: dict[str, Decision] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     final: State | None = None
+    is_shown: bool = False
 
     def state(self, approvers: Approvers, policy: str, now: int) -> State:
         """What has come of it.
@@ -229,14 +241,15 @@ class ApprovalBook:
                 best = matter
         return best
 
-    def open_of_run(self, agent_id: str, run_id: str, approvers: Approvers, policy: str, now: int) -> int:
-        """How many requests of a run wait for a decision."""
-        return sum(
-            matter.request.agent_id == agent_id
+    def waiting_of_run(self, agent_id: str, run_id: str, approvers: Approvers, policy: str, now: int) -> list[Matter]:
+        """The requests of a run that wait for a decision."""
+        return [
+            matter
+            for matter in self._matters.values()
+            if matter.request.agent_id == agent_id
             and matter.request.run_id == run_id
             and matter.state(approvers, policy, now) == "waiting"
-            for matter in self._matters.values()
-        )
+        ]
 
     def asked_today(self, agent_id: str, now: int) -> int:
         """How often an agent asked in the last 24 hours."""

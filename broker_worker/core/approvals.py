@@ -52,6 +52,7 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         content: of a write: what `content_mark` says of the value, so that what was approved is what is written.
         deliver: of a read: how the value is to reach the work.
         actor: the agent that asks on behalf of the run, such as a proxy; empty if the run asks itself.
+        actor_key: the Ed25519 public key of the run of that agent that asked first; it is told when it is settled.
     """
 
     agent_id: Text
@@ -75,6 +76,7 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     content: Digest | None = None
     deliver: Delivery = "value"
     actor: Text = ""
+    actor_key: Digest | None = None
 
     def digest(self) -> bytes:
         """SHA-256 over all of it: what every decision is about."""

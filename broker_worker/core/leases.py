@@ -5,8 +5,8 @@ a restart, can tell a true one without having stored it. Its first 16 bytes are 
 """
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from itertools import count
@@ -143,6 +143,7 @@ class Holding:
         actor: agent and run key of who asked for it on the run's behalf, has the value and is told; None for the run.
         actor_run: the run of that agent.
         actor_token: the token that it asked with.
+        is_inherited: whether a worker that is gone issued it. It can end, and counts no further use.
     """
 
     agent_id: str
@@ -156,6 +157,7 @@ class Holding:
     actor: tuple[str, bytes] | None = None
     actor_run: str = ""
     actor_token: str = ""
+    is_inherited: bool = False
 
     @property
     def keeper(self) -> tuple[str, bytes]:
@@ -164,7 +166,7 @@ class Holding:
 
 
 class LeaseBook:
-    """The open leases that this worker issued: to count their uses, and to tell whoever holds them when one ends.
+    """The open leases that this worker issued, or inherited: to count uses, and to tell whoever holds one when it ends.
 
     Leases can share an upstream lease: those of the fields of one credential, and those of runs that were given the
     same one. The book knows when the last of them has ended (docs/adr/0020).
@@ -174,6 +176,10 @@ class LeaseBook:
     """
 
     def __init__(self, limit: int = 32_768) -> None:
+        self.news: deque[Holding | str] = deque(maxlen=limit)
+        """What is to be noted for whoever inherits: leases that began, and the ids of leases that ended early."""
+        self.on_news: Callable[[], object] = lambda: None
+        """Called when there is something to note."""
         self._limit = limit
         self._open: OrderedDict[_Place, Holding] = OrderedDict()
         self._sharing: dict[str, dict[_Place, Holding]] = {}
@@ -212,6 +218,8 @@ class LeaseBook:
                 self._sharing.setdefault(holding.upstream, {})[place] = holding
             if before is not None:
                 self._leave(before)
+            if not holding.is_inherited:
+                self._tell(holding)
         if holding.actor is not None:
             self._for_others[holding.lease.lease_id] = holding
         if len(self._open) > self._limit:
@@ -232,21 +240,42 @@ class LeaseBook:
 
     def end(self, holding: Holding) -> None:
         """Forget a lease that is over; another one of the same version, such as another worker's, changes nothing."""
-        place = _place_of(holding)
+        ended = [self._end(place, holding) for place in (_place_of(holding), _place_of_inherited(holding))]
+        if any(ended):
+            self._tell(holding.lease.lease_id)
+
+    def _end(self, place: _Place, holding: Holding) -> bool:
         held = self._open.get(place)
-        if held is not None and held.lease.token == holding.lease.token:
-            del self._open[place]
-            self._leave(held)
+        if held is None or held.lease.token != holding.lease.token:
+            return False
+        del self._open[place]
+        self._leave(held)
+        return True
+
+    def inherit(self, holdings: Sequence[Holding]) -> None:
+        """Take over leases that a worker issued which is gone, as far as there is room, the newest first.
+
+        They are the first to be forgotten.
+        """
+        room = max(0, self._limit - len(self._open))
+        for holding in holdings[max(0, len(holdings) - room) :]:
+            holding.is_inherited = True
+            self.note(holding)
+            self._open.move_to_end(_place_of(holding), last=False)
 
     def purge(self, now: int) -> None:
         """Forget what has expired."""
         for holding in [holding for holding in self._open.values() if now >= holding.expires_at]:
-            self.end(holding)
+            self._end(_place_of(holding), holding)
 
     def take_over(self) -> list[Holding]:
         """The last leases of upstream leases that nobody holds any more, each once."""
         over, self._over = self._over, {}
         return [holding for upstream, holding in over.items() if upstream not in self._sharing]
+
+    def _tell(self, news: Holding | str) -> None:
+        self.news.append(news)
+        self.on_news()
 
     def _leave(self, holding: Holding) -> None:
         """A lease is held no longer: note if its upstream lease has no other."""
@@ -261,6 +290,13 @@ class LeaseBook:
             self._over[holding.upstream] = holding
 
 
+def _place_of_inherited(holding: Holding) -> _Place:
+    """A place of its own: the run may be given a lease of the same version by this worker as well."""
+    return holding.run_key + lease_id(holding.lease.token), holding.lease.name, holding.lease.version
+
+
 def _place_of(holding: Holding) -> _Place:
+    if holding.is_inherited:
+        return _place_of_inherited(holding)
     actor_key = b"" if holding.actor is None else holding.actor[1]
     return holding.run_key + actor_key, holding.lease.name, holding.lease.version

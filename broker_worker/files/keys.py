@@ -168,6 +168,17 @@ def control_public(keys_dir: Path, orders: Path) -> bytes:
     return run_public_key(ensure_control_seed(keys_dir, orders))
 
 
+def known_control_public(keys_dir: Path) -> bytes | None:
+    """The control key's public half, 32 bytes, for a program that only reads; None where there is none.
+
+    Raises:
+        SetupError: if what is there cannot be used.
+    """
+    if (keys_dir / PUBLIC_CONTROL).exists():
+        return _load_public(keys_dir / PUBLIC_CONTROL, "restore it, or keys/control.key")
+    return run_public_key(load_seed(keys_dir / CONTROL)) if (keys_dir / CONTROL).exists() else None
+
+
 def create_broker_keys(keys_dir: Path, now: int) -> BrokerKeys:
     """Make the identity key, the first intake key, and the keys of issuer, queue, revocations and jobs.
 

@@ -18,12 +18,13 @@ from redis.exceptions import RedisError
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import WireError
-from broker_worker.core.approval_book import ApprovalBook, Matter, State
+from broker_worker.core.approval_book import ApprovalBook, Matter, State, is_refused
 from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, open_request
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.control import decision_message, decode_control
 from broker_worker.core.errors import ApprovalError, QueueError
-from broker_worker.files.keys import load_public_identity, load_seed
+from broker_worker.core.revocations import Revocation, Revocations, open_revocation
+from broker_worker.files.keys import known_control_public, load_public_identity, load_seed
 from broker_worker.people.announcing import CONTROL_LENGTH
 from broker_worker.people.assertion import check_assertion
 from broker_worker.queue.acl import CONSOLE
@@ -81,15 +82,23 @@ class Inbox:
         identity: the public half of the broker's identity, 32 bytes.
         rules: the operator's files in force.
         clock: the time, ms since the epoch.
+        control: the public half of the control key, 32 bytes, which tells what was revoked; None if it is not here.
     """
 
     def __init__(
-        self, client: "Redis", identity: bytes, rules: Callable[[], Configuration], clock: Callable[[], int]
+        self,
+        client: "Redis",
+        identity: bytes,
+        rules: Callable[[], Configuration],
+        clock: Callable[[], int],
+        control: bytes | None = None,
     ) -> None:
         self._client = client
         self._identity = identity
         self._rules = rules
         self._clock = clock
+        self._control = control
+        self._revocations = Revocations()
         self._book = ApprovalBook(check_assertion)
         self._read_to = {keynames.APPROVALS: b"0", keynames.CONTROL: b"0"}
         self._reading = asyncio.Lock()
@@ -130,7 +139,7 @@ class Inbox:
         """All requests of which something is known, the newest first."""
         rules, now = self._rules(), self._clock()
         self._book.purge(now)
-        return tuple(reversed([_item(matter, rules, now) for matter in self._book]))
+        return tuple(reversed([self._item(matter, rules, now) for matter in self._book]))
 
     def find(self, text: str) -> Item:
         """The request with that id.
@@ -147,7 +156,7 @@ class Inbox:
         if len(found) > 1:
             ids = ", ".join(matter.request.approval_id for matter in found[:4])
             raise ApprovalError(f"{len(found)} approvals begin with {text!r}", hint=f"write more of it: {ids}")
-        return _item(found[0], self._rules(), self._clock())
+        return self._item(found[0], self._rules(), self._clock())
 
     def check(self, item: Item, verdict: str) -> None:
         """Refuse a verdict that would change nothing, before anybody signs it.
@@ -184,7 +193,7 @@ class Inbox:
             )
         matter = self._book.get(decision.request)
         assert matter is not None
-        self.check(_item(matter, rules, now), decision.verdict)
+        self.check(self._item(matter, rules, now), decision.verdict)
         entry: dict[Any, Any] = {keynames.MESSAGE_FIELD: decision_message(decision)}
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
@@ -192,7 +201,7 @@ class Inbox:
         except (RedisError, OSError) as error:
             raise QueueError(f"the queue does not take the decision: {_why(error)}", hint="try again") from error
         self._book.decide(decision, rules.approvers, now)
-        return _item(matter, rules, now)
+        return self._item(matter, rules, now)
 
     def _leave_spoiled(self) -> None:
         """Read a stream anew whose last id lies far ahead of the clock: workers remove it, and no later id comes."""
@@ -230,6 +239,8 @@ class Inbox:
     def _take_control(self, raw: bytes) -> None:
         try:
             message = decode_control(raw)
+            if message.kind == "revocation" and self._control is not None:
+                self._take_order(open_revocation(message.body, self._control))
             if message.kind != "decision":
                 return
             decision = decode_decision(message.body)
@@ -243,11 +254,22 @@ class Inbox:
         if fault is not None:
             self.ignored[fault] += 1
 
+    def _take_order(self, order: Revocation) -> None:
+        """Void for good what waits and was asked before an order that refuses it, as workers do."""
+        if not self._revocations.apply(order) or order.order != "revoke":
+            return
+        rules, now = self._rules(), self._clock()
+        for matter in self._book:
+            waits = matter.state(rules.approvers, rules.policy.digest, now) == "waiting"
+            if waits and matter.request.asked_at <= order.at and is_refused(matter.request, self._revocations):
+                matter.final = "void"
 
-def _item(matter: Matter, rules: Configuration, now: int) -> Item:
-    state = matter.state(rules.approvers, rules.policy.digest, now)
-    missing = matter.request.quorum - len(matter.counting(rules.approvers)) if state == "waiting" else 0
-    return Item(matter, state, missing)
+    def _item(self, matter: Matter, rules: Configuration, now: int) -> Item:
+        state = matter.state(rules.approvers, rules.policy.digest, now)
+        if state == "waiting" and is_refused(matter.request, self._revocations):
+            state = "void"
+        missing = matter.request.quorum - len(matter.counting(rules.approvers)) if state == "waiting" else 0
+        return Item(matter, state, missing)
 
 
 def _why(error: Exception) -> str:
@@ -258,7 +280,7 @@ _HINTS: Mapping[State, str] = {
     "approved": "`secret-broker deny` takes it back, as long as it is not used",
     "expired": "the agent may ask again",
     "denied": "one who denies is enough; the agent may ask for something else",
-    "void": "the policy has changed since; the agent may ask again",
+    "void": "the policy has changed since, or who asked was revoked; the agent may ask again when it may",
 }
 
 
@@ -283,7 +305,7 @@ async def open_inbox(
     # own, it sends through `asyncio.wait_for`, which on Python 3.11 may forget that it was cancelled.
     client = Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None)
     try:
-        inbox = Inbox(client, identity, rules, clock)
+        inbox = Inbox(client, identity, rules, clock, known_control_public(settings.keys_dir))
         await inbox.refresh()
         yield inbox
     finally:

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_sdk.wire.audit import AuditRecord
-from agent_sdk.wire.errors import Code, WireError
-from agent_sdk.wire.messages import MAX_TIME, Notice, lease_id
-from broker_worker.core.approval_book import KEPT_MS, Matter
+from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import MAX_TIME, Notice
+from broker_worker.core.approval_book import KEPT_MS, Matter, is_refused
 from broker_worker.core.approvals import ApprovalRequest, Decision, decode_decision, open_request, sign_request
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.control import decode_control
@@ -23,7 +23,7 @@ from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.letters import Letter, seal_notices
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.reach import ended_by, runs_reached, sharing_with
+from broker_worker.pipeline.recalling import Recall
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.tally import Tally
@@ -105,6 +105,7 @@ class Affairs:
         self._peers = peers
         self._nonces = nonces
         self._jobs = jobs
+        self._recall = Recall(leases, cache, peers, nonces, jobs)
         self._tally = Tally()
         self._open: dict[bytes, Matter] = {}
         self._announced: set[bytes] = set()
@@ -155,6 +156,17 @@ class Affairs:
         }
         self._jobs.enqueue("notify_approval", payload)
 
+    def give_up(self, request: ApprovalRequest) -> None:
+        """A request was not shown in time, and others took its place: it is void, and its run is told to ask anew.
+
+        Args:
+            request: it is not on the queue.
+        """
+        matter = self._open.get(request.digest())
+        if matter is not None:
+            matter.final, self._look_at = "void", 0
+        self.unpublished.pop(request.digest(), None)
+
     def ask_again(self) -> None:
         """Put what this worker asked and nobody decided onto the queue once more, because the queue lost it."""
         for digest, matter in self._open.items():
@@ -174,6 +186,7 @@ class Affairs:
             return
         matter = self.approvals.book.add(request)
         if not _is_long_over(request, now) and request.approval_id not in self._settled.used():
+            matter.is_shown = True
             self._open[request.digest()], self._look_at = matter, 0
 
     def close_settled(self, configuration: Configuration, now: int) -> None:
@@ -249,9 +262,13 @@ class Affairs:
         if matter is None:
             return []
         request, state = matter.request, matter.state(configuration.approvers, configuration.policy.digest, now)
+        if state == "waiting" and is_refused(request, self.revocations):
+            matter.final = state = "void"
         if state == "waiting":
             self._look_at = min(self._look_at, request.expires_at)
             return []
+        if digest not in self._seen_settled:
+            self.approvals.waiting.close(request)
         if request.approval_id in self._settled.used():
             self._forget(digest)
             return []
@@ -266,8 +283,9 @@ class Affairs:
         self._note_told(request.approval_id, request, now)
         self._forget(digest)
         notice = Notice("approval_settled", now, approval=digest[:8])
-        waiting = {(peer.agent_id, peer.run_public_key) for peer in self._peers.of_agent(request.actor)}
-        keepers = waiting if request.actor else {(request.agent_id, request.run_key)}
+        keepers = {(request.actor or request.agent_id, request.actor_key or request.run_key)}
+        if request.actor:  # another run of it may have asked the same
+            keepers |= {(peer.agent_id, peer.run_public_key) for peer in self._peers.of_agent(request.actor)}
         return seal_notices(notice, sorted(keepers), session, self._nonces)
 
     def _tell(self, marks: Iterable[str], now: int, *also: AuditRecord) -> bool:
@@ -293,6 +311,7 @@ class Affairs:
 
     def _forget(self, digest: bytes) -> None:
         self._open.pop(digest, None)
+        self.unpublished.pop(digest, None)
         self._announced.discard(digest)
         self._seen_settled.pop(digest, None)
 
@@ -305,7 +324,7 @@ class Affairs:
         self._keep()
         letters = self.revoke(self._log.poll(), configuration, session, now)
         self.leases.book.purge(now)
-        self._tell_vaults(configuration)
+        self._recall.tell_vaults(configuration)
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_EVERY_MS
             self.approvals.book.purge(now)
@@ -337,45 +356,28 @@ class Affairs:
         for revocation in changed:
             noted.append(records.revoked(revocation, self._cache.redact(revocation.reason), now))
             if revocation.order == "revoke":
-                ended = ended_by(revocation, leases)
-                also = sharing_with(ended, self.leases.book)
-                noted += [records.lease_ended(holding, revocation, now) for holding in (*ended, *also)]
-                letters += self._letters(revocation, ended, session, now) + self._lease_letters(also, session, now)
-                for holding in (*ended, *also):
-                    del leases[holding.lease.lease_id]
-                    self.leases.end(holding, Code.REVOKED, "lease_revoked")
+                told, ended = self._recall.end(revocation, leases, session, now)
+                letters, noted = letters + told, noted + ended
         if noted:
             self._record(noted)
-        self._tell_vaults(configuration)
+            self._look_at = 0  # what was asked may be void
+        self._recall.tell_vaults(configuration)
         return letters
 
-    def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
-        if revocation.kind in ("secret", "lease"):
-            return self._lease_letters(ended, session, now)
-        runs = runs_reached(revocation, ended, self._peers)
-        kept_by_others = [holding for holding in ended if holding.keeper not in runs]
-        letters = self._lease_letters(kept_by_others, session, now)
-        return letters + seal_notices(Notice("run_revoked", now), sorted(runs), session, self._nonces)
+    def inherit(
+        self, holdings: Sequence[Holding], configuration: Configuration, session: Session, now: int
+    ) -> list[Letter]:
+        """Take over open leases of workers that are gone, and end those that were revoked meanwhile.
 
-    def _lease_letters(self, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
-        letters: list[Letter] = []
-        for holding in ended:
-            lease = holding.lease
-            notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
-            letters += seal_notices(notice, [holding.keeper], session, self._nonces)
+        Returns:
+            Notices to send.
+        """
+        self.leases.book.inherit(holdings)
+        letters, noted = self._recall.end_refused(holdings, self.revocations, session, now)
+        if noted:
+            self._record(noted)
+        self._recall.tell_vaults(configuration)
         return letters
-
-    def _tell_vaults(self, configuration: Configuration) -> None:
-        """Have vaults take back what they made and nobody holds any more; it is not served from the cache either."""
-        over = {holding.upstream: holding for holding in self.leases.book.take_over() if holding.upstream is not None}
-        if not over:
-            return
-        self._cache.forget_lent(over.keys())
-        for upstream, holding in over.items():
-            entry = configuration.entry_of(holding.lease.name)
-            if entry is not None:
-                scheme = entry.ref.partition("://")[0]
-                self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": upstream})
 
     def _record(self, noted: Sequence[AuditRecord], kind: tuple[str, ...] | None = None, now: int = 0) -> bool:
         """Record; what anybody can cause without end is counted. False if the audit does not take it now."""

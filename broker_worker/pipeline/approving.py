@@ -15,6 +15,7 @@ from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import AuditError
 from broker_worker.pipeline.batch import Ask, Case
+from broker_worker.pipeline.open_approvals import OpenApprovals
 from broker_worker.ports import Admission, AdmissionAsk, Cache, OnceLog
 
 APPROVED_ACTIONS: Mapping[str, Literal["resolve", "put", "generate"]] = {
@@ -23,6 +24,7 @@ APPROVED_ACTIONS: Mapping[str, Literal["resolve", "put", "generate"]] = {
     "generate": "generate",
 }
 """What people can be asked to allow."""
+_TOO_MANY = "too_many_open_approvals"
 _MARKED = msgspec.msgpack.Encoder()
 EXPIRED_TOLD_MS = 30_000
 """For how long an agent that asks again is told that nobody decided in time; afterwards people are asked anew."""
@@ -41,6 +43,7 @@ class Approvals:
 
     def __init__(self, book: ApprovalBook, once: OnceLog, cache: Cache, worker: str) -> None:
         self.book = book
+        self.waiting = OpenApprovals(book)
         self._once = once
         self._cache = cache
         self._worker = worker
@@ -54,7 +57,7 @@ class Approvals:
             now: the time, ms since the epoch.
 
         Returns:
-            What people must be asked, each already in the book.
+            What people must be asked, each already in the book, as far as `open` lets it be.
         """
         asked: list[ApprovalRequest] = []
         for cases in _by_rule(ask):
@@ -62,6 +65,43 @@ class Approvals:
             if request is not None:
                 asked.append(request)
         return asked
+
+    async def open(
+        self,
+        requests: Sequence[ApprovalRequest],
+        asks: Iterable[Ask],
+        configuration: Configuration,
+        admission: Admission,
+        now: int,
+    ) -> list[ApprovalRequest]:
+        """Have all workers count what people are to be asked, and refuse what is too much for one run.
+
+        Args:
+            requests: from `apply`.
+            asks: those that they are of.
+            configuration: the files in force.
+            admission: counts on the queue.
+            now: the time, ms since the epoch.
+
+        Returns:
+            What people must be asked.
+
+        Raises:
+            QueueError: if the queue did not count them; nobody may then be asked.
+        """
+        if not requests:
+            return []
+        try:
+            too_many = {each.digest() for each in await self.waiting.open(requests, configuration, admission, now)}
+        except BaseException:
+            self.withdraw(requests)
+            raise
+        for case in (case for ask in asks for case in ask.cases if too_many and ask.guarded):
+            if case.code == Code.APPROVAL_PENDING and case.approval and case.approval.request.digest() in too_many:
+                case.approval = None
+                case.refuse(Code.RATE_LIMITED, _TOO_MANY)
+        self.withdraw(request for request in requests if request.digest() in too_many)
+        return [request for request in requests if request.digest() not in too_many]
 
     def note_approved(self, asks: Iterable[Ask], configuration: Configuration, now: int) -> None:
         """Note which names wait for people: they count against the agent's and the run's limits only.
@@ -114,10 +154,10 @@ class Approvals:
                 case.refuse(code, reason, matter.request.expires_at - now if state == "waiting" else None)
             return None
         identity = ask.identity
-        waiting = self.book.open_of_run(identity.agent_id, identity.run_id, approvers, policy, now)
-        if waiting >= approvers.max_open_per_run:
+        waiting = self.book.waiting_of_run(identity.agent_id, identity.run_id, approvers, policy, now)
+        if len(waiting) >= approvers.max_open_per_run:  # whatever the queue says
             for case in cases:
-                case.refuse(Code.RATE_LIMITED, "too_many_open_approvals")
+                case.refuse(Code.RATE_LIMITED, _TOO_MANY)
             return None
         return self._ask_people(ask, cases, key, now)
 
@@ -146,6 +186,7 @@ class Approvals:
             content=key.content,
             deliver=cases[0].way or "value",
             actor=key.actor,
+            actor_key=None if ask.actor is None else ask.actor.run_public_key,
         )
         matter = self.book.add(request)
         for case in cases:
@@ -224,9 +265,10 @@ class Approvals:
         )
 
     def withdraw(self, requests: Iterable[ApprovalRequest]) -> None:
-        """Forget requests that could not be recorded: nobody is asked."""
+        """Forget requests that could not be recorded, or that are too many: nobody is asked."""
         for request in requests:
             self.book.withdraw(request)
+            self.waiting.close(request)
 
 
 _REFUSALS = {

@@ -197,10 +197,10 @@ class Desk:
         self._is_calm = undisturbed
         if undisturbed and release is not None and not waiting:
             return waiting, release, []
-        asked, noted = self._approve(asks, noted + distrust, now)
+        rules = self._rules()
+        asked, noted = await self._approve(asks, noted + distrust, admission, now)
         try:
             filled = self._fill_all(asks, now)  # what was missing may have been fetched meanwhile
-            rules = self._rules()
             await self.affairs.approvals.use_all(filled[1], admission, now)
             if not self._hold(filled[1], rules):
                 filled = self._fill_all(self._decided_again(asks), self._clock.now())
@@ -235,14 +235,15 @@ class Desk:
         again.asks = [*others, *again.asks]
         return waiting, again
 
-    def _approve(
-        self, asks: Sequence[Ask], noted: list[AuditRecord], now: int
+    async def _approve(
+        self, asks: Sequence[Ask], noted: list[AuditRecord], admission: Admission, now: int
     ) -> tuple[list[ApprovalRequest], list[AuditRecord]]:
         """Let names that need an approval go on if they have one; returns what people must be asked, and records."""
-        asked: list[ApprovalRequest] = []
+        asked, approvals = list[ApprovalRequest](), self.affairs.approvals
         for ask in asks:
             if ask.guarded and ask.code is None and ask.action in APPROVED_ACTIONS:
-                asked += self.affairs.approvals.apply(ask, self.configuration, now)
+                asked += approvals.apply(ask, self.configuration, now)
+        asked = await approvals.open(asked, asks, self.configuration, admission, now)
         return asked, noted + [records.approval_requested(request, now) for request in asked]
 
     def _settle_all(self, asks: Sequence[Ask], noted: Sequence[AuditRecord], now: int) -> tuple[list[Waiting], Release]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from broker_worker.core.leases import Holding, LeaseBook
-from broker_worker.core.revocations import Revocation
+from broker_worker.core.revocations import Revocation, Revocations
 from broker_worker.pipeline.peers import PeerCache
 
 
@@ -17,6 +17,22 @@ def ended_by(revocation: Revocation, leases: Mapping[str, Holding]) -> list[Hold
     if revocation.kind == "lease":  # there may be thousands of such orders at once
         return [leases[revocation.subject]] if revocation.subject in leases else []
     return [holding for holding in leases.values() if _is_about(revocation, holding)]
+
+
+def order_about(holding: Holding, revocations: Revocations) -> Revocation | None:
+    """The order in force by which a lease is over, if there is one.
+
+    Args:
+        holding: the lease.
+        revocations: what must not be served any more.
+    """
+    if revocations.is_empty:
+        return None
+    lease = holding.lease
+    order = revocations.of_run(holding.agent_id, holding.run_id, holding.token_id)
+    if order is None and holding.actor is not None:
+        order = revocations.of_run(holding.actor[0], holding.actor_run, holding.actor_token)
+    return order or revocations.of_secret(lease.name, lease.version) or revocations.of_lease(lease.lease_id)
 
 
 def sharing_with(ended: Sequence[Holding], book: LeaseBook) -> list[Holding]:

@@ -5,8 +5,8 @@ the contract written here.
 """
 
 from broker_worker.ports.clock import Clock
-from broker_worker.ports.logs import AuditSink, OnceLog, RevocationLog, WriteLog, WriteNote
-from broker_worker.ports.queue import Admission, AdmissionAsk, Answer, Entry, JobQueue, Limit, Verdict
+from broker_worker.ports.logs import AuditSink, LeaseLog, OnceLog, RevocationLog, WriteLog, WriteNote
+from broker_worker.ports.queue import Admission, AdmissionAsk, Answer, Entry, JobQueue, Limit, OpenAsk, Verdict
 from broker_worker.ports.vaults import (
     Cache,
     CachedValue,
@@ -36,9 +36,11 @@ __all__ = [
     "Fetched",
     "Health",
     "JobQueue",
+    "LeaseLog",
     "Limit",
     "MeteredProvider",
     "OnceLog",
+    "OpenAsk",
     "PartedProvider",
     "Provider",
     "RevocationLog",

@@ -1,10 +1,11 @@
 """Where what happened becomes durable: the audit, and the broker's own files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from agent_sdk.wire.audit import AuditRecord
+from broker_worker.core.leases import Holding
 from broker_worker.core.revocations import Revocation
 
 
@@ -84,6 +85,26 @@ class RevocationLog(Protocol):
         Raises:
             BrokerError: at the first call only, if what is kept cannot be trusted.
         """
+        ...
+
+
+class LeaseLog(Protocol):
+    """What runs hold, noted for the workers that come after: whoever is gone cannot tell anybody that a lease ended.
+
+    Nothing waits for it, and nothing is released or refused by it. What is lost costs a notice: the lease still ends at
+    its time, and is still refused when it was revoked.
+    """
+
+    def note(self, news: Iterable[Holding | str]) -> None:
+        """Note leases that began, and the ids of leases that ended early; never raises, and need not be durable."""
+        ...
+
+    def inherit(self) -> Sequence[Holding]:
+        """The open leases of workers that are gone. From then on they are this worker's, and nobody else's."""
+        ...
+
+    def close(self) -> None:
+        """Leave what was noted to whoever inherits."""
         ...
 
 

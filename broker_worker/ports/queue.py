@@ -87,8 +87,30 @@ class Verdict:
     name_waits_us: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OpenAsk:
+    """What one run would have people asked, beside what they are asked for it already.
+
+    Args:
+        key: the queue key of the set that counts them.
+        limit: how many may wait at once.
+        known: the approvals of the run that this worker knows to wait, and until when each does, ms since the epoch;
+            they count, whether or not the queue still knows them.
+        wanted: the ids of the new ones, in order.
+        until: until when a new one counts, ms since the epoch, if nothing more is heard of it.
+        now: the time, ms since the epoch: what counts until then or earlier counts no more.
+    """
+
+    key: str
+    limit: int
+    known: Mapping[str, int]
+    wanted: Sequence[str]
+    until: int
+    now: int
+
+
 class Admission(Protocol):
-    """Replay marks and rate limits, shared by all workers."""
+    """Replay marks and rate limits, shared by all workers, and how many approvals a run has waiting."""
 
     def admit(self, asks: Sequence[AdmissionAsk]) -> Awaitable[Sequence[Verdict]]:
         """Mark and count a batch of requests in one call; those that count alike, in order.
@@ -99,6 +121,17 @@ class Admission(Protocol):
 
         Raises:
             QueueError: if it is not certain that all were marked and counted; nothing may then be released.
+        """
+        ...
+
+    async def open_approvals(self, asks: Sequence[OpenAsk]) -> Sequence[int]:
+        """Count new approvals of runs, each run's in one step with those of all workers.
+
+        Returns:
+            For each ask how many of the wanted, from the first on, are within the limit and count from now on.
+
+        Raises:
+            QueueError: if that is not certain; nobody may then be asked.
         """
         ...
 

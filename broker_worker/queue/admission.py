@@ -9,8 +9,9 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from broker_worker.core.errors import QueueError
-from broker_worker.ports import AdmissionAsk, Limit, Verdict
+from broker_worker.ports import AdmissionAsk, Limit, OpenAsk, Verdict
 from broker_worker.queue.connection import Command, QueueConnection
+from broker_worker.queue.open_approvals import how_many, open_command
 
 _SCRIPT = files("broker_worker.queue").joinpath("admission.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
@@ -54,6 +55,15 @@ class QueueAdmission:
             return [_admitted(len(ask.name_limits)) for ask in asks]
         verdicts = read_verdicts(groups, reply)
         return [verdicts[id(ask)] for ask in asks]
+
+    async def open_approvals(self, asks: Sequence[OpenAsk]) -> list[int]:
+        """Count new approvals of runs; see `ports.Admission.open_approvals`.
+
+        Raises:
+            QueueError: if the queue did not answer, or not as the script does; nobody may then be asked.
+        """
+        replies = await self._connection.call_all([open_command(ask) for ask in asks])
+        return [how_many(ask, reply) for ask, reply in zip(asks, replies, strict=True)]
 
 
 @cache

@@ -10,12 +10,14 @@ from redis.exceptions import ResponseError
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.audit import AuditRecord
+from broker_worker.core.approvals import ApprovalRequest
 from broker_worker.core.control import write_message
 from broker_worker.core.errors import AuditError
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.letters import Letter
 from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Clock
+from broker_worker.queue.open_approvals import close_command, how_many, open_command
 from broker_worker.queue.streams import CHANNEL_MS, REPLIES_KEPT
 from broker_worker.queue.upkeep import clear_unusable
 
@@ -115,6 +117,11 @@ class ControlTail:
                 self._to_send.set()
             await asyncio.sleep(POLL_SECONDS)
 
+    def send(self, letters: Iterable[Letter]) -> None:
+        """Have notices put onto the queue."""
+        self._letters += letters
+        self._to_send.set()
+
     async def attend(self) -> None:
         """Put requests and notices onto the queue, and take reports, until the worker stops.
 
@@ -144,20 +151,41 @@ class ControlTail:
     async def _act(self) -> None:
         """Put onto the queue what waits for that, each thing once."""
         async with self._acting:
+            await self._close_approvals()  # first: who is told may ask for something else at once
             await self._send_letters()
             await self._publish()
+
+    async def _close_approvals(self) -> None:
+        closed = self._desk.affairs.approvals.waiting.closed
+        for approval_id, key in list(closed.items()):
+            with contextlib.suppress(ResponseError):  # something else has that name: nothing is counted there
+                await self._client.execute_command(*close_command(key, approval_id))
+            closed.pop(approval_id, None)
 
     async def _publish(self) -> None:
         affairs = self._desk.affairs
         for request in list(affairs.unpublished.values()):
-            fields: Any = {keynames.MESSAGE_FIELD: affairs.signed(request)}
-            await self._client.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
-            affairs.published(request, self._desk.configuration)
+            await self._publish_request(request)
         written = affairs.superseding.unpublished
         for write_id, signed in list(written.items()):
             fields = {keynames.MESSAGE_FIELD: write_message(signed)}
             await self._client.xadd(keynames.CONTROL, fields, maxlen=STREAM_LENGTH, approximate=True)
             written.pop(write_id, None)
+
+    async def _publish_request(self, request: ApprovalRequest) -> None:
+        """Show people a request, unless it is too much for its run by now."""
+        affairs, configuration, now = self._desk.affairs, self._desk.configuration, self._clock.now()
+        waiting = affairs.approvals.waiting
+        again = waiting.again(request, configuration, now)
+        if not how_many(again, await self._client.execute_command(*open_command(again))):
+            affairs.give_up(request)
+            return
+        fields: Any = {keynames.MESSAGE_FIELD: affairs.signed(request)}
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
+            pipeline.execute_command(*open_command(waiting.shown(request, configuration, now)))
+            await pipeline.execute()
+        affairs.published(request, configuration)
 
     async def _send_letters(self) -> None:
         while self._letters:

@@ -21,7 +21,7 @@ from broker_worker.core.hot_set import NOBODY, HotSet
 from broker_worker.pipeline import Desk, records
 from broker_worker.pipeline.session import start_session
 from broker_worker.pipeline.writing import Writer
-from broker_worker.ports import Clock, Entry
+from broker_worker.ports import Clock, Entry, LeaseLog
 from broker_worker.queue.claims import claim, hold
 from broker_worker.queue.connection import Command, QueueConnection
 from broker_worker.queue.streams import (
@@ -38,6 +38,7 @@ from broker_worker.queue.upkeep import leave, mend
 from broker_worker.worker.control_tail import ControlTail
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
+from broker_worker.worker.lease_keeping import LeaseKeeping
 from broker_worker.worker.readers import Reader, Readers
 from broker_worker.worker.writes import Writes
 
@@ -78,6 +79,7 @@ class Worker:
         fetches: asks the vaults.
         writer: begins and ends writes.
         writes: has the vaults store values.
+        lease_log: keeps what runs hold for the workers that come after.
         hot_set: the agents, and which of them are watched.
         identity_seed: certifies session keys.
         read_report: the audit record of an authentic report of the job process; None if it is not.
@@ -93,6 +95,7 @@ class Worker:
         fetches: Fetches,
         writer: Writer,
         writes: Writes,
+        lease_log: LeaseLog,
         hot_set: HotSet,
         identity_seed: bytes,
         read_report: Callable[[bytes], AuditRecord | None],
@@ -117,6 +120,7 @@ class Worker:
         self._ended_streams: set[str] = set()
         self._taken_names: set[str] = set()
         self._tail = ControlTail(self._control, self.consumer, desk, writer, read_report, clock, self._stopping)
+        self._keeping = LeaseKeeping(lease_log, desk, self._tail.send, clock, self._stopping)
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -132,6 +136,7 @@ class Worker:
                     group.create_task(self._repeat(self._tail.look)),
                     group.create_task(self._repeat(self._tail.listen)),
                     group.create_task(self._repeat(self._tail.attend)),
+                    group.create_task(self._repeat(self._keeping.run)),
                     group.create_task(self._end_reads_at_stop()),
                 ]
                 await self._hear_people_first()
@@ -142,6 +147,7 @@ class Worker:
                 for task in background:
                     task.cancel()
         finally:
+            self._keeping.close()
             with contextlib.suppress(RedisError, OSError):
                 await self._control.aclose()
 

@@ -125,6 +125,33 @@ async def test_people_are_asked_again_when_the_queue_forgot_the_question(bench: 
     assert len(bench.jobs.jobs) <= 1
 
 
+async def test_a_question_that_is_late_is_not_shown_beyond_what_a_run_may_ask(bench: DeskBench, redis: Any) -> None:
+    """The queue was away, and others took its place meanwhile: it is void, and the run is told to ask anew."""
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    (request,) = asked(bench)
+    key = keynames.open_approvals("claude", run.credential.run_id)
+    await redis.zadd(key, {f"other {number}": bench.clock.now() + 60_000 for number in range(5)})
+    async with running(tail_of(bench, redis)):
+        await until(lambda: bench.sink.of("approval_settled"))
+        assert not await redis.xlen(keynames.APPROVALS)
+        await until(lambda: redis.xlen(run.channel.replies))
+        await redis.delete(key)
+        assert (await bench.ask(run, GUARDED)).results[0].code == Code.APPROVAL_PENDING
+        await until(lambda: redis.xlen(keynames.APPROVALS))
+    assert [record.reason for record in bench.sink.of("approval_settled")] == ["void"]
+    assert await redis.zscore(key, request.approval_id) is None
+
+
+async def test_what_has_the_name_of_a_count_stops_nobody(bench: DeskBench, redis: Any) -> None:
+    """Whoever owns the queue put something else there: people are asked all the same."""
+    run = bench.run()
+    await redis.set(keynames.open_approvals("claude", run.credential.run_id), "junk")
+    await bench.ask(run, GUARDED)
+    async with running(tail_of(bench, redis)):
+        await until(lambda: redis.xlen(keynames.APPROVALS))
+
+
 async def test_an_entry_that_cannot_be_taken_does_not_come_for_ever(bench: DeskBench, redis: Any) -> None:
     """Whatever defect it meets: what stands behind it is read."""
     taken: list[bytes] = []

@@ -37,7 +37,7 @@ from broker_worker.pipeline.session import Nonces, start_session
 from broker_worker.pipeline.settling import Served
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.writing import Writer
-from broker_worker.ports import AdmissionAsk, Answer, Entry, Fetched, Health, Limit, Verdict
+from broker_worker.ports import AdmissionAsk, Answer, Entry, Fetched, Health, Limit, OpenAsk, Verdict
 from broker_worker.state.write_file import WriteFile
 from broker_worker.worker.writes import Writes
 
@@ -161,6 +161,7 @@ class LocalAdmission:
         """Lose everything, as a queue can."""
         self._seen: dict[tuple[str, bytes], bytes] = {}
         self._tats: dict[str, int] = {}
+        self.open: dict[str, dict[str, int]] = {}
 
     async def admit(self, asks: Sequence[AdmissionAsk]) -> list[Verdict]:
         await asyncio.sleep(0)  # what a desk does meanwhile, it does before `before`
@@ -178,6 +179,22 @@ class LocalAdmission:
         if wait:
             return Verdict(replay=False, wait_us=wait)
         return Verdict(False, 0, tuple(self._count(limits, 1) for limits in ask.name_limits))
+
+    async def open_approvals(self, asks: Sequence[OpenAsk]) -> list[int]:
+        if self.is_away:
+            raise QueueError("the connection to the queue broke")
+        return [self.open_of(ask) for ask in asks]
+
+    def open_of(self, ask: OpenAsk) -> int:
+        """As the script on the queue does it."""
+        open_ = {key: until for key, until in self.open.get(ask.key, {}).items() if until > ask.now} | dict(ask.known)
+        self.open[ask.key], opened = open_, 0
+        for each in ask.wanted:
+            if each not in open_ and len(open_) >= ask.limit:
+                break
+            open_[each] = max(open_.get(each, 0), ask.until)
+            opened += 1
+        return opened
 
     def _count(self, limits: Iterable[Limit], names: int) -> int:
         """All or nothing over the limits, as the script on the queue does."""

@@ -96,6 +96,7 @@ EVERYBODYS_NOT = [
     "DEL sb:control",
     "DEL sb:seen:{claude}:1",
     "GET sb:lim:{claude}:agent",
+    "ZREM sb:open:{claude}:run-1 0123456789abcdef",
     "HGET sb:used:{claude}:0123456789abcdef request",
     "KEYS *",
     "MONITOR",

@@ -14,10 +14,18 @@ from redis import Redis
 from agent_sdk.wire import keynames
 from broker_worker.core.approvals import sign_request
 from broker_worker.core.errors import ApprovalError, ConfigError, QueueError, SetupError
-from broker_worker.files.keys import PUBLIC_IDENTITY, load_broker_keys, load_public_identity, write_public_identity
+from broker_worker.files.keys import (
+    CONTROL,
+    PUBLIC_CONTROL,
+    PUBLIC_IDENTITY,
+    load_broker_keys,
+    load_public_identity,
+    write_public_identity,
+)
 from broker_worker.people import inbox as inbox_module
 from broker_worker.people.current_rules import CurrentRules
 from broker_worker.people.inbox import Inbox, Item, open_inbox
+from broker_worker.people.revoking import reinstate, revoke
 
 
 @pytest.fixture
@@ -135,6 +143,33 @@ async def test_what_is_settled_cannot_be_approved_but_an_approval_can_be_taken_b
         assert (await inbox.submit(BOB.decide(asked, "deny", at=now()))).state == "denied"
         with pytest.raises(ApprovalError, match="it is denied"):
             await inbox.submit(ALICE.decide(asked, "deny", at=now()))
+
+
+async def test_what_was_revoked_need_not_be_decided(asking: AskingHome, redis: "Redis") -> None:
+    """It is void for good, as for workers; what the run asks after it was reinstated is not."""
+    at, settings = now() - 1000, asking.settings
+    gone = asking.ask(redis, at, run_id="gone")
+    approved = asking.ask(redis, at + 1, run_id="approved")
+    put_decision(redis, ALICE.decide(approved, at=at + 2))
+    asking.ask(redis, at + 3, run_id="waits")
+    async with opened(asking) as inbox:
+        for run in ("gone", "approved"):
+            await revoke(settings, "run", f"claude/{run}", reason="leaked", by="olivia")
+        await inbox.refresh()
+        assert states(inbox) == [("waits", "waiting", 1), ("approved", "approved", 0), ("gone", "void", 0)]
+        with pytest.raises(ApprovalError, match="void"):
+            inbox.check(inbox.find(gone.approval_id), "approve")
+        await reinstate(settings, "run", "claude/gone", reason="was fine", by="olivia")
+        asking.ask(redis, now() + 1, run_id="gone")
+        await inbox.refresh()
+        assert states(inbox)[0] == ("gone", "waiting", 1)
+        assert states(inbox)[-1] == ("gone", "void", 0)
+    async with opened(asking) as inbox:  # everything is read anew
+        assert [state for _, state, _ in states(inbox)] == ["waiting", "waiting", "approved", "void"]
+    (settings.keys_dir / PUBLIC_CONTROL).unlink()
+    (settings.keys_dir / CONTROL).unlink()
+    async with opened(asking) as inbox:  # nobody can tell what was revoked
+        assert [state for _, state, _ in states(inbox)] == ["waiting", "waiting", "approved", "waiting"]
 
 
 async def test_a_request_is_found_by_the_beginning_of_its_id(asking: AskingHome, redis: "Redis") -> None:

@@ -238,7 +238,7 @@ def test_open_requests_of_a_run_and_of_a_day_are_counted() -> None:
     old = request(asked_at=NOW - 24 * 60 * MINUTE, expires_at=NOW - 1)
     book = book_of(*mine, old, request(run_id="run-2"), request(agent_id="codex"))
     book.decide(ALICE.decide(mine[0]), EVERYBODY, NOW)
-    assert book.open_of_run("claude", "run-1", EVERYBODY, POLICY, NOW) == 2
+    assert len(book.waiting_of_run("claude", "run-1", EVERYBODY, POLICY, NOW)) == 2
     assert book.asked_today("claude", NOW) == 4
 
 

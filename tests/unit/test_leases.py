@@ -221,3 +221,60 @@ def test_another_lease_of_the_same_version_goes_on_when_one_is_given_back_or_ren
     book.end(mine)
     book.renew(other, NOW + 2000)
     assert list(book) == [other]
+
+
+def test_what_was_inherited_can_end_and_is_no_lease_for_a_new_use() -> None:
+    """A run that asks again is given one of this worker's, beside it; each ends by itself."""
+    book, old = LeaseBook(), holding(upstream="aws/1")
+    book.inherit([old])
+    assert book.held(RUN, "db.root", "7", NOW) is None
+    new = Holding("claude", "run-1", "token-1", RUN, lease(LeaseMint(KEY, 99)), NOW + 1000)
+    book.note(new)
+    assert list(book) == [old, new]
+    assert book.sharing("aws/1") == [old]
+    book.end(new)
+    assert list(book) == [old]
+    book.end(old)
+    assert list(book) == []
+    assert book.take_over() == [old]
+
+
+def test_what_was_inherited_and_then_renewed_ends_once_for_all() -> None:
+    """Its run showed the token, so this worker knows it by that as well."""
+    book, old = LeaseBook(), holding()
+    book.inherit([old])
+    shown = Holding("claude", "run-1", "token-1", RUN, old.lease, NOW + 1000)
+    book.renew(shown, NOW + 2000)
+    book.end(shown)
+    assert list(book) == []
+
+
+def test_what_was_inherited_is_forgotten_at_its_time_and_before_this_workers_own() -> None:
+    """As many of the newest as there is room for."""
+    book = LeaseBook(limit=3)
+    mine = holding("mine", expires_at=NOW + 5000)
+    book.note(mine)
+    book.inherit([holding(secret, expires_at=NOW + each) for each, secret in enumerate("abcd", 1)])
+    assert {each.lease.name for each in book} == {"mine", "c", "d"}
+    another = holding("another", expires_at=NOW + 5000)
+    book.note(another)
+    assert {each.lease.name for each in book} >= {"mine", "another"}
+    book.purge(NOW + 4)
+    assert list(book) == [mine, another]
+
+
+def test_what_begins_and_what_ends_early_is_news() -> None:
+    """Uses, renewals and ends by time are not: nothing is written for them. Nor is what was inherited."""
+    book, told = LeaseBook(), list[int]()
+    book.on_news = lambda: told.append(1)
+    first, second, old = holding("a"), holding("b"), holding("c")
+    book.note(first)
+    book.note(second)
+    book.use(first, NOW + 2000)
+    book.renew(first, NOW + 3000)
+    book.inherit([old])
+    book.purge(NOW + 2999)
+    assert list(book.news) == [first, second]
+    book.end(first)
+    assert list(book.news) == [first, second, first.lease.lease_id]
+    assert len(told) == 3

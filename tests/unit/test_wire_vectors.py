@@ -32,7 +32,7 @@ COUNTS = {
     "audit.json": 98,
     "certificates.json": 25,
     "envelopes.json": 51,
-    "keynames.json": 18,
+    "keynames.json": 19,
     "keys.json": 34,
     "messages.json": 211,
     "names.json": 49,

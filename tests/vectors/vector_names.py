@@ -124,6 +124,13 @@ def keyname_cases() -> list[Case]:
             arguments=["claude", "0123456789abcdef"],
             value="sb:used:{claude}:0123456789abcdef",
         ),
+        case(
+            "approvals that a run has waiting",
+            "ok",
+            function="open_approvals",
+            arguments=["claude", "run-1"],
+            value="sb:open:{claude}:run-1",
+        ),
         case("limit of an agent", "ok", function="agent_limit", arguments=["codex"], value="sb:lim:{codex}:agent"),
         case(
             "limit of a run",

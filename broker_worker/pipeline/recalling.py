@@ -1,0 +1,109 @@
+"""Taking back what runs hold: leases end early, whoever has the value is told, and vaults end what they made for it."""
+
+from collections.abc import Sequence
+
+from agent_sdk.wire.audit import AuditRecord
+from agent_sdk.wire.errors import Code
+from agent_sdk.wire.messages import Notice, lease_id
+from broker_worker.core.configuration import Configuration
+from broker_worker.core.leases import Holding
+from broker_worker.core.revocations import Revocation, Revocations
+from broker_worker.pipeline import records
+from broker_worker.pipeline.leasing import Leases
+from broker_worker.pipeline.letters import Letter, seal_notices
+from broker_worker.pipeline.peers import PeerCache
+from broker_worker.pipeline.reach import ended_by, order_about, runs_reached, sharing_with
+from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.ports import Cache, JobQueue
+
+
+class Recall:
+    """Ends leases before their time.
+
+    Args:
+        leases: what runs hold.
+        cache: values between two uses.
+        peers: the runs that this worker has heard of.
+        nonces: for sealing notices.
+        jobs: takes what may be late.
+    """
+
+    def __init__(self, leases: Leases, cache: Cache, peers: PeerCache, nonces: Nonces, jobs: JobQueue) -> None:
+        self._leases = leases
+        self._cache = cache
+        self._peers = peers
+        self._nonces = nonces
+        self._jobs = jobs
+
+    def end(
+        self, revocation: Revocation, leases: dict[str, Holding], session: Session, now: int
+    ) -> tuple[list[Letter], list[AuditRecord]]:
+        """End the leases that an order is about.
+
+        Args:
+            revocation: an order to revoke.
+            leases: the open leases that it may be about, by their id; those that it ends are taken out.
+            session: the worker's session key.
+            now: the time, ms since the epoch.
+
+        Returns:
+            Notices to send, and what the audit must be told.
+        """
+        ended = ended_by(revocation, leases)
+        also = sharing_with(ended, self._leases.book)
+        letters = self._letters(revocation, ended, session, now) + self._lease_letters(also, session, now)
+        for holding in (*ended, *also):
+            leases.pop(holding.lease.lease_id, None)
+            self._leases.end(holding, Code.REVOKED, "lease_revoked")
+        return letters, [records.lease_ended(holding, revocation, now) for holding in (*ended, *also)]
+
+    def end_refused(
+        self, holdings: Sequence[Holding], revocations: Revocations, session: Session, now: int
+    ) -> tuple[list[Letter], list[AuditRecord]]:
+        """End those of some open leases that are refused by now.
+
+        Args:
+            holdings: the leases.
+            revocations: what must not be served any more.
+            session: the worker's session key.
+            now: the time, ms since the epoch.
+
+        Returns:
+            Notices to send, and what the audit must be told.
+        """
+        letters, noted = list[Letter](), list[AuditRecord]()
+        leases = {holding.lease.lease_id: holding for holding in holdings}
+        for holding in holdings:
+            order = order_about(holding, revocations) if holding.lease.lease_id in leases else None
+            if order is not None:
+                told, ended = self.end(order, leases, session, now)
+                letters, noted = letters + told, noted + ended
+        return letters, noted
+
+    def tell_vaults(self, configuration: Configuration) -> None:
+        """Have vaults take back what they made and nobody holds any more; it is not served from the cache either."""
+        over = {holding.upstream: holding for holding in self._leases.book.take_over() if holding.upstream is not None}
+        if not over:
+            return
+        self._cache.forget_lent(over.keys())
+        for upstream, holding in over.items():
+            entry = configuration.entry_of(holding.lease.name)
+            if entry is not None:
+                scheme = entry.ref.partition("://")[0]
+                self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": upstream})
+
+    def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
+        if revocation.kind in ("secret", "lease"):
+            return self._lease_letters(ended, session, now)
+        runs = runs_reached(revocation, ended, self._peers)
+        kept_by_others = [holding for holding in ended if holding.keeper not in runs]
+        letters = self._lease_letters(kept_by_others, session, now)
+        return letters + seal_notices(Notice("run_revoked", now), sorted(runs), session, self._nonces)
+
+    def _lease_letters(self, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
+        letters: list[Letter] = []
+        for holding in ended:
+            lease = holding.lease
+            notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
+            letters += seal_notices(notice, [holding.keeper], session, self._nonces)
+        return letters
