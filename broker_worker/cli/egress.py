@@ -71,6 +71,7 @@ def _run(file: Path, port: int | None, *, until_stdin_ends: bool) -> None:
 
 
 async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> None:
+    from broker_worker.app.collecting import collect_seldom  # noqa: PLC0415  # as below
     from broker_worker.app.reloading import watch  # noqa: PLC0415  # not for `check`
     from broker_worker.egress.serving import Egress  # noqa: PLC0415  # an extra that need not be installed
 
@@ -82,6 +83,7 @@ async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> Non
             "the proxy was handed no credential of a run",
             hint="`secret-broker up` gives it one; or start it by `secret-broker launch --agent egress -- …`",
         ) from None
+    collect_seldom()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         if sys.platform == "win32":

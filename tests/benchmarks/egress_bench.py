@@ -57,6 +57,7 @@ async def _proxy(folder: Path, port: int) -> None:
     from egress_workbench import ROUTE, SECRET, VALUE  # noqa: PLC0415  # needs the path from above
 
     from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk  # noqa: PLC0415  # as above
+    from broker_worker.app.collecting import collect_seldom  # noqa: PLC0415  # as above
     from broker_worker.egress.serving import Egress  # noqa: PLC0415  # as above
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
@@ -71,6 +72,7 @@ async def _proxy(folder: Path, port: int) -> None:
         connect=lambda _: FakeAsyncSecretBroker(desk=desk, agent_id="egress"),
     )
     token = desk.credential("claude").token
+    collect_seldom()
     await egress.run(lambda address: print(address.rpartition(":")[2], token, flush=True))
 
 
