@@ -10,8 +10,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from multidict import CIMultiDict
 
 _MAX_LINE, _MAX_LINES = 16 * 1024, 200
-_MAX_FRAMING = 64 * 1024
-"""How many bytes may come that bring no body: the head with all that is said before it, chunk extensions, trailers."""
+_MAX_HEAD = 64 * 1024
+"""How many bytes all headers may have, with trailers and what is said before the answer. As many may come that bring no
+piece of the body, such as chunk extensions."""
 _SWITCHING, _FINAL = 101, 200
 _VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -55,7 +56,7 @@ class AnswerReader:
         self._to_head = to_head
         self._lines: list[tuple[str, str]] = []
         self._pieces: list[bytes] = []
-        self._framing = 0
+        self._framing = self._said = 0
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
 
     @property
@@ -77,7 +78,7 @@ class AnswerReader:
         self._framing += len(data)
         try:
             parser.feed_data(data)
-            is_broken = self._framing > _MAX_FRAMING and not self.is_whole
+            is_broken = self._framing > _MAX_HEAD and not self.is_whole
         except (HttpParserError, HttpParserUpgrade):
             is_broken = not self.is_whole
             self.has_surplus = True
@@ -117,10 +118,12 @@ class AnswerReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a line of the head, but no trailer."""
+        size = len(name) + len(value)
+        self._said += size
+        if size > _MAX_LINE or self._said > _MAX_HEAD or len(self._lines) >= _MAX_LINES:
+            raise AnswerBroken
         if self.head is not None:
             return
-        if len(name) + len(value) > _MAX_LINE or len(self._lines) >= _MAX_LINES:
-            raise AnswerBroken
         text = value.decode("utf-8", "surrogateescape").strip(" \t")
         self._lines.append((name.decode("ascii"), text))
 
