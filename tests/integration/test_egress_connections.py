@@ -194,6 +194,19 @@ async def test_an_upstream_that_falls_silent_within_an_answer(tmp_path: Path, au
         await until(lambda: not bench.upstream._writers)
 
 
+async def test_an_upstream_that_falls_silent_after_a_long_body(tmp_path: Path, authority: Authority) -> None:
+    """While a body is sent the upstream need say nothing; from then on its time runs."""
+
+    async def hang(_: Received, writer: asyncio.StreamWriter) -> None:
+        await writer.wait_closed()
+
+    async with open_bench(tmp_path, authority, text=ROUTE + "      idle: 1s\n") as bench:
+        bench.upstream.behave["/v1/hang"] = hang
+        got = await asyncio.wait_for(bench.call("/openai/v1/hang", "POST", data=b"x" * 300_000), 20)
+        assert code(got) == (504, "upstream_timeout")
+        assert len(bench.upstream.received[0].body) == 300_000
+
+
 async def test_words_before_an_answer_without_end(bench: Bench) -> None:
     """An upstream that says `100 Continue` for ever is refused, and heard no longer."""
 
@@ -257,6 +270,31 @@ async def test_an_answer_before_the_body_was_sent(tmp_path: Path, authority: Aut
         assert line is not None
         assert not line._idle
         done.set()
+
+
+async def test_the_rest_of_a_body_that_nobody_wants_is_no_request(bench: Bench) -> None:
+    """After such an answer the agent can end its body, and its next request on the connection is served."""
+    asked: list[int] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(len(head))
+        writer.write(answer(b"no") if b"/v1/up" in head else answer(b"yes"))
+        await writer.drain()
+        await writer.wait_closed()
+
+    bench.upstream._server.close()
+    bench.upstream._server = await asyncio.start_server(
+        refuse, "127.0.0.1", bench.upstream.port, ssl=bench.upstream.tls
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+    writer.write(upload(bench, "Content-Length: 100000") + b"x" * 50_000)
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\nno"), 10)
+    first = f"GET /openai/v1/f HTTP/1.1\r\nHost: 127.0.0.1:{bench.port}\r\n"
+    writer.write(b"x" * 50_000 + f"{first}Authorization: Bearer {bench.run.token}\r\n\r\n".encode())
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\nyes"), 10)
+    assert len(asked) == 2
+    writer.close()
 
 
 def upload(bench: Bench, *lines: str) -> bytes:
