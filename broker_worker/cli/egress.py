@@ -96,5 +96,7 @@ async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> Non
 
 
 def _check_installed() -> None:
-    if find_spec("aiohttp") is None:
-        raise SetupError("the proxy needs aiohttp, which is not installed", hint="install the extra `egress`, or `all`")
+    for package in ("aiohttp", "httptools"):
+        if find_spec(package) is None:
+            hint = "install the extra `egress`, or `all`"
+            raise SetupError(f"the proxy needs {package}, which is not installed", hint=hint)
