@@ -45,6 +45,10 @@ class FormIndex:
             if at >= offset and text.startswith(form, at - offset)
         ]
 
+    def begins_or_stands_in(self, text: bytes) -> bool:
+        """Whether a form stands in a text, or may have begun at its end."""
+        return bool(self.occurrences(text)) or self.first_beginning(text) < len(text)
+
     def beginnings(self, text: bytes) -> list[Occurrence]:
         """Every place in a text from which it goes on to its end as a longer form does, and the shortest such form."""
         end = len(text)

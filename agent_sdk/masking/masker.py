@@ -121,6 +121,8 @@ class Masker:
         Returns:
             What `feed` and then `flush` of a new masker give.
         """
+        if len(whole) <= _PIECE and not self._index.begins_or_stands_in(whole):
+            return whole
         other = copy(self)
         other._begin()  # noqa: SLF001  # its own class's
         return other.feed(whole) + other.flush()

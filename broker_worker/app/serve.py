@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import gc
 import signal
 import sys
 from collections.abc import Callable
 
 import structlog
 
+from broker_worker.app.collecting import collect_seldom
 from broker_worker.app.compose import Process, compose
 from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.hardening import harden
@@ -17,8 +17,6 @@ from broker_worker.core.errors import AuditError
 from broker_worker.settings import Settings
 
 PUBLISH_AT_END_SECONDS = 5.0
-COLLECT_AFTER = 20_000
-"""So many more objects made than freed, instead of 700, cause a look for cycles: a batch leaves none behind."""
 _log = structlog.get_logger(__name__)
 
 
@@ -36,8 +34,7 @@ def serve(settings: Settings, name: str, *, until_stdin_ends: bool = False) -> N
     harden()
     sys.setswitchinterval(0.001)  # files are reread and vaults asked in threads; they must not hold up answers
     process = compose(settings, name)
-    gc.freeze()  # what was imported and composed lives as long as the process: no collection need look at it
-    gc.set_threshold(COLLECT_AFTER, 20, 50)
+    collect_seldom()
     try:
         _runner()(_run(process, until_stdin_ends))
     finally:

@@ -71,6 +71,7 @@ def _run(file: Path, port: int | None, *, until_stdin_ends: bool) -> None:
 
 
 async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> None:
+    from broker_worker.app.collecting import collect_seldom  # noqa: PLC0415  # as below
     from broker_worker.app.reloading import watch  # noqa: PLC0415  # not for `check`
     from broker_worker.egress.serving import Egress  # noqa: PLC0415  # an extra that need not be installed
 
@@ -82,6 +83,7 @@ async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> Non
             "the proxy was handed no credential of a run",
             hint="`secret-broker up` gives it one; or start it by `secret-broker launch --agent egress -- …`",
         ) from None
+    collect_seldom()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         if sys.platform == "win32":
@@ -94,5 +96,7 @@ async def _serve(file: Path, port: int | None, *, until_stdin_ends: bool) -> Non
 
 
 def _check_installed() -> None:
-    if find_spec("aiohttp") is None:
-        raise SetupError("the proxy needs aiohttp, which is not installed", hint="install the extra `egress`, or `all`")
+    for package in ("aiohttp", "httptools"):
+        if find_spec(package) is None:
+            hint = "install the extra `egress`, or `all`"
+            raise SetupError(f"the proxy needs {package}, which is not installed", hint=hint)

@@ -18,7 +18,7 @@ from broker_worker.settings import Settings
 
 _LEDGER_NEEDS = ("sqlalchemy", "alembic")
 _DASHBOARD_NEEDS = ("starlette", "uvicorn", "jinja2", "sse_starlette", "itsdangerous", "python_multipart")
-_EGRESS_NEEDS = ("aiohttp",)
+_EGRESS_NEEDS = ("aiohttp", "httptools")
 _GATEWAY_NEEDS = ("starlette", "uvicorn")
 _log = structlog.get_logger(__name__)
 

@@ -56,12 +56,12 @@ def read_segments(path: str) -> tuple[str, ...]:
     """
     if _PATH.fullmatch(path) is None:
         raise ValueError("expected a path that begins with `/`, in plain characters")
-    if _HIDDEN.search(path) is not None:
+    if "%" in path and _HIDDEN.search(path) is not None:
         raise ValueError("a path must not have `.`, `/`, `%`, a backslash or control characters in encoded form")
     segments = tuple(path[1:].split("/"))
     if "" in segments[:-1]:
         raise ValueError("a path must not have an empty segment")
-    if any(_DOTS.fullmatch(segment) for segment in segments):
+    if "/." in path and any(_DOTS.fullmatch(segment) for segment in segments):
         raise ValueError("a path must not have the segments `.` or `..`")
     return segments
 

@@ -5,12 +5,12 @@ resolver, and then each socket before it is connected, which is the last moment 
 """
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.connector import AddrInfoType
+from aiohappyeyeballs import AddrInfoType
 
 from broker_worker.core.egress import Route
 from broker_worker.core.errors import ConfigError
@@ -29,43 +29,29 @@ async def resolve_by_system(host: str, port: int) -> Sequence[str]:
     return [str(each[4][0]) for each in found]
 
 
-class RouteResolver(AbstractResolver):
-    """Resolves the name of one route's upstream, and refuses the whole answer if an address in it is not allowed.
+async def look_up(route: Route, resolve: Resolve) -> list[AddrInfoType]:
+    """The places that the name of a route's upstream leads to; all of them, or none if one is not allowed.
 
     Args:
         route: whose upstream.
         resolve: gives the addresses.
+
+    Raises:
+        AddressRefusedError: if there is an address that the route may not connect to.
+        OSError: if there is none.
     """
-
-    def __init__(self, route: Route, resolve: Resolve) -> None:
-        self._route = route
-        self._resolve = resolve
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Resolve a name (aiohttp's protocol).
-
-        Raises:
-            AddressRefusedError: if there is an address that the route may not connect to.
-        """
-        addresses = await self._resolve(host, port)
-        if not all(self._route.may_connect(address) for address in addresses):
-            raise AddressRefusedError
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in dict.fromkeys(addresses)
-        ]
-
-    async def close(self) -> None:
-        """Nothing is kept."""
+    port = route.upstream.port
+    addresses = dict.fromkeys(await resolve(route.upstream.host, port))
+    if not all(route.may_connect(address) for address in addresses):
+        raise AddressRefusedError
+    if not addresses:
+        raise OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    return [
+        (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0))
+        if ":" in address
+        else (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
+        for address in addresses
+    ]
 
 
 def socket_for(route: Route) -> Callable[[AddrInfoType], socket.socket]:

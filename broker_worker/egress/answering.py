@@ -3,17 +3,21 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from aiohttp import ClientResponse
 from aiohttp.web import BaseRequest, Response, StreamResponse
+from multidict import CIMultiDict
 
 from broker_worker.core.egress import Route
 from broker_worker.egress.decoding import Decoder, encoding_refused
 from broker_worker.egress.headers import from_upstream
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.problems import Refusal
+from broker_worker.egress.reading import Head
 from broker_worker.egress.sending import SMALL_BYTES
+from broker_worker.egress.upstream import UpstreamConnection
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
+_IDENTITY = Decoder(None)
+"""It keeps nothing of what it decodes, so all answers can share it."""
 
 
 @dataclass(slots=True)
@@ -31,7 +35,9 @@ class Answer:
 
     Args:
         request: the agent's request.
-        upstream: the answer to it.
+        upstream: where the body of the answer comes from.
+        head: what stands before it.
+        path: what was called on the upstream.
         route: the route.
         loan: what the call was made with; once it is taken back, nothing more is passed on.
         exchanged: where what came is counted.
@@ -43,23 +49,26 @@ class Answer:
     def __init__(
         self,
         request: BaseRequest,
-        upstream: ClientResponse,
+        upstream: UpstreamConnection,
+        head: Head,
+        path: str,
         route: Route,
         loan: LentValue,
         exchanged: Exchanged,
     ) -> None:
         self._request = request
         self._upstream = upstream
+        self._status = head.status
         self._most = route.bounds.max_response
         self._loan = loan
         self._scrubber = loan.scrubber()
         self._exchanged = exchanged
-        self._decoder = _decoder(upstream)
-        self._headers = from_upstream(upstream.headers, route, upstream.url.raw_path, request.headers["Host"])
+        self._decoder = _decoder(head.headers)
+        self._headers = from_upstream(head.headers, route, path, request.headers["Host"])
         if not self._decoder.is_identity:
             self._headers.popall("Content-Encoding", None)
             self._headers.popall("Content-MD5", None)
-        self._length = upstream.content_length
+        self._length = head.length
         if self._length is not None and self._length > self._most and request.method != "HEAD":
             raise self._too_large()
 
@@ -69,18 +78,15 @@ class Answer:
         Raises:
             Refusal: if it turns out to be something that cannot be passed on.
         """
-        status, length = self._upstream.status, self._length
+        status, length = self._status, self._length
         if self._request.method == "HEAD" or status in _WITHOUT_BODY:
             response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
             if length is not None and self._request.method == "HEAD" and self._decoder.is_identity:
                 response.content_length = length
             return response
-        is_events = self._upstream.content_type == "text/event-stream"
-        if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and not is_events:
-            body = await self._upstream.read()
-            self._exchanged.received = len(body)
-            self._check_revoked()
-            headers, body = self._scrubber.whole(self._headers, body)
+        kind = self._headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if length is not None and length <= SMALL_BYTES and self._decoder.is_identity and kind != "text/event-stream":
+            headers, body = self._scrubber.whole(self._headers, await self._whole())
             return Response(status=status, headers=headers, body=body)
         response = StreamResponse(status=status, headers=self._scrubber.headers(self._headers))
         await response.prepare(self._request)
@@ -89,10 +95,20 @@ class Answer:
         await response.write_eof()
         return response
 
+    async def _whole(self) -> bytes:
+        """The body, as it is."""
+        body = piece = await self._upstream.read()
+        while piece:
+            piece = await self._upstream.read()
+            body += piece
+        self._exchanged.received = len(body)
+        self._check_revoked()
+        return body
+
     async def _pieces(self) -> AsyncIterator[bytes]:
         """The body without the value. What could be the beginning of the value waits for what follows it."""
         decoded, stream = 0, self._scrubber.stream()
-        async for chunk in self._upstream.content.iter_any():
+        while chunk := await self._upstream.read():
             self._exchanged.received += len(chunk)
             self._check_revoked()
             for piece in self._decoder.decode(chunk):
@@ -113,14 +129,15 @@ class Answer:
         return Refusal(502, "response_too_large", f"this route passes on bodies of at most {self._most} bytes")
 
 
-def _decoder(upstream: ClientResponse) -> Decoder:
+def _decoder(headers: CIMultiDict[str]) -> Decoder:
     """What undoes the answer's coding, which may stand in several lines (RFC 9110, section 5.2).
 
     Raises:
         Refusal: if there is more than one, or one of the transfer: in either the value would not be found.
     """
-    transfer = [coding.strip().lower() for coding in upstream.headers.getall("Transfer-Encoding", ())]
+    if "Transfer-Encoding" not in headers and "Content-Encoding" not in headers:
+        return _IDENTITY
+    transfer = [coding.strip().lower() for coding in headers.getall("Transfer-Encoding", ())]
     if transfer not in ([], ["chunked"]):
         raise encoding_refused()
-    lines = upstream.headers.getall("Content-Encoding", ())
-    return Decoder(", ".join(lines))
+    return Decoder(", ".join(headers.getall("Content-Encoding", ())))

@@ -1,30 +1,26 @@
 """One call that may be made: with the value to the upstream, and back without it."""
 
-import asyncio
+import ssl
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from aiohttp import (
-    ClientConnectorCertificateError,
-    ClientConnectorSSLError,
-    ClientError,
-    ClientPayloadError,
-    ClientResponse,
-    ClientSession,
-    HttpVersion11,
-)
+from aiohttp import HttpVersion11
 from aiohttp.web import BaseRequest, StreamResponse
 from multidict import CIMultiDict
-from yarl import URL
 
-from broker_worker.core.egress import Route
 from broker_worker.egress.addresses import AddressRefusedError
 from broker_worker.egress.answering import Answer, Exchanged
+from broker_worker.egress.connections import Line
 from broker_worker.egress.lending import LentValue
 from broker_worker.egress.problems import Refusal
-from broker_worker.egress.sending import Body, add_value, address_of
+from broker_worker.egress.reading import AnswerBroken, Head
+from broker_worker.egress.sending import Body, add_value, request_head, target_of
+from broker_worker.egress.upstream import UpstreamConnection
 
 _FINAL = 200
-"""The least status of an answer (RFC 9110, section 15). aiohttp passes those over that are said before it, but 101."""
+"""The least status of an answer (RFC 9110, section 15)."""
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods of requests that may be made again (RFC 9110, section 9.2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +29,8 @@ class Passage:
 
     Args:
         request: the agent's request.
-        route: its route.
-        session: what the route's calls go by.
+        line: what the route's calls go by.
+        run: the token of the run that calls.
         segments: the path behind the route's name.
         query: the query without the caller's credential.
         headers: those that go on, without the value.
@@ -42,8 +38,8 @@ class Passage:
     """
 
     request: BaseRequest
-    route: Route
-    session: ClientSession
+    line: Line
+    run: str
     segments: tuple[str, ...]
     query: str | None
     headers: CIMultiDict[str]
@@ -63,78 +59,98 @@ async def forward(passage: Passage, exchanged: Exchanged) -> StreamResponse:
     Raises:
         Refusal: if the call could not be made, or its answer not be passed on.
     """
-    route, request = passage.route, passage.request
-    value = passage.loan.value()
-    query = add_value(route, value, passage.headers, passage.query)
-    address = address_of(route, passage.segments, query)
-    body = Body(request, route.bounds.max_request)
-    _say_go_on(request)
+    call = _Call(passage, exchanged)
+    if "Expect" in passage.request.headers:
+        _say_go_on(passage.request)
     try:
-        upstream = await _ask(passage, address, body)
-        _end_with_connection(upstream)
-        try:
-            if upstream.status < _FINAL:
-                raise Refusal(502, "upstream_broken", "the upstream changed the protocol, or its answer has no status")
-            exchanged.status = upstream.status
-            return await Answer(request, upstream, route, passage.loan, exchanged).pass_on()
-        except ClientError:
-            raise Refusal(502, "upstream_broken", "the upstream's answer ended before it was whole") from None
-        finally:
-            if upstream.content.is_eof():
-                upstream.release()
-            else:
-                upstream.close()
+        data = await call.body.data()
+        connection = passage.line.take(passage.run) or await _connect(passage.line)
+        while (response := await call.make(connection, data)) is None:
+            connection = await _connect(passage.line)
+        return response
     finally:
-        exchanged.sent = body.bytes
+        exchanged.sent = call.body.bytes
 
 
-async def _ask(passage: Passage, address: URL, body: Body) -> ClientResponse:
-    """Send the call, and wait for the head of the answer."""
-    request = passage.request
-    if body.length is not None:
-        passage.headers["Content-Length"] = str(body.length)
+class _Call:
+    """What is sent, and what is done with what comes."""
+
+    def __init__(self, passage: Passage, exchanged: Exchanged) -> None:
+        route, request = passage.line.route, passage.request
+        query = add_value(route, passage.loan.value(), passage.headers, passage.query)
+        target = target_of(route, passage.segments, query)
+        self.body = Body(request, route.bounds.max_request)
+        self._head = request_head(request.method, target, route.upstream.authority, passage.headers, self.body.framing)
+        self._path = target.partition("?")[0]
+        self._passage = passage
+        self._exchanged = exchanged
+
+    async def make(self, connection: UpstreamConnection, data: bytes | AsyncIterator[bytes]) -> StreamResponse | None:
+        """Make it by a connection.
+
+        Returns:
+            The answer; None if the upstream was just closing the connection, and the call can be made again.
+        """
+        passage, route = self._passage, self._passage.line.route
+        try:
+            head = await self._ask(connection, data)
+            if head is None:
+                return None
+            self._exchanged.status = head.status
+            answer = Answer(passage.request, connection, head, self._path, route, passage.loan, self._exchanged)
+            return await answer.pass_on()
+        except AnswerBroken:
+            raise self.body.problem or _broken("the upstream's answer ended before it was whole") from None
+        except TimeoutError:
+            raise _too_late() from None
+        finally:
+            await passage.line.put_back(passage.run, connection)
+
+    async def _ask(self, connection: UpstreamConnection, data: bytes | AsyncIterator[bytes]) -> Head | None:
+        """Send it, and wait for the head of the answer."""
+        method, idle = self._passage.request.method, self._passage.line.route.bounds.idle_seconds
+        is_chunked, to_head = self.body.is_chunked, method == "HEAD"
+        try:
+            head = await connection.ask(self._head, data, is_chunked=is_chunked, to_head=to_head, idle=idle)
+        except AnswerBroken:
+            if connection.was_stale and isinstance(data, bytes) and method in _IDEMPOTENT:
+                return None
+            raise self.body.problem or _failed() from None
+        if head.status < _FINAL:
+            raise _broken("the upstream changed the protocol, or its answer has no status")
+        return head
+
+
+async def _connect(line: Line) -> UpstreamConnection:
+    """A new connection to the upstream."""
     try:
-        return await passage.session.request(
-            request.method, address, headers=passage.headers, data=await body.data(), allow_redirects=False
-        )
-    except (ClientError, OSError) as error:
-        refusal = body.problem or _why_not(error)
-    raise refusal  # out here, away from an exception whose text has the whole address
+        return await line.connect()
+    except ssl.SSLError:
+        refusal = Refusal(502, "upstream_not_trusted", "the upstream's certificate or its TLS could not be verified")
+    except AddressRefusedError:
+        refusal = Refusal(502, "address_refused", "the upstream's name leads to an address that is not public")
+    except TimeoutError:
+        refusal = _too_late()
+    except OSError:
+        refusal = _failed()
+    raise refusal  # out here, away from an exception whose text may have an address
 
 
-def _end_with_connection(upstream: ClientResponse) -> None:
-    """Have the body end in an error when its connection ends before it does.
-
-    aiohttp closes the connection of a body that is badly chunked, and leaves whoever reads the body waiting.
-    """
-    connection, content = upstream.connection, upstream.content
-    closed = None if connection is None or connection.protocol is None else connection.protocol.closed
-    if closed is None:
-        return
-
-    def end(future: "asyncio.Future[None]") -> None:
-        if not future.cancelled():
-            future.exception()  # seen
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(ClientPayloadError())
-
-    closed.add_done_callback(end)
-
-
-def _why_not(error: Exception) -> Refusal:
-    if isinstance(error, ClientConnectorCertificateError | ClientConnectorSSLError):
-        return Refusal(502, "upstream_not_trusted", "the upstream's certificate or its TLS could not be verified")
-    causes = (error, error.__cause__, getattr(error, "os_error", None))
-    if any(isinstance(cause, AddressRefusedError) for cause in causes):
-        return Refusal(502, "address_refused", "the upstream's name leads to an address that is not public")
-    if isinstance(error, asyncio.TimeoutError):
-        return Refusal(504, "upstream_timeout", "the upstream did not answer in time")
+def _failed() -> Refusal:
     return Refusal(502, "upstream_failed", "the upstream could not be reached, or broke off")
+
+
+def _broken(detail: str) -> Refusal:
+    return Refusal(502, "upstream_broken", detail)
+
+
+def _too_late() -> Refusal:
+    return Refusal(504, "upstream_timeout", "the upstream did not answer in time")
 
 
 def _say_go_on(request: BaseRequest) -> None:
     """Have the agent send the body that it holds back (RFC 9110, section 10.1.1)."""
-    if request.headers.get("Expect", "").lower() != "100-continue" or request.version < HttpVersion11:
+    if request.headers["Expect"].lower() != "100-continue" or request.version < HttpVersion11:
         return
     if request.transport is not None and request.body_exists:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

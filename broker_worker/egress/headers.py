@@ -65,7 +65,7 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         low = name.lower()
-        if _OVERRIDES.fullmatch(low):
+        if low.startswith("x-") and _OVERRIDES.fullmatch(low):
             raise Refusal(400, "header_refused", f"the header {low} could turn this call into another")
         if low in _NOT_SENT or low in left_out or low == own or low.startswith("x-forwarded-"):
             continue
@@ -78,7 +78,7 @@ def to_upstream(headers: CIMultiDictProxy[str], route: Route) -> CIMultiDict[str
     return kept
 
 
-def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, host: str) -> CIMultiDict[str]:
+def from_upstream(headers: CIMultiDict[str], route: Route, path: str, host: str) -> CIMultiDict[str]:
     """The headers that are passed on to the agent; places on the upstream become places on the route.
 
     Args:
@@ -108,7 +108,7 @@ def from_upstream(headers: CIMultiDictProxy[str], route: Route, path: str, host:
     return kept
 
 
-def _nominated(headers: CIMultiDictProxy[str]) -> frozenset[str]:
+def _nominated(headers: CIMultiDict[str] | CIMultiDictProxy[str]) -> frozenset[str]:
     """The headers that `Connection` says belong to the connection."""
     values = headers.getall("connection", ())
     return frozenset(word.strip().lower() for value in values for word in value.split(",")) if values else frozenset()

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from broker_worker.core.limits import Rate, count_one
 from broker_worker.egress.problems import Refusal
@@ -54,9 +53,8 @@ class InFlight:
     def __len__(self) -> int:
         return self._total
 
-    @contextmanager
-    def one(self, token: str) -> Iterator[None]:
-        """Count one call while it is made.
+    def begin(self, token: str) -> None:
+        """Count one call, until `end`.
 
         Raises:
             Refusal: if there are too many.
@@ -68,12 +66,12 @@ class InFlight:
         self._total += 1
         self.ended.clear()
         self._calls[token] += 1
-        try:
-            yield
-        finally:
-            self._total -= 1
-            self._calls[token] -= 1
-            if not self._calls[token]:
-                del self._calls[token]
-            if not self._total:
-                self.ended.set()
+
+    def end(self, token: str) -> None:
+        """Count one call less."""
+        self._total -= 1
+        self._calls[token] -= 1
+        if not self._calls[token]:
+            del self._calls[token]
+        if not self._total:
+            self.ended.set()

@@ -12,7 +12,7 @@ from broker_worker.core.egress import Route
 from broker_worker.core.egress_path import Target, read_target
 from broker_worker.core.limits import Rate
 from broker_worker.egress.answering import Exchanged
-from broker_worker.egress.connections import CALLING, Connections, Line
+from broker_worker.egress.connections import Connections, Line
 from broker_worker.egress.forwarding import Passage, forward
 from broker_worker.egress.headers import to_upstream
 from broker_worker.egress.identity import Caller, identify
@@ -121,22 +121,21 @@ class Proxy:
             self._count(token, route)
         if not self._recorder.keeps_up:
             raise Refusal(503, "audit_unavailable", "calls cannot be recorded now, so none is made", 2)
+        self._in_flight.begin(token)
         try:
             async with asyncio.timeout(_seconds(route, case.caller)):
-                with self._in_flight.one(token):
-                    loan = await self._values.lend(route, case.caller)
-                    if not is_known:  # now it is; made-up tokens are counted together, where the broker is asked
-                        self._count(token, route)
-                    if not loan.is_ready:  # what cannot be kept out of answers is not sent
-                        await asyncio.to_thread(loan.scrubber)
-                    case.has_left = True
-                    CALLING.set(token)
-                    passage = Passage(
-                        request, route, case.line.session, target.segments, case.caller.query, headers, loan
-                    )
-                    return await forward(passage, case.exchanged)
+                loan = await self._values.lend(route, case.caller)
+                if not is_known:  # now it is; made-up tokens are counted together, where the broker is asked
+                    self._count(token, route)
+                if not loan.is_ready:  # what cannot be kept out of answers is not sent
+                    await asyncio.to_thread(loan.scrubber)
+                case.has_left = True
+                passage = Passage(request, case.line, token, target.segments, case.caller.query, headers, loan)
+                return await forward(passage, case.exchanged)
         except TimeoutError:
             raise Refusal(504, "timeout", "the call took longer than this route allows, or than its run") from None
+        finally:
+            self._in_flight.end(token)
 
     def _count(self, token: str, route: Route) -> None:
         """Count a call of a run that the broker knows."""

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 from aiohttp.web import BaseRequest, RequestPayloadError
 from multidict import CIMultiDict
-from yarl import URL
 
 from broker_worker.core.egress import PLACE, Route
 from broker_worker.egress.problems import Refusal
@@ -15,6 +14,8 @@ from broker_worker.egress.problems import Refusal
 SMALL_BYTES = 64 * 1024
 """A body of at most so many bytes is read before it is sent, which is faster than passing it on in pieces."""
 _IDLE_SECONDS = 30.0
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods whose requests have no length where they have no body (RFC 9110, section 8.6)."""
 
 
 def add_value(route: Route, value: str, headers: CIMultiDict[str], query: str | None) -> str | None:
@@ -37,15 +38,33 @@ def add_value(route: Route, value: str, headers: CIMultiDict[str], query: str | 
     return query
 
 
-def address_of(route: Route, segments: tuple[str, ...], query: str | None) -> URL:
-    """The URL that is called: the upstream's origin, its prefix, and the path that was matched, as it was matched."""
+def target_of(route: Route, segments: tuple[str, ...], query: str | None) -> str:
+    """The target that is called: the upstream's prefix, the path that was matched, as it was matched, and the query."""
     path = "/".join(("", *route.upstream.prefix, *segments))
-    upstream = (
-        route.upstream
-    )  # built from parts, as what parses whole addresses remembers them, and the value with them
-    return URL.build(
-        scheme=upstream.scheme, authority=upstream.authority, path=path, query_string=query or "", encoded=True
-    )
+    return f"{path}?{query}" if query else path
+
+
+def request_head(method: str, target: str, host: str, headers: CIMultiDict[str], framing: str | None) -> bytes:
+    """All that stands before the body of a request (RFC 9112, section 3).
+
+    Args:
+        method: its method.
+        target: its target.
+        host: the upstream's host and port.
+        headers: those that go on.
+        framing: the line that says where its body ends.
+
+    Raises:
+        ValueError: if something in it would be read as a line of its own. It was all looked at before.
+    """
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if framing is not None:
+        lines.append(framing)
+    text = "\r\n".join((*lines, "", ""))
+    if text.count("\n") != len(lines) + 1 or text.count("\r") != len(lines) + 1 or not text.isascii():
+        raise ValueError("a line of the request has characters that cannot be sent")
+    return text.encode("ascii")
 
 
 class Body:
@@ -70,47 +89,60 @@ class Body:
             raise self._too_large()
 
     @property
-    def length(self) -> int | None:
-        """How long it says that it is; None if it does not say, or there is none."""
-        return self._request.content_length if self._request.body_exists else None
+    def framing(self) -> str | None:
+        """The line that says where it ends; none for the methods that have no body unless they say so."""
+        request = self._request
+        if not request.body_exists:
+            return None if request.method in _WITHOUT_BODY else "Content-Length: 0"
+        length = request.content_length
+        return "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
 
-    async def data(self) -> bytes | AsyncIterator[bytes] | None:
-        """What is to be sent: nothing, all of it at once if it is small, or piece by piece.
+    @property
+    def is_chunked(self) -> bool:
+        """Whether it goes in chunks, as nobody knows its length."""
+        return self._request.body_exists and self._request.content_length is None
+
+    async def data(self) -> bytes | AsyncIterator[bytes]:
+        """What is to be sent: all of it at once if it is small, or piece by piece.
 
         Raises:
             Refusal: if a small body does not arrive whole.
         """
-        request = self._request
-        if not request.body_exists:
-            return None
-        if request.content_length is not None and request.content_length <= SMALL_BYTES:
-            return b"".join([piece async for piece in self._pieces()])
-        return self._pieces()
+        if not self._request.body_exists:
+            return b""
+        length = self._request.content_length
+        if length is None or length > SMALL_BYTES:
+            return self._pieces()
+        whole = piece = await self._next()
+        while piece and len(whole) < length:
+            piece = await self._next()
+            whole += piece
+        return whole
 
     async def _pieces(self) -> AsyncIterator[bytes]:
+        while piece := await self._next():
+            yield piece
+
+    async def _next(self) -> bytes:
+        """The next piece; none at the end."""
+        content = self._request.content
         try:
-            while piece := await self._next():
-                self.bytes += len(piece)
-                if self.bytes > self._most:
-                    raise self._too_large()
-                yield piece
-        except Refusal as refusal:
-            self.problem = refusal
-            raise
+            if content.is_eof():  # all of it has come, so this does not wait
+                piece = await content.readany()
+            else:
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    piece = await content.readany()
         except TimeoutError:
             self.problem = Refusal(408, "request_timeout", "the body stopped coming", close=True)
             raise self.problem from None
         except (RequestPayloadError, ConnectionError):
             self.problem = Refusal(400, "body_broken", "the body did not arrive whole and well-formed", close=True)
             raise self.problem from None
-
-    async def _next(self) -> bytes:
-        """The next piece; none at the end."""
-        content = self._request.content
-        if content.is_eof():
-            return await content.readany()  # it is all here
-        async with asyncio.timeout(_IDLE_SECONDS):
-            return await content.readany()
+        self.bytes += len(piece)
+        if self.bytes > self._most:
+            self.problem = self._too_large()
+            raise self.problem
+        return piece
 
     def _too_large(self) -> Refusal:
         detail = f"this route takes bodies of at most {self._most} bytes"

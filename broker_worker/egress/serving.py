@@ -190,7 +190,7 @@ class Egress:
             await http.shutdown(1.0)
             for task in beside:
                 task.cancel()
-            await self._connections.close()
+            self._connections.close()
             await asker.close()
         await asyncio.wait(beside)
         for task in beside:

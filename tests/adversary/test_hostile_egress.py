@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from aiohappyeyeballs import AddrInfoType
 from egress_upstream import Authority, answer
 from egress_workbench import ROUTE, VALUE, Bench, open_bench
+
+from broker_worker.core.egress import Route
+from broker_worker.egress.addresses import Resolve
 
 
 def head(bench: Bench, *lines: str, first: str = "POST /openai/v1/f HTTP/1.1", host: str | None = None) -> bytes:
@@ -209,11 +213,12 @@ async def test_what_is_connected_to_is_what_was_checked(
         asked.append(host)
         return ["127.0.0.1"]
 
-    async def unchecked(_: object, host: str, port: int = 0, family: object = None) -> list[dict[str, object]]:
-        (address,) = await resolve(host, port)
-        return [{"hostname": host, "host": address, "port": port, "family": socket.AF_INET, "proto": 6, "flags": 0}]
+    async def unchecked(route: Route, resolve: Resolve) -> list[AddrInfoType]:
+        (address,) = await resolve(route.upstream.host, route.upstream.port)
+        place = (address, route.upstream.port)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place)]
 
-    monkeypatch.setattr("broker_worker.egress.addresses.RouteResolver.resolve", unchecked)
+    monkeypatch.setattr("broker_worker.egress.connections.look_up", unchecked)
     async with open_bench(tmp_path, authority, text=text, resolve=resolve) as bench:
         got = await bench.call()
         assert (got.status, json.loads(got.body)["code"]) == (502, "address_refused")

@@ -94,9 +94,8 @@ async def test_an_answer_that_nobody_asked_for_is_no_answer_to_the_next_call(ben
     said.set()
     line = bench.egress._connections.get("openai")
     assert line is not None
-    idle = line.session.connector
-    assert idle is not None
-    await until(lambda: any(each.should_close for pool in idle._conns.values() for each, _ in pool))  # it has arrived
+    (kept,) = [each for run in line._idle.values() for each in run]
+    await until(lambda: not kept.is_open)  # it has arrived
     assert (await bench.call("/openai/v1/f", "POST", data=b"mine")).body == b"echo:mine"
 
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from multidict import CIMultiDict
 
 from broker_worker.core.egress import Route, Send, Upstream, check_header_name, is_public
 from broker_worker.core.policy import Origin
-from broker_worker.egress.sending import address_of
+from broker_worker.egress.sending import request_head, target_of
 
 INSIDE = [
     "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
@@ -74,16 +75,41 @@ def test_a_value_goes_into_no_header_of_the_connection(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("upstream", "whole"),
+    ("upstream", "host", "target"),
     [
-        (Upstream("https", "api.example.com", 443), "https://api.example.com/v1/a%20b?x=%2e&y"),
-        (Upstream("https", "api.example.com", 8443, ("base",)), "https://api.example.com:8443/base/v1/a%20b?x=%2e&y"),
-        (Upstream("https", "2606:4700::1111", 443), "https://[2606:4700::1111]/v1/a%20b?x=%2e&y"),
-        (Upstream("https", "2606:4700::1111", 8443), "https://[2606:4700::1111]:8443/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "api.example.com", 443), "api.example.com", "/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "api.example.com", 8443, ("base",)), "api.example.com:8443", "/base/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "2606:4700::1111", 443), "[2606:4700::1111]", "/v1/a%20b?x=%2e&y"),
+        (Upstream("https", "2606:4700::1111", 8443), "[2606:4700::1111]:8443", "/v1/a%20b?x=%2e&y"),
     ],
 )
-def test_an_address_is_made_of_what_was_matched(upstream: Upstream, whole: str) -> None:
-    """The upstream's origin and prefix, the path and the query: nothing is read or written in another way."""
-    found = address_of(replace(route(), upstream=upstream), ("v1", "a%20b"), "x=%2e&y")
-    assert (str(found), found.raw_path_qs) == (whole, whole[len(upstream.origin) :])
-    assert found.port == upstream.port
+def test_a_call_is_made_of_what_was_matched(upstream: Upstream, host: str, target: str) -> None:
+    """The upstream's host and prefix, the path and the query: nothing is read or written in another way."""
+    assert upstream.authority == host
+    assert target_of(replace(route(), upstream=upstream), ("v1", "a%20b"), "x=%2e&y") == target
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name", "value"),
+    [
+        ("GET", "/", "X", "1\r\nX-Admin: 1"),
+        ("GET", "/", "X", "1\nX-Admin: 1"),
+        ("GET", "/", "X", "1\rX-Admin: 1"),
+        ("GET", "/", "X\r\nX-Admin", "1"),
+        ("GET", "/ HTTP/1.1\r\nX-Admin: 1\r\n", "X", "1"),
+        ("GET / HTTP/1.1\r\n", "/", "X", "1"),
+        ("GET", "/", "X", "\u010a"),
+    ],
+)
+def test_no_line_of_a_request_is_two(method: str, target: str, name: str, value: str) -> None:
+    """Whatever was looked at before, nothing is sent in which a server would see a line that nobody put there."""
+    with pytest.raises(ValueError, match="cannot be sent") as error:
+        request_head(method, target, "api.example.com", CIMultiDict({name: value}), None)
+    assert value not in str(error.value)
+
+
+def test_the_head_of_a_request() -> None:
+    """One line for the request, one for its host, one for each header and one for the body's end."""
+    headers = CIMultiDict([("X", "1"), ("X", "2")])
+    found = request_head("POST", "/v1?x", "api.example.com", headers, "Content-Length: 0")
+    assert found == b"POST /v1?x HTTP/1.1\r\nHost: api.example.com\r\nX: 1\r\nX: 2\r\nContent-Length: 0\r\n\r\n"

@@ -25,8 +25,9 @@ def check_proxy(settings: Settings, configuration: Configuration, *, running: bo
     if not file.exists():
         return
     found = check_egress(file, configuration)
-    if find_spec("aiohttp") is None:
-        yield failed("egress", "aiohttp is not installed", "install the extra `egress`, or `all`")
+    missing = next((package for package in ("aiohttp", "httptools") if find_spec(package) is None), None)
+    if missing is not None:
+        yield failed("egress", f"{missing} is not installed", "install the extra `egress`, or `all`")
         return
     agent = acting_agent(configuration.policy, "egress", "proxy")
     detail = f"routes: {len(found.routes)}, as the agent {agent}"
