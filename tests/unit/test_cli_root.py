@@ -176,3 +176,17 @@ def test_a_command_that_asks_no_queue_does_not_wait_for_its_client() -> None:
     script = f"import sys, {', '.join(modules)}\nprint('redis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_command_is_loaded_without_looking_for_garbage() -> None:
+    """Nothing of it is any, and to look takes a third of the time; afterwards it is looked for as ever."""
+    script = (
+        "import gc\n"
+        "from broker_worker.cli import main\n"
+        "gc.callbacks.append(lambda *what: print(what))\n"
+        "main.commands['worker']\n"
+        "gc.callbacks.clear()\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True True\n"
