@@ -47,8 +47,8 @@ class CommandTable(MutableMapping[str, click.Command]):
 def _load(place: str) -> click.Command:
     """Import a command without looking for garbage meanwhile, nor among it later: what was imported stays.
 
-    To look for it takes up to a third of a start. A process that has frozen objects itself, as the tests', keeps its own
-    ways.
+    To look for it takes up to a third of a start. A process that has frozen objects itself, as those of the tests, is
+    left to it.
     """
     module, _, attribute = place.partition(":")
     looks = gc.isenabled()
