@@ -15,7 +15,6 @@ from agent_sdk.credential import RunCredential
 from agent_sdk.errors import InvalidRequest, Refusal, Unavailable, refused_names
 from agent_sdk.exchange import Exchange
 from agent_sdk.outcome import Answer, Resolution, Stored
-from agent_sdk.redis_transport import RedisTransport
 from agent_sdk.request import (
     Deliver,
     checked_generate,
@@ -85,6 +84,9 @@ class AsyncSecretBroker:
         credential = RunCredential.load() if credential is None else credential
         channel = RunChannel(credential)
         if transport is None:
+            # Loaded only here: redis-py is the better part of what a program that needs no queue would wait for.
+            from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415
+
             url, shown_url = credential.queue_url, credential.shown_queue_url
             transport = RedisTransport(url, shown_url, credential.agent_id, channel.replies)
         self._timeout = checked_seconds(timeout)

@@ -146,17 +146,22 @@ class DirectChild:
 
     def _wait(self, post: Post) -> None:
         while not self._ended:
-            post(self._next())
+            event = self._next()
+            if event is not None:
+                post(event)
 
-    def _next(self) -> Ended | Stopped:
+    def _next(self) -> Ended | Stopped | None:
         if sys.platform != "darwin":  # has no waitid before Python 3.13; a signal could meet a successor there
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
             with self._lock:
-                return self._taken()
+                return self._taken(os.WNOHANG)
         return self._taken()
 
-    def _taken(self) -> Ended | Stopped:
-        _, status = os.waitpid(self._pid, os.WUNTRACED)
+    def _taken(self, options: int = 0) -> Ended | Stopped | None:
+        """What became of it; None if it was stopped, but somebody has continued it meanwhile."""
+        found, status = os.waitpid(self._pid, os.WUNTRACED | options)
+        if found == 0:
+            return None
         if os.WIFSTOPPED(status):
             return Stopped(os.WSTOPSIG(status))
         self._ended = True

@@ -77,7 +77,9 @@ def stop_here() -> None:
 
     Returns at once where nobody could continue it (an orphaned process group).
     """
-    before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    # The terminal's own may still wait for the thread that takes signals; let in here, it would stop us a second time.
+    before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # forgets one that waits (POSIX.1-2017, 2.4.3)
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTSTP])
     # To this thread, the only one that has it unblocked: so the process stops before this returns.
     signal.raise_signal(signal.SIGTSTP)

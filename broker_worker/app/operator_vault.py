@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import provider_names, providers_of
+from broker_worker.app.vaults import provider_names, providers_of
 from broker_worker.audit.publisher import AuditPublisher
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.core.announcements import Announcement, sign_announcement

@@ -6,8 +6,6 @@ import os
 import signal
 import sys
 
-import httpx
-
 from broker_worker.core.rotation import CommandProbe, HttpProbe
 
 
@@ -71,6 +69,8 @@ def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _ask(how: HttpProbe, value: bytes) -> str:
+    import httpx  # noqa: PLC0415  # most rotations ask nobody, and it takes long to load
+
     try:
         header = how.prefix.encode("latin-1") + value
     except UnicodeEncodeError:

@@ -12,7 +12,8 @@ import watchfiles
 
 from agent_sdk.wire.audit import EventType
 from agent_sdk.wire.tokens import TokenVerifier
-from broker_worker.app.compose import SKEW_MS, Process, intakes_of, provider_names, providers_of
+from broker_worker.app.compose import SKEW_MS, Process, intakes_of
+from broker_worker.app.vaults import provider_names, providers_of
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.digest import providers_digest
 from broker_worker.core.errors import AuditError, BrokerError, ConfigError

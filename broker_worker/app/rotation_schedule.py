@@ -10,7 +10,6 @@ import structlog
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.hardening import harden
 from broker_worker.app.rotating import RotationFailedError, rotate
-from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError
 from broker_worker.core.rotation import due_at
 from broker_worker.files.configuration import load_configuration
@@ -25,11 +24,6 @@ LOOK_EVERY_MS = 30_000
 BY = "schedule"
 """Who orders a rotation that nobody ordered, for the audit."""
 _log = structlog.get_logger(__name__)
-
-
-def has_schedule(configuration: Configuration) -> bool:
-    """Whether a secret is to be rotated by the schedule."""
-    return any(entry.rotation and entry.rotation.every_seconds for entry in configuration.registry.values())
 
 
 class Schedule:

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 import structlog
 
 from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import providers_of
 from broker_worker.app.house import House, Part
 from broker_worker.app.part_credentials import RENEW_SECONDS, Mint, PartCredential
 from broker_worker.app.reloading import watch
-from broker_worker.app.rotation_schedule import has_schedule
-from broker_worker.app.upstream import has_dynamic
+from broker_worker.app.vaults import has_dynamic, providers_of
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
@@ -21,8 +19,8 @@ from broker_worker.files.egress import EGRESS_FILE
 from broker_worker.files.keys import JOBS, QUEUE, ensure_seed, load_broker_keys, load_seed
 from broker_worker.jobs.payloads import NOTIFICATIONS, ROTATIONS, UPSTREAM
 from broker_worker.queue import acl
-from broker_worker.queue.acl import ensure_users
 from broker_worker.queue.embedded import EmbeddedServer
+from broker_worker.queue.users import ensure_users
 from broker_worker.settings import Settings
 
 PROXY_SECONDS = 28.0
@@ -165,7 +163,7 @@ class Supervisor:
         """
         notifies = self._may_notify and bool(configuration.notifications)
         revokes = has_dynamic(configuration, self._settings)
-        rotates = has_schedule(configuration)
+        rotates = configuration.has_rotation_schedule
         if notifies or revokes or rotates:
             ensure_seed(self._settings.keys_dir / JOBS)
         if notifies:

@@ -4,14 +4,12 @@ import asyncio
 import gc
 
 from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import providers_of
 from broker_worker.app.hardening import harden
-from broker_worker.core.configuration import Configuration
+from broker_worker.app.vaults import providers_of
 from broker_worker.files.configuration import load_configuration
 from broker_worker.jobs.payloads import UPSTREAM
 from broker_worker.jobs.revoking import Revoking
 from broker_worker.jobs.serving import JobProcess
-from broker_worker.ports import DynamicProvider
 from broker_worker.settings import Settings
 
 
@@ -40,14 +38,3 @@ def serve_upstream(settings: Settings, url: str, jobs_key: bytes, *, until_stdin
             loop.run_until_complete(provider.close())
         loop.close()
         gc.collect()  # what a provider's library left open ends with the loop, not at exit
-
-
-def has_dynamic(configuration: Configuration, settings: Settings) -> bool:
-    """Whether a configured provider makes credentials that must be taken back.
-
-    Raises:
-        ConfigError: if a provider's section cannot be used.
-    """
-    return any(
-        isinstance(each, DynamicProvider) for each in providers_of(configuration, settings, SystemClock()).values()
-    )

@@ -44,7 +44,7 @@ main.commands = CommandTable(
         "rotate": "broker_worker.cli.rotate:rotate",
         "runs": "broker_worker.cli.runs:runs",
         "tokens": "broker_worker.cli.tokens:tokens",
-        "up": "broker_worker.cli.worker:up",
+        "up": "broker_worker.cli.up:up",
         "vault": "broker_worker.cli.vault:vault",
         "worker": "broker_worker.cli.worker:worker",
     }

@@ -9,7 +9,8 @@ from broker_worker.core.errors import SetupError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import QUEUE, load_seed
 from broker_worker.private_files import write_private
-from broker_worker.queue.acl import CONSOLE, JOBS, LEDGER, agent_url, ensure_users, render_acl, user_password
+from broker_worker.queue.acl import CONSOLE, JOBS, LEDGER, agent_url, render_acl, user_password
+from broker_worker.queue.users import ensure_users
 from broker_worker.settings import Settings
 
 

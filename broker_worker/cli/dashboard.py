@@ -12,6 +12,7 @@ import structlog
 from broker_worker.app.ending import on_end_of_stdin
 from broker_worker.app.hardening import harden
 from broker_worker.core.errors import SetupError
+from broker_worker.dashboard.inviting import link_of, make_link
 from broker_worker.settings import Settings
 
 _NEEDED = ("starlette", "jinja2", "uvicorn", "sse_starlette", "itsdangerous", "python_multipart", "webauthn")
@@ -40,13 +41,11 @@ def dashboard(ctx: click.Context, port: int | None, in_container: bool, until_st
 def link(settings: Settings) -> None:
     """Print a fresh link that logs a browser in, once and within ten minutes."""
     _check_installed()
-    from broker_worker.dashboard.serving import make_link  # noqa: PLC0415  # an extra that need not be installed
-
     click.echo(make_link(settings))
 
 
 async def _serve(settings: Settings, port: int | None, addresses: tuple[str, ...], *, until_stdin_ends: bool) -> None:
-    from broker_worker.dashboard.serving import Dashboard, link_of  # noqa: PLC0415  # as above
+    from broker_worker.dashboard.serving import Dashboard  # noqa: PLC0415  # an extra that need not be installed
 
     harden()
     served = Dashboard(settings, port, addresses)

@@ -8,7 +8,7 @@ import click
 
 from agent_sdk.cli.error_group import printable
 from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import providers_of
+from broker_worker.app.vaults import providers_of
 from broker_worker.cli.root import FOUND_WRONG
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import show_span, show_time

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from redis.exceptions import RedisError
 
 from agent_sdk.cli.error_group import ErrorGroup, leave, show_calls
 from agent_sdk.wire.errors import SecretBrokerError
@@ -59,7 +58,7 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
         show_calls(error)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
     message, hint = str(error), getattr(error, "hint", "")
-    if code is None and isinstance(error, RedisError):
+    if code is None and _is_of_the_queue(error):
         code, message, hint = _QUEUE_CODE, f"the queue: {error}", "run `secret-broker doctor`"
     elif code is None and isinstance(error, OSError) and error.strerror:
         code, message = _SETUP_CODE, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -67,6 +66,12 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
         code, message = FOUND_WRONG, f"unexpected {type(error).__name__}"
         hint = "this is a defect; `secret-broker --debug …` shows where it happened"
     leave(message, hint, code)
+
+
+def _is_of_the_queue(error: Exception) -> bool:
+    """Whether an exception is redis-py's; a command that did not load that has none of them."""
+    exceptions = sys.modules.get("redis.exceptions")
+    return exceptions is not None and isinstance(error, exceptions.RedisError)
 
 
 class BrokerGroup(ErrorGroup):

@@ -239,6 +239,11 @@ class Configuration:
     create_in: tuple[CreationRule, ...] = ()
     static_tokens: Mapping[str, StaticToken] = field(default_factory=dict)
 
+    @property
+    def has_rotation_schedule(self) -> bool:
+        """Whether a secret is to be rotated by the schedule."""
+        return any(entry.rotation and entry.rotation.every_seconds for entry in self.registry.values())
+
     def entry_of(self, name: str) -> SecretEntry | None:
         """The registry's entry of a name, or else that of the place where the name would be created.
 

@@ -18,17 +18,17 @@ from broker_worker.core.errors import SetupError
 from broker_worker.dashboard.app import make_app
 from broker_worker.dashboard.context import Context
 from broker_worker.dashboard.feed import Feed
+from broker_worker.dashboard.inviting import shared_folder
 from broker_worker.dashboard.links import Links
 from broker_worker.ledger.database import open_database
 from broker_worker.loopback import listening
 from broker_worker.people.current_rules import CurrentRules
 from broker_worker.people.inbox import open_inbox
 from broker_worker.people.revoking import revoke, revoke_all
-from broker_worker.private_files import make_private_folder, read_private, write_private
+from broker_worker.private_files import make_private_folder, write_private
 from broker_worker.settings import Settings
 
 _GRACE_SECONDS = 2
-_MAX_ADDRESS = 1024
 _PORT_HINT = "stop what uses it, or choose another: `port` under `dashboard` in broker.yaml, or --port"
 LOOPBACK = ("127.0.0.1", "::1")
 _log = structlog.get_logger(__name__)
@@ -98,7 +98,7 @@ class Dashboard:
         with listening(port, self.addresses, _PORT_HINT) as sockets:
             port = sockets[0].getsockname()[1]
             origin = configured.origin if port == configured.port else f"http://localhost:{port}"
-            with _registered(_folder(self.settings), origin):
+            with _registered(shared_folder(self.settings), origin):
                 await self._serve(self._context(origin), sockets, ready)
 
     def _context(self, origin: str) -> Context:
@@ -114,7 +114,7 @@ class Dashboard:
             revoke_all=revoke_all,
             clock=_now,
             origin=origin,
-            links=Links(_folder(self.settings)),
+            links=Links(shared_folder(self.settings)),
         )
 
     async def _serve(self, context: Context, sockets: list[socket.socket], ready: Callable[[str], None]) -> None:
@@ -142,39 +142,6 @@ class Dashboard:
                 following.cancel()
         finally:
             context.ledger.dispose()
-
-
-def make_link(settings: Settings) -> str:
-    """A fresh one-time login link of the dashboard that runs.
-
-    Raises:
-        SetupError: if none runs on this installation.
-    """
-    folder = _folder(settings)
-    lock = FileLock(folder / "running.lock", mode=0o600)
-    try:
-        make_private_folder(folder)
-        lock.acquire(timeout=0)
-    except Timeout:
-        origin = read_private(folder / "address", "the dashboard's address", _MAX_ADDRESS, hint="is it starting?")
-        return link_of(settings, origin.decode())
-    lock.release()
-    raise SetupError(
-        f"no dashboard of {settings.home} is running", hint="`secret-broker dashboard` or `secret-broker up` starts it"
-    )
-
-
-def link_of(settings: Settings, origin: str) -> str:
-    """A fresh one-time login link of a dashboard that is visited at `origin`.
-
-    Raises:
-        SetupError: if it cannot be stored.
-    """
-    return f"{origin}/login?token={Links(_folder(settings)).make(_now())}"
-
-
-def _folder(settings: Settings) -> Path:
-    return settings.state_dir / "dashboard"
 
 
 def _now() -> int:

@@ -132,8 +132,10 @@ class Inbox:
             if changed:
                 yield changed
             async with self._reading:
-                self._leave_spoiled()
+                spoiled = self._leave_spoiled()
                 await self._read(_ROUND_MS)
+            if spoiled:  # all of it was there, so nothing waited; nor will the next round, as long as it is spoiled
+                await asyncio.sleep(_ROUND_MS / 1000)
 
     def items(self) -> tuple[Item, ...]:
         """All requests of which something is known, the newest first."""
@@ -203,11 +205,16 @@ class Inbox:
         self._book.decide(decision, rules.approvers, now)
         return self._item(matter, rules, now)
 
-    def _leave_spoiled(self) -> None:
-        """Read a stream anew whose last id lies far ahead of the clock: workers remove it, and no later id comes."""
-        for stream, last in self._read_to.items():
-            if is_far_ahead(last, self._clock()):
-                self._read_to[stream] = b"0"
+    def _leave_spoiled(self) -> bool:
+        """Read a stream anew whose last id lies far ahead of the clock: workers remove it, and no later id comes.
+
+        Returns:
+            Whether there is such a stream.
+        """
+        spoiled = [stream for stream, last in self._read_to.items() if is_far_ahead(last, self._clock())]
+        for stream in spoiled:
+            self._read_to[stream] = b"0"
+        return bool(spoiled)
 
     async def _read(self, wait_ms: int | None) -> bool:
         """Read once; whether there was anything."""

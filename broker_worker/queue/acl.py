@@ -9,19 +9,15 @@ import hashlib
 from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
 
-from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
-
 from agent_sdk.wire import keynames
 from agent_sdk.wire.names import check_agent_id
-from broker_worker.core.errors import QueueError
 
 BROKER = "broker"
 OPERATOR = "operator"
 CONSOLE = "console"
 LEDGER = "ledger"
 JOBS = "jobs"
-_AGENT_PREFIX = "agent-"
+AGENT_PREFIX = "agent-"
 _PERSON = b"sb1 queue user"
 _NOTHING = ("resetpass", "resetkeys", "resetchannels", "-@all")
 _CONNECT = ("+ping", "+hello", "+auth", "+client|setinfo", "+client|setname", "+client|id")
@@ -109,7 +105,7 @@ _JOBS_RULES = (
 
 def agent_user(agent_id: str) -> str:
     """The queue user of an agent."""
-    return _AGENT_PREFIX + check_agent_id(agent_id)
+    return AGENT_PREFIX + check_agent_id(agent_id)
 
 
 def agent_password(queue_key: bytes, agent_id: str) -> str:
@@ -152,68 +148,29 @@ def render_acl(queue_key: bytes, agents: Iterable[str]) -> str:
         agents: the agents of the policy.
     """
     lines = [f"user default off {' '.join(_NOTHING)}"]
-    lines += [f"user {user} on {' '.join(rules)}" for user, rules in _users(queue_key, agents).items()]
+    lines += [f"user {user} on {' '.join(rules)}" for user, rules in users_of(queue_key, agents).items()]
     return "\n".join(lines) + "\n"
 
 
-async def apply_acl(client: "Redis", queue_key: bytes, agents: Iterable[str]) -> None:
-    """Bring the users of a running server in line with the policy: set those that there are, remove those gone.
+def users_of(queue_key: bytes, agents: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Every user that there should be, with what it may do; passwords as SHA-256 only.
 
     Args:
-        client: connected as a user that may run ACL commands.
         queue_key: the 32 bytes of keys/queue.key.
         agents: the agents of the policy.
-
-    Raises:
-        QueueError: if the server refuses.
     """
-    wanted = _users(queue_key, agents)
-    try:
-        present = [_text(user) for user in await client.acl_users()]
-        gone = [user for user in present if user.startswith(_AGENT_PREFIX) and user not in wanted]
-        async with client.pipeline(transaction=False) as pipeline:
-            for user, rules in wanted.items():
-                pipeline.execute_command("ACL", "SETUSER", user, "reset", "on", *rules)
-            if gone:
-                pipeline.execute_command("ACL", "DELUSER", *gone)
-            await pipeline.execute()
-    except RedisError as error:
-        raise QueueError(
-            f"the queue does not let us set its users: {error}",
-            hint="load the output of `secret-broker acl` as the server's ACL file",
-        ) from None
-
-
-async def ensure_users(address: str, queue_key: bytes, agents: Iterable[str]) -> None:
-    """Set the users of an external server, as its operator or with the rights that its URL has.
-
-    Args:
-        address: the server's URL as the operator gave it.
-        queue_key: the 32 bytes of keys/queue.key.
-        agents: the agents of the policy.
-
-    Raises:
-        QueueError: if the server cannot be reached or neither way has the right.
-    """
-    for url in (operator_url(address, queue_key), address):
-        client = Redis.from_url(url, protocol=2)  # with 3, a refused log-in would look like a lost connection
-        try:
-            await client.ping()
-            await apply_acl(client, queue_key, agents)
-        except RedisError as error:
-            if _is_refusal(error):
-                continue
-            raise QueueError(
-                f"cannot reach the queue: {error}", hint="is REDIS_URL right, and the server up?"
-            ) from None
-        else:
-            return
-        finally:
-            await client.aclose()
-    raise QueueError(
-        "the queue knows neither our operator user nor lets REDIS_URL's user in",
-        hint="load the output of `secret-broker acl` as the server's ACL file",
-    )
+    rules = {
+        OPERATOR: _OPERATOR_RULES,
+        BROKER: _BROKER_RULES,
+        CONSOLE: _CONSOLE_RULES,
+        LEDGER: _LEDGER_RULES,
+        JOBS: _JOBS_RULES,
+    }
+    rules |= {agent_user(agent): agent_rules(agent) for agent in sorted(set(agents))}
+    return {
+        user: (*_NOTHING, "#" + hashlib.sha256(_password(queue_key, user).encode()).hexdigest(), *granted)
+        for user, granted in rules.items()
+    }
 
 
 def agent_url(address: str, queue_key: bytes, agent_id: str) -> str:
@@ -248,27 +205,6 @@ def operator_url(address: str, queue_key: bytes) -> str:
     return _with_user(address, OPERATOR, operator_password(queue_key))
 
 
-def _is_refusal(error: RedisError) -> bool:
-    """Whether the server is there but does not let us in; redis-py wraps that when it happens while connecting."""
-    refusals = (AuthenticationError, NoPermissionError)
-    return isinstance(error, refusals) or isinstance(error.__cause__, refusals)
-
-
-def _users(queue_key: bytes, agents: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    rules = {
-        OPERATOR: _OPERATOR_RULES,
-        BROKER: _BROKER_RULES,
-        CONSOLE: _CONSOLE_RULES,
-        LEDGER: _LEDGER_RULES,
-        JOBS: _JOBS_RULES,
-    }
-    rules |= {agent_user(agent): agent_rules(agent) for agent in sorted(set(agents))}
-    return {
-        user: (*_NOTHING, "#" + hashlib.sha256(_password(queue_key, user).encode()).hexdigest(), *granted)
-        for user, granted in rules.items()
-    }
-
-
 def _password(queue_key: bytes, user: str) -> str:
     return hashlib.blake2b(user.encode(), digest_size=32, key=queue_key, person=_PERSON).hexdigest()
 
@@ -278,7 +214,3 @@ def _with_user(address: str, user: str, password: str) -> str:
     # redis-py also takes a user from the query, where it would win over ours and hand the operator's own to an agent.
     query = "&".join(part for part in parts.query.split("&") if not part.startswith(("username=", "password=")))
     return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.netloc.rpartition('@')[2]}", query=query))
-
-
-def _text(raw: bytes | str) -> str:
-    return raw.decode() if isinstance(raw, bytes) else raw

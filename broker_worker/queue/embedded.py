@@ -104,7 +104,7 @@ class EmbeddedServer:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def set_agents(self, agents: Iterable[str]) -> None:
-        """Change the agents that get a user at the next start; `acl.apply_acl` changes them now."""
+        """Change the agents that get a user at the next start; `users.apply_acl` changes them now."""
         self._agents = tuple(agents)
 
     def start(self, deadline_seconds: float = 15.0) -> None:

@@ -121,6 +121,7 @@ class Fetches:
     def _deliver(self, results: Mapping[str, Fetched | ProviderError], ttls: Mapping[str, int]) -> None:
         for ref, result in results.items():
             self._keep(ref, result, ttls[ref])
+            self._wanted.pop(ref, None)  # whoever wants it since that call began is given its answer too
         for key, each in list(self._waiting.items()):
             for ref in each.refs.keys() & results.keys():
                 each.found[ref] = results[ref]

@@ -15,6 +15,7 @@ from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve
 from broker_worker.core.approvals import open_request
+from broker_worker.people import inbox as inbox_module
 from broker_worker.people.inbox import Inbox
 from broker_worker.worker.control_tail import ControlTail
 
@@ -111,6 +112,36 @@ async def test_people_see_the_next_question_after_a_spoiled_stream_was_removed(b
     await redis.xadd(keynames.APPROVALS, {"m": bench.affairs.signed(request)})
     await inbox.refresh()
     assert [item.request for item in inbox.items()] == [request]
+
+
+class CountedReads:
+    """The queue, with how often its streams were read."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.reads = 0
+
+    async def xread(self, *arguments: Any, **options: Any) -> Any:
+        """As the client's own."""
+        self.reads += 1
+        return await self._client.xread(*arguments, **options)
+
+
+async def test_a_spoiled_stream_does_not_keep_the_dashboard_busy(
+    bench: DeskBench, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no worker removes it, or this host's clock is behind the queue's, it is read anew once a round."""
+    monkeypatch.setattr(inbox_module, "_ROUND_MS", 60_000)
+    await redis.xadd(keynames.APPROVALS, {"m": b"junk"}, id=HUGE)
+    queue: Any = CountedReads(redis)
+    inbox = Inbox(queue, IDENTITY_PUBLIC, lambda: bench.desk.configuration, bench.clock.now)
+    watching = asyncio.ensure_future(anext(inbox.watch()))
+    await until(lambda: queue.reads == 3)  # twice in the beginning, once in the first round
+    for _ in range(50):
+        await redis.ping()
+    assert queue.reads == 3
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
 
 
 async def test_people_are_asked_again_when_the_queue_forgot_the_question(bench: DeskBench, redis: Any) -> None:

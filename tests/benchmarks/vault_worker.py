@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest.mock import patch
 
-from broker_worker.app import compose
+from broker_worker.app import vaults
 from broker_worker.app.serve import serve
 from broker_worker.cli.log import configure_logging
 from broker_worker.ports import Fetched, Health
@@ -50,7 +50,7 @@ def main(home: Path, calls: Path) -> None:
     """Run until SIGTERM."""
     configure_logging(as_json=False, level="critical")
     slow, hanging = SlowVault("env", calls, hangs=False), SlowVault("local", calls, hangs=True)
-    with patch.object(compose, "make_providers", lambda settings, around: {"env": slow, "local": hanging}):
+    with patch.object(vaults, "make_providers", lambda settings, around: {"env": slow, "local": hanging}):
         serve(Settings.load(home), "worker-1")
 
 

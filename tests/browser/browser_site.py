@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # loaded by those tests alone that need a browser
     from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_DRAWN_HERE = ["--disable-gpu"]
+"""Without it Chromium emulates the graphics processor that a test machine does not have, which costs more time."""
 DEADLINE_MS = 30_000.0
 """How long a test waits for what must happen; only a failing test waits that long."""
 SCHEMES = ("light", "dark")
@@ -193,7 +195,7 @@ async def chromium() -> AsyncIterator["Browser"]:
     if path is None:
         pytest.skip(f"needs a browser: none of {', '.join(NAMES)} is on the PATH")
     async with playwright.async_playwright() as started:
-        browser = await started.chromium.launch(executable_path=path)
+        browser = await started.chromium.launch(executable_path=path, args=_DRAWN_HERE)
         yield browser
         await browser.close()
 

@@ -27,15 +27,17 @@ from agent_sdk.wire import keynames
 from agent_sdk.wire.audit import AuditEvent, decode_line
 from agent_sdk.wire.messages import Reply
 from broker_worker.app import compose as compose_module
-from broker_worker.app.compose import Process, compose, provider_names
+from broker_worker.app.compose import Process, compose
 from broker_worker.app.reloading import Reloader
+from broker_worker.app.vaults import provider_names
 from broker_worker.audit.chain_files import list_files
 from broker_worker.audit.verify import verify_folder
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import ISSUER, QUEUE, create_broker_keys, load_broker_keys, load_seed
 from broker_worker.ports import Provider
-from broker_worker.queue.acl import agent_url, broker_url, ensure_users, operator_url
+from broker_worker.queue.acl import agent_url, broker_url, operator_url
 from broker_worker.queue.embedded import EmbeddedServer
+from broker_worker.queue.users import ensure_users
 from broker_worker.settings import Settings
 
 COMMAND = (sys.executable, "-m", "broker_worker.cli")

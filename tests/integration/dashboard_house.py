@@ -27,7 +27,7 @@ from broker_worker.ledger.schema import EVENTS, METADATA
 from broker_worker.people.inbox import Inbox, open_inbox
 from broker_worker.settings import Settings
 
-NOW = 1_790_000_000_000
+NOW = 1_893_680_000_000
 ORIGIN = "http://localhost:7710"
 CHAIN = "00112233445566aa"
 

@@ -15,7 +15,7 @@ from agent_sdk.wire.audit import GENESIS, AuditRecord, encode_line, event_id, fo
 from agent_sdk.wire.errors import Code
 from broker_worker.ledger.schema import APPROVALS, CHAINS, EVENTS, FINDINGS, LEASES, METADATA, REVOCATIONS, RUNS, USAGE
 
-NOW: Final = 1_790_000_000_000
+NOW: Final = 1_893_680_000_000
 HOUR: Final = 3_600_000
 DAYS: Final = 30
 BUSY_RUN: Final = ("agent-00", "run-busy")

@@ -24,13 +24,12 @@ from broker_worker.queue.acl import (
     agent_rules,
     agent_url,
     agent_user,
-    apply_acl,
     broker_url,
-    ensure_users,
     operator_url,
     render_acl,
 )
 from broker_worker.queue.embedded import EmbeddedServer, server_binary
+from broker_worker.queue.users import apply_acl, ensure_users
 
 QUEUE_KEY = bytes(range(32))
 

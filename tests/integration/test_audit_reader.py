@@ -20,7 +20,8 @@ from agent_sdk.ledger import AuditBatch, AuditNotReadable, AuditReader
 from agent_sdk.wire import keynames
 from agent_sdk.wire.audit import GENESIS, encode_line
 from agent_sdk.wire.audit_stream import ChainSegment, pack_segment
-from broker_worker.queue.acl import LEDGER, ensure_users, user_url
+from broker_worker.queue.acl import LEDGER, user_url
+from broker_worker.queue.users import ensure_users
 
 KEY = bytes(32)
 

@@ -22,7 +22,8 @@ from broker_worker.core.control import decode_control
 from broker_worker.dashboard.pages.approvals import CEREMONY_MS
 from broker_worker.files.keys import QUEUE, create_broker_keys, load_seed
 from broker_worker.people.assertion import check_assertion
-from broker_worker.queue.acl import broker_url, ensure_users
+from broker_worker.queue.acl import broker_url
+from broker_worker.queue.users import ensure_users
 
 PRESENT = 0x01
 

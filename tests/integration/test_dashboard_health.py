@@ -13,7 +13,7 @@ from agent_sdk.wire import keynames
 from broker_worker.dashboard.queue_state import read_queue
 from broker_worker.files.keys import QUEUE, create_broker_keys, load_seed
 from broker_worker.ledger.schema import CHAINS, FINDINGS
-from broker_worker.queue.acl import ensure_users
+from broker_worker.queue.users import ensure_users
 
 AGENTS = ("claude", "codex")
 

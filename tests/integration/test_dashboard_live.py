@@ -88,7 +88,7 @@ async def test_what_people_decided_is_no_answer_to_an_agent(house: House, browse
         ("outcome=approvals", [3]),
         ("outcome=system", [5]),
         ("since=30m", [3, 4, 5]),
-        ("from=2026-09-21T13:00&to=2026-09-21T14:00Z", [1, 2]),
+        ("from=2030-01-03T13:00&to=2030-01-03T14:00Z", [1, 2]),
         ("agent=claude&outcome=refused&secret=a.b", [2]),
     ],
 )

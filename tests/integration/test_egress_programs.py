@@ -5,7 +5,6 @@ import base64
 import json
 from pathlib import Path
 
-import openai
 from egress_upstream import Authority, Received, answer
 from egress_workbench import ROUTE, SECRET, VALUE, Bench, open_bench
 
@@ -35,6 +34,8 @@ async def run(*command: str, **variables: str) -> tuple[int, str]:
 
 async def test_openais_sdk(bench: Bench) -> None:
     """`OPENAI_BASE_URL` and the token as the key: answers, streams and refusals are those that the SDK knows."""
+    import openai  # noqa: PLC0415  # half a second, which every process of pytest would take to collect the tests
+
     said = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
     message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hello"}}
     whole = json.dumps({**said, "choices": [message]}).encode()

@@ -16,7 +16,7 @@ from desk_workbench import until
 from broker_worker.app import house as house_module
 from broker_worker.app.house import House, Part
 from broker_worker.cli import main
-from broker_worker.cli import worker as worker_module
+from broker_worker.cli import up as up_module
 from broker_worker.queue.acl import JOBS, user_url
 
 PART = """
@@ -160,9 +160,9 @@ def test_a_missing_extra_is_logged_and_costs_nothing_else(
 ) -> None:
     """`up` goes on without the part, and says what to install."""
     find: Callable[[str], object] = lambda _name: SimpleNamespace() if installed else None  # noqa: E731  # one line
-    monkeypatch.setattr(worker_module, "find_spec", find)
-    assert worker_module._can_run("jobs", main, ("starlette",)) is installed
+    monkeypatch.setattr(up_module, "find_spec", find)
+    assert up_module._can_run("jobs", main, ("starlette",)) is installed
     said = "".join(capsys.readouterr())
     assert ("jobs_not_started" in said) is not installed
-    assert worker_module._can_run("no-such-command", main, ()) is False
+    assert up_module._can_run("no-such-command", main, ()) is False
     assert isinstance(main, click.Group)

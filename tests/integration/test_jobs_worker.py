@@ -16,7 +16,7 @@ from rq import Queue
 from broker_worker.jobs.functions import Doing, JobFailedError, RetryPlan
 from broker_worker.jobs.payloads import DELIVER, UPSTREAM
 from broker_worker.jobs.sealing import MAX_SEALED, JobSealer
-from broker_worker.queue.acl import _users, user_url
+from broker_worker.queue.acl import user_url, users_of
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_a_command_on_rq_s_channel_is_not_heard(bench: Bench) -> None:
 def test_a_worker_needs_only_the_rights_of_the_jobs_user(bench: Bench, valkey_url: str) -> None:
     """It takes, does, retries and refuses jobs, and reports, as the queue user `jobs`; agents' streams stay closed."""
     admin: Any = bench.redis
-    admin.execute_command("ACL", "SETUSER", "jobs", "reset", "on", *_users(JOBS_KEY, [])["jobs"])
+    admin.execute_command("ACL", "SETUSER", "jobs", "reset", "on", *users_of(JOBS_KEY, [])["jobs"])
     try:
         limited = Bench(user_url(valkey_url, JOBS_KEY, "jobs"))
         limited.failures = [JobFailedError("http_500")]

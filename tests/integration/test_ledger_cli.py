@@ -21,7 +21,7 @@ from broker_worker.cli import main
 from broker_worker.cli.init import create_installation
 from broker_worker.files.keys import create_broker_keys, load_broker_keys, load_seed
 from broker_worker.people.revoking import orders_of
-from broker_worker.queue.acl import ensure_users
+from broker_worker.queue.users import ensure_users
 from broker_worker.settings import Settings
 
 NOW = time.time_ns() // 1_000_000 - START

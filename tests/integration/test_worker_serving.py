@@ -64,9 +64,9 @@ async def test_one_fetch_however_many_ask(home: Home) -> None:
     """Many runs ask for one cold secret at once: the vault is asked once, and everybody is answered."""
     vault = FakeVault()
     vault.gate = asyncio.Event()
-    async with home.working(vault), home.client() as claude, home.client("codex") as codex:
+    async with home.working(vault) as process, home.client() as claude, home.client("codex") as codex:
         asks = [asyncio.create_task(client.get("openai.api_key")) for client in (claude, codex) for _ in range(40)]
-        await until(lambda: vault.calls)
+        await until(lambda: len(process.fetches) == 80)
         vault.gate.set()
         assert {secret.reveal() for secret in await asyncio.gather(*asks)} == {"value of openai"}
     assert vault.calls == [("local://openai",)]

@@ -10,6 +10,7 @@ import click
 import pytest
 import structlog
 from click.testing import CliRunner
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.errors import WireError
@@ -50,6 +51,7 @@ def run_failing(error: BaseException, *arguments: str) -> tuple[int, str]:
         (WireError("x"), 2),
         (ConfigError("x", file="policy.yaml", line=3), 3),
         (QueueError("x"), 4),
+        (RedisConnectionError("x"), 4),
         (ProviderError(FailureKind.TIMEOUT, "x"), 5),
         (AuditError("x"), 6),
         (SetupError("x"), 7),
@@ -165,3 +167,26 @@ def test_where_only_the_agents_packages_are_installed_the_command_says_so() -> N
         "error: this command needs the broker's packages; only those of an agent are installed",
         "hint: install secret-broker with its extra `broker`, or `all`",
     ]
+
+
+def test_a_command_that_asks_no_queue_does_not_wait_for_its_client() -> None:
+    """redis-py takes longer to load than the rest of such a command; an agent's client loads it when it connects."""
+    modules = [f"broker_worker.cli.{name}" for name in ("init", "launch", "policy", "vault")]
+    modules += [f"agent_sdk.cli.{name}" for name in ("get", "run", "scan", "whoami")]
+    script = f"import sys, {', '.join(modules)}\nprint('redis' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_command_is_loaded_without_looking_for_garbage() -> None:
+    """Nothing of it is any, and to look takes a third of the time; afterwards it is looked for as ever."""
+    script = (
+        "import gc\n"
+        "from broker_worker.cli import main\n"
+        "gc.callbacks.append(lambda *what: print(what))\n"
+        "main.commands['worker']\n"
+        "gc.callbacks.clear()\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True True\n"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from desk_workbench import FakeVault, write_files
 
-from broker_worker.app import compose
+from broker_worker.app import vaults
 from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import CriticalReferences, providers_of
 from broker_worker.app.reloading import _keeps_less
+from broker_worker.app.vaults import CriticalReferences, providers_of
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.files.configuration import load_configuration
@@ -72,7 +72,7 @@ async def test_the_next_process_goes_on_with_the_same_budget(settings: Settings)
 def test_a_provider_of_two_schemes_is_wrapped_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its breaker, budget and turns are those of one vault."""
     vault = FakeVault(name="env")
-    monkeypatch.setattr(compose, "make_providers", lambda sections, around: {"one": vault, "two": vault})
+    monkeypatch.setattr(vaults, "make_providers", lambda sections, around: {"one": vault, "two": vault})
     found = providers_of(loaded(settings.home, ""), settings, SystemClock())
     assert found["one"] is found["two"]
 

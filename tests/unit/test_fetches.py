@@ -77,6 +77,21 @@ async def test_many_who_want_the_same_ask_once(fetching: Fetching) -> None:
     assert fetching.local.calls == [("local://openai",)]
 
 
+async def test_who_comes_just_before_the_answer_does_not_have_it_asked_for_again(fetching: Fetching) -> None:
+    """They are given that answer; another call would spend the vault's budget for nobody."""
+    fetching.local.gate = asyncio.Event()
+    fetching.fetches.replace({"local": fetching.local})  # as it is: what wraps it takes turns of the loop
+    asks = [await fetching.waiting("local://openai") for _ in range(2)]
+    fetching.fetches.add(asks[:1])
+    await until(lambda: fetching.local.calls)
+    fetching.local.gate.set()
+    fetching.fetches.add(asks[1:])
+    assert {id(each) for each in await fetching.ready(2)} == {id(each) for each in asks}
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert fetching.local.calls == [("local://openai",)]
+
+
 async def test_a_request_goes_on_when_all_of_its_references_are_settled(fetching: Fetching) -> None:
     """From several vaults, each asked for its own."""
     waiting = await fetching.waiting("local://openai", "local://missing", "env://A", "op://v/i/f")

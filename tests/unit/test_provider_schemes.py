@@ -189,10 +189,11 @@ def test_boto3_is_not_loaded_before_it_is_needed() -> None:
         "import sys; from pathlib import Path\n"
         "from broker_worker.core.configuration import ProviderSettings\n"
         "from broker_worker.core.policy import Origin\n"
-        "from broker_worker.app import compose\n"
+        "import broker_worker.cli.worker\n"
+        "from broker_worker.app import vaults\n"
         "sections = [ProviderSettings(kind, {}, Origin('broker.yaml', 1)) for kind in ('aws-sm', 'aws-ssm')]\n"
-        "around = compose.Surroundings(Path('/v'), Path('/k'), lambda path: b'', {}, lambda: 0)\n"
-        "print(len(compose.make_providers(sections, around)), sorted({'boto3', 'botocore'} & set(sys.modules)))\n"
+        "around = vaults.Surroundings(Path('/v'), Path('/k'), lambda path: b'', {}, lambda: 0)\n"
+        "print(len(vaults.make_providers(sections, around)), sorted({'boto3', 'botocore'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "2 []\n"
@@ -221,8 +222,8 @@ def test_connect_addresses_that_can_be_meant(options: dict[str, Any]) -> None:
 
 
 def test_connects_client_is_not_loaded_before_it_is_needed() -> None:
-    """A worker that uses other vaults does not pay for an HTTP client."""
-    script = "import sys; from broker_worker.app import compose\nprint('httpx' in sys.modules)"
+    """A worker that uses other vaults does not pay for an HTTP client, nor for what jobs and `up` need."""
+    script = "import sys; import broker_worker.cli.worker\nprint(bool({'httpx', 'rq'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "False\n"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from broker_worker.app.clock import SystemClock
-from broker_worker.app.compose import providers_of
+from broker_worker.app.vaults import providers_of
 from broker_worker.cli.doctor.check import Check, failed, of_error, ok, warn
 from broker_worker.core.commands import command_and_name
 from broker_worker.core.configuration import Configuration
