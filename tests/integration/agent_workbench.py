@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -209,6 +210,8 @@ class Screen:
 
     def __init__(self, start: Callable[[int], Started | Forked]) -> None:
         self.descriptor, inner = pty.openpty()
+        self.before = settings(self.descriptor)
+        """The terminal's settings before anything was started on it."""
         self.process = start(inner)
         os.close(inner)
         self.shown = b""
@@ -251,6 +254,11 @@ class Screen:
             chunk = b""
         self.shown += chunk
         return bool(chunk)
+
+
+def settings(terminal: int) -> list[object]:
+    """The settings of a terminal."""
+    return list(termios.tcgetattr(terminal))
 
 
 @contextlib.contextmanager

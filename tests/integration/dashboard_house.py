@@ -28,6 +28,7 @@ from broker_worker.people.inbox import Inbox, open_inbox
 from broker_worker.settings import Settings
 
 NOW = 1_893_680_000_000
+"""In the future: a real queue's ids that lie ahead of a clock are those of somebody who spoiled a stream."""
 ORIGIN = "http://localhost:7710"
 CHAIN = "00112233445566aa"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agent_workbench import AGENT, LONG, AgentHouse, Forked, Screen, Started, screen
+from agent_workbench import AGENT, LONG, AgentHouse, Forked, Screen, Started, screen, settings
 
 RUN = " ".join((*AGENT, "run", "--env", "A=secret://a.key", "--"))
 
@@ -53,10 +53,6 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def settings(screen: Screen) -> list[object]:
-    return list(termios.tcgetattr(screen.descriptor))
-
-
 def is_raw(screen: Screen) -> bool:
     return not termios.tcgetattr(screen.descriptor)[3] & termios.ICANON
 
@@ -94,23 +90,21 @@ def test_keys_lines_and_the_end_of_input_reach_the_command(house: AgentHouse) ->
 def test_a_key_that_ends_ends_the_command_and_us_by_the_same_signal(house: AgentHouse) -> None:
     """And the terminal is as it was."""
     with alone(house, "sh", "-c", "echo started; exec cat") as made:
-        before = settings(made)
         made.wait_for("started\r\n")
         assert is_raw(made)
         made.type("\x1c")
         status = made.end()
         assert os.WTERMSIG(status) == signal.SIGQUIT
-        assert settings(made) == before
+        assert settings(made.descriptor) == made.before
 
 
 def test_a_command_that_was_ended_from_outside_leaves_the_terminal_as_it_was(house: AgentHouse) -> None:
     """A signal to us reaches the command, whose end is ours."""
     with alone(house, "sh", "-c", "echo started; exec cat") as made:
-        before = settings(made)
         made.wait_for("started\r\n")
         os.kill(made.pid, signal.SIGTERM)
         assert os.WTERMSIG(made.end()) == signal.SIGTERM
-        assert settings(made) == before
+        assert settings(made.descriptor) == made.before
 
 
 def test_a_terminal_that_hangs_up_ends_the_command(house: AgentHouse, tmp_path: Path) -> None:
@@ -263,10 +257,9 @@ def test_a_key_that_reaches_the_command_by_itself_is_not_passed_on_again(shell: 
 def test_a_command_that_cannot_be_started_leaves_the_terminal_as_it_was(house: AgentHouse) -> None:
     """127, as in a shell."""
     with alone(house, "no-such-program") as made:
-        before = settings(made)
         made.wait_for("error: no-such-program: command not found\r\n")
         assert os.waitstatus_to_exitcode(made.end()) == 127
-        assert settings(made) == before
+        assert settings(made.descriptor) == made.before
 
 
 def test_a_value_is_shown_on_a_terminal_only_by_force(house: AgentHouse) -> None:
