@@ -84,8 +84,8 @@ class AsyncSecretBroker:
         credential = RunCredential.load() if credential is None else credential
         channel = RunChannel(credential)
         if transport is None:
-            # Loaded only here: redis-py is the better part of what a program that needs no queue would wait for.
-            from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415
+            # redis-py is the better part of what a program that needs no queue would wait for
+            from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415  # loaded only here
 
             url, shown_url = credential.queue_url, credential.shown_queue_url
             transport = RedisTransport(url, shown_url, credential.agent_id, channel.replies)
