@@ -110,6 +110,8 @@ class Answer:
         decoded, stream = 0, self._scrubber.stream()
         while chunk := await self._upstream.read():
             self._exchanged.received += len(chunk)
+            if self._exchanged.received > 2 * self._most:  # a coding that makes nothing of much
+                raise self._too_large()
             self._check_revoked()
             for piece in self._decoder.decode(chunk):
                 decoded += len(piece)
