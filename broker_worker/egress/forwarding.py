@@ -113,6 +113,7 @@ class _Call:
         """Send it, and wait for the head of the answer."""
         method, idle = self._passage.request.method, self._passage.line.route.bounds.idle_seconds
         is_chunked, to_head = self.body.is_chunked, method == "HEAD"
+        self._passage.loan.check_revoked()  # the body, or a connection, may have been long in coming
         try:
             head = await connection.ask(self._head, data, is_chunked=is_chunked, to_head=to_head, idle=idle)
         except AnswerBroken:

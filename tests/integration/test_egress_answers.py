@@ -233,3 +233,20 @@ async def test_a_value_that_is_taken_back_ends_a_stream(bench: Bench) -> None:
         more.set()
         with pytest.raises(aiohttp.ClientPayloadError):
             await got.read()
+
+
+async def test_a_value_that_is_taken_back_before_it_left_stays(bench: Bench) -> None:
+    """A call whose body is still coming when the secret is revoked is not made."""
+    assert (await bench.call()).status == 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+    host, token = f"127.0.0.1:{bench.port}", bench.run.token
+    head = f"POST /openai/v1/f HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\n"
+    writer.write(f"{head}Content-Length: 5\r\n\r\n".encode())
+    assert b" 100 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    bench.desk.revoke(SECRET)
+    assert (await bench.call()).status == 403
+    writer.write(b"hello")
+    assert b" 403 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    writer.close()
+    assert len(bench.upstream.received) == 1
+    assert [call.fault for call in await bench.recorded(3)] == [None, "revoked", "revoked"]
