@@ -93,7 +93,7 @@ class Bounds:
 
     Args:
         max_request: the largest body that is sent, bytes.
-        max_response: the largest body that is passed on, bytes, after decoding.
+        max_response: the largest body that is passed on, bytes, after decoding; before it may have twice as many.
         timeout_seconds: how long a call may take as a whole.
         idle_seconds: how long the upstream may say nothing; None for as long as the whole call.
         rate: how many calls a run may make on the route.

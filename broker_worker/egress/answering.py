@@ -102,7 +102,7 @@ class Answer:
             piece = await self._upstream.read()
             body += piece
         self._exchanged.received = len(body)
-        self._check_revoked()
+        self._loan.check_revoked()
         return body
 
     async def _pieces(self) -> AsyncIterator[bytes]:
@@ -110,7 +110,9 @@ class Answer:
         decoded, stream = 0, self._scrubber.stream()
         while chunk := await self._upstream.read():
             self._exchanged.received += len(chunk)
-            self._check_revoked()
+            if self._exchanged.received > 2 * self._most:  # a coding that makes nothing of much
+                raise self._too_large()
+            self._loan.check_revoked()
             for piece in self._decoder.decode(chunk):
                 decoded += len(piece)
                 if decoded > self._most:
@@ -120,10 +122,6 @@ class Answer:
         self._decoder.finish()
         if rest := stream.flush():
             yield rest
-
-    def _check_revoked(self) -> None:
-        if self._loan.revoked:
-            raise Refusal(403, "revoked", "the secret of this route was taken back")
 
     def _too_large(self) -> Refusal:
         return Refusal(502, "response_too_large", f"this route passes on bodies of at most {self._most} bytes")

@@ -49,17 +49,21 @@ class Decoder:
         if self._stream is None:
             yield chunk
             return
-        more = True
-        while chunk or more:
-            if self._stream.eof:  # another member (RFC 1952, section 2.2)
-                self._stream = zlib.decompressobj(self._bits)
+        for at in range(0, len(chunk), _PIECE):  # at each end of a member zlib copies what is left
+            yield from self._undo(chunk[at : at + _PIECE])
+
+    def _undo(self, chunk: bytes) -> Iterator[bytes]:
+        stream, more = self._stream, True
+        while stream is not None and (chunk or more):
+            if stream.eof:  # another member (RFC 1952, section 2.2)
+                stream = self._stream = zlib.decompressobj(self._bits)
             try:
-                piece = self._stream.decompress(chunk, _PIECE)
+                piece = stream.decompress(chunk, _PIECE)
             except zlib.error:
                 raise Refusal(502, "upstream_broken", _BROKEN) from None
             self._begun = True
-            chunk = self._stream.unconsumed_tail or self._stream.unused_data
-            more = len(piece) == _PIECE and not self._stream.eof
+            chunk = stream.unconsumed_tail or stream.unused_data
+            more = len(piece) == _PIECE and not stream.eof
             if piece:
                 yield piece
 

@@ -19,8 +19,11 @@ from broker_worker.egress.upstream import UpstreamConnection
 
 _FINAL = 200
 """The least status of an answer (RFC 9110, section 15)."""
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""Methods of requests that may be made again (RFC 9110, section 9.2.2)."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods of requests that may be made again, as they change nothing (RFC 9110, section 9.2.1).
+
+PUT and DELETE may not: by then somebody else can have changed what they change.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +113,11 @@ class _Call:
         """Send it, and wait for the head of the answer."""
         method, idle = self._passage.request.method, self._passage.line.route.bounds.idle_seconds
         is_chunked, to_head = self.body.is_chunked, method == "HEAD"
+        self._passage.loan.check_revoked()  # the body, or a connection, may have been long in coming
         try:
             head = await connection.ask(self._head, data, is_chunked=is_chunked, to_head=to_head, idle=idle)
         except AnswerBroken:
-            if connection.was_stale and isinstance(data, bytes) and method in _IDEMPOTENT:
+            if connection.was_stale and not data and method in _SAFE:
                 return None
             raise self.body.problem or _failed() from None
         if head.status < _FINAL:

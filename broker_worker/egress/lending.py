@@ -38,10 +38,14 @@ class LentValue:
         """Whether it may not be used for another call."""
         return self._secret.expired
 
-    @property
-    def revoked(self) -> bool:
-        """Whether the broker took it back, so that calls that are being made end as well."""
-        return self._secret.revoked
+    def check_revoked(self) -> None:
+        """Make sure that the broker did not take it back, so that calls that are being made end as well.
+
+        Raises:
+            Refusal: if it did.
+        """
+        if self._secret.revoked:
+            raise _taken_back()
 
     def value(self) -> str:
         """The value as text that may stand in a request.
@@ -52,7 +56,7 @@ class LentValue:
         try:
             value = self._secret.reveal()
         except LeaseExpired:
-            raise Refusal(403, "revoked", "the secret of this route was taken back") from None
+            raise _taken_back() from None
         except NotText:
             value = ""
         if not value or not _PRINTABLE.issuperset(value) or value != value.strip(" "):
@@ -73,3 +77,7 @@ class LentValue:
         if self._scrubber is None:
             self._scrubber = self._scrubbers.make(self.name, self.value())
         return self._scrubber
+
+
+def _taken_back() -> Refusal:
+    return Refusal(403, "revoked", "the secret of this route was taken back")

@@ -136,16 +136,21 @@ class AnswerReader:
         if 100 <= status < _FINAL and status != _SWITCHING:
             self._lines.clear()
             return
-        if parser.get_http_version() not in _VERSIONS:
+        version = parser.get_http_version()
+        if version not in _VERSIONS:
             raise AnswerBroken
         headers = CIMultiDict(self._lines)
         length = headers.get("Content-Length")
-        self.head = Head(status, headers, None if length is None else int(length), parser.should_keep_alive())
+        is_clear = version != "1.0" or "Transfer-Encoding" not in headers  # RFC 9112, section 6.1
+        keeps = is_clear and parser.should_keep_alive()
+        self.head = Head(status, headers, None if length is None else int(length), keeps)
         self._framing = 0
         self.is_whole = self._to_head
 
     def on_body(self, piece: bytes) -> None:
-        """Keep a piece of the body."""
+        """Keep a piece of the body. What is said before the answer has none, though llhttp reads one behind some."""
+        if self.head is None:
+            raise AnswerBroken
         if self.is_whole:
             self.has_surplus = True
             return

@@ -133,7 +133,8 @@ class UpstreamConnection(asyncio.Protocol):
         reader, self._reader = self._reader, None
         sending, self._sending = self._sending, None
         is_sent = sending is None or sending.done()
-        can_go_on = is_sent and self.is_open and reader is not None and reader.is_clean
+        is_taken = self._writable is None  # else requests could pile up here before an upstream that reads none
+        can_go_on = is_sent and is_taken and self.is_open and reader is not None and reader.is_clean
         if not can_go_on:
             self.close()
             if reader is not None:

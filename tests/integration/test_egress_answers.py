@@ -146,6 +146,19 @@ async def test_a_response_has_a_bound(tmp_path: Path, authority: Authority) -> N
         assert len((await bench.call("/openai/v1/fits")).body) == 102_400
 
 
+async def test_a_coding_that_makes_nothing_of_much_has_a_bound(tmp_path: Path, authority: Authority) -> None:
+    """All members of a coding are read, however little they have, but not without end."""
+    nothing, chunked = gzip.compress(b""), b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    async with open_bench(tmp_path, authority, text=ROUTE + "      max_response: 100KiB\n") as bench:
+        for path, members in (("few", nothing * 4_500 + gzip.compress(b"end")), ("many", nothing * 12_000)):
+            raw = b"HTTP/1.1 200 OK\r\n%b%x\r\n%b\r\n0\r\n\r\n" % (chunked, len(members), members)
+            bench.upstream.says(f"/v1/{path}", raw)
+        assert (await bench.call("/openai/v1/few")).body == b"end"
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await bench.call("/openai/v1/many")
+        assert [call.fault for call in await bench.recorded(2)] == [None, "response_too_large"]
+
+
 async def test_events_come_one_by_one(bench: Bench) -> None:
     """Each event is passed on when it comes; one that has the value comes without it."""
     go = asyncio.Event()
@@ -220,3 +233,20 @@ async def test_a_value_that_is_taken_back_ends_a_stream(bench: Bench) -> None:
         more.set()
         with pytest.raises(aiohttp.ClientPayloadError):
             await got.read()
+
+
+async def test_a_value_that_is_taken_back_before_it_left_stays(bench: Bench) -> None:
+    """A call whose body is still coming when the secret is revoked is not made."""
+    assert (await bench.call()).status == 200
+    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
+    host, token = f"127.0.0.1:{bench.port}", bench.run.token
+    head = f"POST /openai/v1/f HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\nExpect: 100-continue\r\n"
+    writer.write(f"{head}Content-Length: 5\r\n\r\n".encode())
+    assert b" 100 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    bench.desk.revoke(SECRET)
+    assert (await bench.call()).status == 403
+    writer.write(b"hello")
+    assert b" 403 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    writer.close()
+    assert len(bench.upstream.received) == 1
+    assert [call.fault for call in await bench.recorded(3)] == [None, "revoked", "revoked"]

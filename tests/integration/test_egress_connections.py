@@ -14,6 +14,7 @@ from egress_workbench import ROUTE, Bench, Got, open_bench
 
 from broker_worker.egress import connections, sending
 from broker_worker.egress.addresses import resolve_by_system, tls_for
+from broker_worker.egress.upstream import UpstreamConnection
 
 LARGE = 64 * 2**20
 BOUNDS = ROUTE + "      max_request: 100MiB\n      max_response: 100MiB\n"
@@ -115,6 +116,42 @@ async def test_a_connection_that_the_upstream_just_closed(bench: Bench) -> None:
     assert [request.connection for request in bench.upstream.received] == [1, 1, 2]
     assert code(await bench.call("/openai/v1/f", "POST", data=b"x")) == (502, "upstream_failed")
     assert [request.connection for request in bench.upstream.received] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("method", "data"), [("PUT", b"x"), ("DELETE", None), ("GET", b"x")])
+async def test_what_the_upstream_may_have_done_is_not_asked_for_again(
+    tmp_path: Path, authority: Authority, method: str, data: bytes | None
+) -> None:
+    """A call that changes something, or has a body, leaves once, also by a connection that the upstream just closed."""
+    text = ROUTE.replace("method: HEAD", f"method: {method}") if method != "GET" else ROUTE
+    async with open_bench(tmp_path, authority, text=text) as bench:
+        assert (await bench.call("/openai/v1/f")).status == 200
+        bench.upstream.behave["/v1/f"] = last_words(b"")
+        assert code(await bench.call("/openai/v1/f", method, data=data)) == (502, "upstream_failed")
+        assert [request.connection for request in bench.upstream.received] == [1, 1]
+
+
+async def test_requests_do_not_pile_up_before_an_upstream_that_reads_none() -> None:
+    """It can answer all the same, but no other call goes by its connection."""
+    begun, done = asyncio.Event(), asyncio.Event()
+
+    async def answer_unread(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a whole transport
+        await begun.wait()
+        writer.write(answer(b"hi"))
+        await done.wait()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(answer_unread, "127.0.0.1", 0) as server:
+        loop, port = asyncio.get_running_loop(), server.sockets[0].getsockname()[1]
+        _, connection = await loop.create_connection(UpstreamConnection, "127.0.0.1", port)
+        body = bytes(LARGE)
+        loop.call_soon(begun.set)
+        await connection.ask(b"POST / HTTP/1.1\r\n\r\n", body, is_chunked=False, to_head=False, idle=10)
+        assert (await connection.read(), await connection.read()) == (b"hi", b"")
+        assert not await connection.finish()
+        assert not connection.is_open
+        done.set()
 
 
 async def test_a_new_connection_that_ends_is_not_tried_again(bench: Bench) -> None:

@@ -52,6 +52,10 @@ LAST = {
     "close": (OK + b"Connection: close\r\nContent-Length: 5\r\n\r\nhello", False),
     "1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", False),
     "no length": (OK + b"\r\nhello", True),
+    "1.0 with chunks": (
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        False,
+    ),
     "1.0 without length": (b"HTTP/1.0 200 OK\r\n\r\nhello", True),
 }
 
@@ -126,6 +130,10 @@ BROKEN = {
     "a head that is too large": OK + (b"X: " + b"a" * 1000 + b"\r\n") * 70 + b"Content-Length: 9\r\n\r\nhi",
     "a header without end": OK + b"X: " + b"a" * 70_000,
     "interim answers without end": b"HTTP/1.1 100 Continue\r\n\r\n" * 3000,
+    "an interim answer with a length": b"HTTP/1.1 110 X\r\nContent-Length: 2\r\n\r\nhi"
+    + OK
+    + b"Content-Length: 0\r\n\r\n",
+    "an interim answer with chunks": b"HTTP/1.1 199 X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
     "trailers without end": CHUNKED + b"2\r\nhi\r\n0\r\n" + b"X: abcdefghijkl\r\n" * 6_000,
 }
 
