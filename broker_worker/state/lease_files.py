@@ -145,7 +145,9 @@ class LeaseFiles:
                 if holding is None:
                     held.pop(line.lease, None)
                 elif now < holding.expires_at:
-                    held[holding.lease.lease_id] = holding
+                    known = held.get(holding.lease.lease_id)
+                    if known is None or known.upstream is None:  # who only renewed it does not know the vault's
+                        held[holding.lease.lease_id] = holding
 
     def _holding_of(self, line: _Held) -> Holding:
         actor = line.actor

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def test_what_was_inherited_is_inherited_again(files: Files) -> None:
     for name in ("worker-2", "worker-1", "worker.3"):
         heir = files(name)
         assert heir.inherit() == [held]
+        heir.close()
+
+
+def test_what_another_worker_only_renewed_does_not_hide_whose_it_was(files: Files) -> None:
+    """It notes the lease without what the vault calls its own."""
+    issued = own(upstream="database/creds/app/1")
+    renewed = replace(issued, upstream=None)
+    for held in ([issued, renewed], [renewed, issued]):
+        first = files()
+        first.note(held)
+        first.close()
+        heir = files("worker-2")
+        assert heir.inherit() == [issued]
+        heir.note([issued.lease.lease_id])
         heir.close()
 
 
