@@ -201,6 +201,21 @@ def test_a_file_that_others_can_read_is_not_believed_and_hides_no_other(files: F
     assert path.exists()
 
 
+def test_files_that_are_not_believed_are_told_once_each(files: Files, tmp_path: Path, capsys: Any) -> None:
+    """They are looked at four times a second for as long as the worker runs, while it notes what it lends."""
+    for name in ("worker-1", "worker-2"):
+        each = files(name)
+        each.note([own()])
+        each.close()
+    for path in (tmp_path / "leases").glob("*.jsonl"):
+        path.chmod(0o644)
+    heir = files("worker-3")
+    for _ in range(3):
+        assert heir.inherit() == []
+        heir.note([own()])
+    assert capsys.readouterr().out.count("lease_files") == 2
+
+
 def test_a_folder_that_others_may_enter_is_refused(files: Files, tmp_path: Path) -> None:
     """As all of the broker's state."""
     (tmp_path / "leases").mkdir(mode=0o755)
