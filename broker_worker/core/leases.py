@@ -266,7 +266,7 @@ class LeaseBook:
             self._inherit(holding)
 
     def _inherit(self, holding: Holding) -> None:
-        """Workers that renewed a lease noted it too: what is known of it by who issued it, and of the vault's, stays."""
+        """Workers that renewed a lease noted it too; the note that says what the vault calls its own stays."""
         own = self._open.get(_place_of(holding))
         holding.is_inherited = True
         known = self._open.get(_place_of(holding))
