@@ -199,6 +199,10 @@ class LeaseBook:
         holding = self._open.get((run_key if actor is None else run_key + actor[1], name, version))
         return holding if holding is not None and now < holding.expires_at else None
 
+    def inherited(self, run_key: bytes, lease: Lease) -> Holding | None:
+        """What is known of a run's lease that another worker issued."""
+        return self._open.get((run_key + lease_id(lease.token), lease.name, lease.version))
+
     def held_for_others(self, lease: Lease) -> Holding | None:
         """Whose lease it is that an actor shows."""
         return self._for_others.get(lease.lease_id)
@@ -259,9 +263,19 @@ class LeaseBook:
         """
         room = max(0, self._limit - len(self._open))
         for holding in holdings[max(0, len(holdings) - room) :]:
-            holding.is_inherited = True
-            self.note(holding)
-            self._open.move_to_end(_place_of(holding), last=False)
+            self._inherit(holding)
+
+    def _inherit(self, holding: Holding) -> None:
+        """Workers that renewed a lease noted it too; the note that says what the vault calls its own stays."""
+        own = self._open.get(_place_of(holding))
+        holding.is_inherited = True
+        known = self._open.get(_place_of(holding))
+        if known is not None and known.upstream is not None:
+            return
+        if own is not None and own.upstream is None and holding.upstream is not None:
+            self._end(_place_of(own), holding)
+        self.note(holding)
+        self._open.move_to_end(_place_of(holding), last=False)
 
     def purge(self, now: int) -> None:
         """Forget what has expired."""

@@ -185,7 +185,10 @@ class Affairs:
         except WireError:
             return
         matter = self.approvals.book.add(request)
-        if not _is_long_over(request, now) and request.approval_id not in self._settled.used():
+        if request.approval_id in self._settled.used():
+            if now < request.expires_at:  # whoever settled it may have died before the queue was told
+                self.approvals.waiting.close(request)
+        elif not _is_long_over(request, now):
             matter.is_shown = True
             self._open[request.digest()], self._look_at = matter, 0
 

@@ -141,7 +141,8 @@ class Leases:
             self._open_case_for_others(ask, lease, configuration)
             return
         known = self.book.held(identity.run_public_key, lease.name, lease.version, 0)
-        holding = known if known is not None and known.lease.token == lease.token else None
+        is_known = known is not None and known.lease.token == lease.token
+        holding = known if is_known else self.book.inherited(identity.run_public_key, lease)
         if holding is None:
             holding = Holding(
                 identity.agent_id, identity.run_id, identity.token_id, identity.run_public_key, lease, lease.ends_at

@@ -71,13 +71,18 @@ class Recall:
         Returns:
             Notices to send, and what the audit must be told.
         """
-        letters, noted = list[Letter](), list[AuditRecord]()
-        leases = {holding.lease.lease_id: holding for holding in holdings}
+        letters, noted, over = list[Letter](), list[AuditRecord](), set[str | None]()
+        refused: dict[Revocation, list[Holding]] = {}
         for holding in holdings:
-            order = order_about(holding, revocations) if holding.lease.lease_id in leases else None
+            order = order_about(holding, revocations)
             if order is not None:
-                told, ended = self.end(order, leases, session, now)
-                letters, noted = letters + told, noted + ended
+                refused.setdefault(order, []).append(holding)
+        for order, about in refused.items():  # each with its own: thousands of orders may be in force
+            leases = {each.lease.lease_id: each for each in about if each.lease.lease_id not in over}
+            told, ended = self.end(order, leases, session, now)
+            letters += told
+            noted += ended
+            over |= {record.lease_id for record in ended}
         return letters, noted
 
     def tell_vaults(self, configuration: Configuration) -> None:

@@ -84,6 +84,7 @@ class LeaseFiles:
         self._lines = 0
         self._is_torn = False
         self._trouble = ""
+        self._unreadable: set[str] = set()
         make_private_folder(folder)
         self._alive = self._lock_of(self._name)
         try:
@@ -104,7 +105,9 @@ class LeaseFiles:
             try:
                 found += self._inherit_from(name)
             except (OSError, SetupError) as error:
-                self._tell(error)
+                if name not in self._unreadable:  # it stays there, and is looked at for ever
+                    self._unreadable.add(name)
+                    _tell(error)
         return found
 
     def close(self) -> None:
@@ -145,7 +148,9 @@ class LeaseFiles:
                 if holding is None:
                     held.pop(line.lease, None)
                 elif now < holding.expires_at:
-                    held[holding.lease.lease_id] = holding
+                    known = held.get(holding.lease.lease_id)
+                    if known is None or known.upstream is None:  # who only renewed it does not know the vault's
+                        held[holding.lease.lease_id] = holding
 
     def _holding_of(self, line: _Held) -> Holding:
         actor = line.actor
@@ -180,7 +185,9 @@ class LeaseFiles:
                 self._lines += len(lines)
                 self._trouble = ""
             except OSError as error:
-                self._tell(error)
+                if self._trouble != str(error):
+                    self._trouble = str(error)
+                    _tell(error)
 
     def _begin(self) -> None:
         current, before = self._paths(self._name)[::-1]
@@ -197,11 +204,10 @@ class LeaseFiles:
     def _lock_of(self, name: str) -> FileLock:
         return FileLock(self._folder / f"{name}.lock", timeout=0, mode=0o600, thread_local=False)
 
-    def _tell(self, error: Exception) -> None:
-        if self._trouble != str(error):
-            self._trouble = str(error)
-            hint = "runs are not told of the end of what is not noted here; it is refused all the same"
-            _log.error("lease_files", fault=str(error), hint=hint)
+
+def _tell(error: Exception) -> None:
+    hint = "runs are not told of the end of what is not noted here; it is refused all the same"
+    _log.error("lease_files", fault=str(error), hint=hint)
 
 
 def _line_of(holding: Holding) -> _Held:

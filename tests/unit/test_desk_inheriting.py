@@ -1,5 +1,6 @@
 """What a worker inherits from one that is gone: it ends like the worker's own, and whoever has it is told."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from people_desk import granted, notice, order, revoke
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Release, Renew, Resolve, Subject
 from broker_worker.core.leases import Holding
-from broker_worker.core.revocations import Kind
+from broker_worker.core.revocations import Kind, Revocation
+from broker_worker.pipeline import recalling
 from broker_worker.pipeline.letters import Letter
+from broker_worker.pipeline.reach import ended_by
 from broker_worker.ports import Fetched, WriteNote
 
 KEY = "openai.api_key"
@@ -137,3 +140,79 @@ async def test_a_run_renews_and_gives_back_what_was_inherited(gone: DeskBench, h
     assert (await heir.ask(same, body=Release(first))).status == "ok"
     assert [each.lease.token for each in heir.affairs.leases.book] == [second]
     assert (await heir.ask(same, body=Renew(first))).results[0].code == Code.EXPIRED
+
+
+@pytest.mark.parametrize("is_issuer_first", [True, False])
+async def test_a_lease_that_two_workers_knew_is_inherited_once(
+    tmp_path: Path, gone: DeskBench, heir: DeskBench, is_issuer_first: bool
+) -> None:
+    """Who renewed it does not know the vault's lease behind it: that goes on, until the run's lease is over."""
+    gone.desk.keep("local://openai", Fetched(b"made for us", "7", "made", 3_600_000), 600_000)
+    run = gone.run(run_id="run-1")
+    lease = (await granted(gone, run)).lease
+    assert lease is not None
+    beside = DeskBench(tmp_path / "beside", policy=POLICY)
+    assert (await beside.ask(Run(run.credential, beside.clock.now), body=Renew(lease))).status == "ok"
+    for each in (gone, beside) if is_issuer_first else (beside, gone):
+        inherit(heir, each)
+    desk = heir.desk
+    heir.affairs.poll(desk.configuration, desk.session, heir.clock.now())
+    assert heir.jobs.jobs == []
+    revoke(heir, order("lease", lease[:16].hex()))
+    assert [payload["upstream_lease"] for _, payload in heir.jobs.jobs] == ["made"]
+
+
+async def test_who_renewed_a_lease_learns_of_the_credential_behind_it(gone: DeskBench, heir: DeskBench) -> None:
+    """So an order about one lease on it ends the others as well, as the vault can only end it for all."""
+    gone.desk.keep("local://openai", Fetched(b"made for us", "7", "made", 3_600_000), 600_000)
+    run, other = gone.run(run_id="run-1"), gone.run(run_id="run-2")
+    lease = (await granted(gone, run)).lease
+    assert lease is not None
+    await granted(gone, other)
+    assert (await heir.ask(Run(run.credential, heir.clock.now), body=Renew(lease))).status == "ok"
+    inherit(heir, gone)
+    revoke(heir, order("lease", lease[:16].hex()))
+    assert list(heir.affairs.leases.book) == []
+    assert [payload["upstream_lease"] for _, payload in heir.jobs.jobs] == ["made"]
+
+
+async def test_what_was_inherited_is_known_after_a_renewal_as_well(gone: DeskBench, heir: DeskBench) -> None:
+    """It is not noted anew, as if a run had it without a credential."""
+    gone.desk.keep("local://openai", Fetched(b"made for us", "7", "made", 3_600_000), 600_000)
+    run = gone.run(run_id="run-1")
+    lease = (await granted(gone, run)).lease
+    assert lease is not None
+    inherit(heir, gone)
+    assert (await heir.ask(Run(run.credential, heir.clock.now), body=Renew(lease))).status == "ok"
+    assert list(heir.affairs.leases.book.news) == []
+
+
+async def test_each_lease_is_held_against_its_own_order_alone(
+    gone: DeskBench, heir: DeskBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of each would hold up the worker, and with it every run, if all were held against all."""
+    looked_at = list[int]()
+
+    def counted(revocation: Revocation, leases: Mapping[str, Holding]) -> list[Holding]:
+        looked_at.append(len(leases))
+        return ended_by(revocation, leases)
+
+    monkeypatch.setattr(recalling, "ended_by", counted)
+    for number in range(5):
+        await granted(gone, gone.run(run_id=f"run-{number}"))
+        revoke(heir, order("run", f"claude/run-{number}"))
+    looked_at.clear()
+    assert len(inherit(heir, gone)) == 5
+    assert looked_at == [1] * 5
+    assert len(heir.sink.of("lease_ended")) == 5
+
+
+async def test_what_ends_with_another_lease_ends_once(gone: DeskBench, heir: DeskBench) -> None:
+    """Two runs share a credential, and an order is about each of them."""
+    gone.desk.keep("local://openai", Fetched(b"made for us", "7", "made", 3_600_000), 600_000)
+    for number in range(2):
+        await granted(gone, gone.run(run_id=f"run-{number}"))
+        revoke(heir, order("run", f"claude/run-{number}"))
+    inherit(heir, gone)
+    assert len(heir.sink.of("lease_ended")) == 2
+    assert [payload["upstream_lease"] for _, payload in heir.jobs.jobs] == ["made"]

@@ -138,6 +138,20 @@ async def test_what_was_decided_is_counted_no_more(bench: DeskBench, verdict: st
     assert closed == {request.approval_id: keynames.open_approvals("claude", run.credential.run_id)}
 
 
+async def test_what_was_settled_before_a_restart_is_counted_no_more(bench: DeskBench) -> None:
+    """The worker may have died before it told the queue, which would count it until its end, perhaps a day."""
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    (request,) = asked(bench)
+    decide(bench, request, "deny")
+    closed = bench.affairs.approvals.waiting.closed
+    closed.clear()
+    for later in (0, LATER - NOW):
+        bench.affairs.take_request(bench.affairs.signed(request), NOW + later)
+        assert list(closed) == ([] if later else [request.approval_id])
+        closed.clear()
+
+
 async def test_what_could_not_be_recorded_is_counted_no_more(bench: DeskBench) -> None:
     """A full disk does not use up what a run may ask."""
     run = bench.run()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def test_what_was_inherited_is_inherited_again(files: Files) -> None:
     for name in ("worker-2", "worker-1", "worker.3"):
         heir = files(name)
         assert heir.inherit() == [held]
+        heir.close()
+
+
+def test_what_another_worker_only_renewed_does_not_hide_whose_it_was(files: Files) -> None:
+    """It notes the lease without what the vault calls its own."""
+    issued = own(upstream="database/creds/app/1")
+    renewed = replace(issued, upstream=None)
+    for held in ([issued, renewed], [renewed, issued]):
+        first = files()
+        first.note(held)
+        first.close()
+        heir = files("worker-2")
+        assert heir.inherit() == [issued]
+        heir.note([issued.lease.lease_id])
         heir.close()
 
 
@@ -184,6 +199,21 @@ def test_a_file_that_others_can_read_is_not_believed_and_hides_no_other(files: F
     path.chmod(0o644)
     assert len(files("worker-3").inherit()) == 1
     assert path.exists()
+
+
+def test_files_that_are_not_believed_are_told_once_each(files: Files, tmp_path: Path, capsys: Any) -> None:
+    """They are looked at four times a second for as long as the worker runs, while it notes what it lends."""
+    for name in ("worker-1", "worker-2"):
+        each = files(name)
+        each.note([own()])
+        each.close()
+    for path in (tmp_path / "leases").glob("*.jsonl"):
+        path.chmod(0o644)
+    heir = files("worker-3")
+    for _ in range(3):
+        assert heir.inherit() == []
+        heir.note([own()])
+    assert capsys.readouterr().out.count("lease_files") == 2
 
 
 def test_a_folder_that_others_may_enter_is_refused(files: Files, tmp_path: Path) -> None:
