@@ -123,7 +123,7 @@ async def test_an_approval_under_one_entry_does_not_hold_under_another_on_its_li
     policy = """
     agents:
       claude:
-        allow: [{secret: anthropic.api_key, not_after: "2027-01-15T08:01:00Z", \
+        allow: [{secret: anthropic.api_key, not_after: "2030-03-17T17:47:40Z", \
 approval: {approvers: [bob], grant: run}}, {secret: anthropic.api_key, approval: {approvers: [ops]}}]
     """
     bench = bench_with(tmp_path, policy=policy)
