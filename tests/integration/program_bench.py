@@ -200,7 +200,7 @@ async def programs(home: Home, tmp_path: Path) -> AsyncIterator[Bench]:
         (folder / "tmp").mkdir()
         bench = Bench(home, folder, vault, environ)
         for name, start in COMMANDS.items():
-            bench.command(name, f'PYTHONPATH={ROOT} exec {sys.executable} {start} "$@"')
+            bench.command(name, f'PYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} {start} "$@"')
         bench.command("gh", 'echo "token: $GH_TOKEN"')
         bench.lend()
         yield bench
