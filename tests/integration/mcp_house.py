@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +23,7 @@ from agent_sdk.credential import FILE_VARIABLE, RunCredential
 from agent_sdk.testing import FakeDesk
 
 COMMAND = (sys.executable, "-m", "agent_sdk.cli", "mcp")
-PYTHON = f"{sys.executable} -c **"
+PYTHON = f"{shlex.quote(sys.executable)} -c **"
 CANARY = "sk-canary-4fJ8qLx2Zt7wRb9Kd3Vn6Yp1"
 """Stands in no message, whatever is done with it."""
 VALUES: dict[str, str | bytes] = {

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def server() -> Iterator[Server]:
 
 async def test_git_does_not_ask_a_person_when_the_broker_refuses(environment: Mapping[str, str]) -> None:
     """It stops, and says why in the broker's words."""
-    helper = f"!{' '.join(AGENT)} git-credential --host github.com --secret hidden.key"
+    helper = f"!{shlex.join(AGENT)} git-credential --host github.com --secret hidden.key"
     git = ("git", "-c", "credential.helper=", "-c", f"credential.helper={helper}")
     code, filled, errors = await run(
         environment, *git, "credential", "fill", given="protocol=https\nhost=github.com\n\n"
@@ -143,7 +144,7 @@ async def test_boto3_takes_its_credentials_from_the_process(
 ) -> None:
     """As `credential_process` in its config file says."""
     config = tmp_path / "aws-config"
-    config.write_text(f"[default]\ncredential_process = {' '.join(AGENT)} aws-credentials --secret aws.deploy\n")
+    config.write_text(f"[default]\ncredential_process = {shlex.join(AGENT)} aws-credentials --secret aws.deploy\n")
     for name, text in {**environment, "AWS_CONFIG_FILE": str(config), "AWS_SHARED_CREDENTIALS_FILE": "/none"}.items():
         monkeypatch.setenv(name, text)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
@@ -178,7 +179,7 @@ async def test_docker_is_answered_as_its_helpers_answer(environment: Mapping[str
 
 async def test_claude_code_and_codex_read_the_key_from_standard_output(environment: Mapping[str, str]) -> None:
     """`apiKeyHelper` is run by `/bin/sh`, Codex's `auth` command as an argument list; a refusal is no key."""
-    helper = f"{' '.join(AGENT)} get openai.api_key --purpose 'Claude Code'"
+    helper = f"{shlex.join(AGENT)} get openai.api_key --purpose 'Claude Code'"
     code, output, _ = await run(environment, "/bin/sh", "-c", helper)
     assert (code, output.strip()) == (0, "canary-of-openai-5a7f")
     code, output, errors = await run(environment, *AGENT, "get", "openai.api_key", "--purpose", "Codex")

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import signal
 import struct
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 from agent_workbench import AGENT, LONG, AgentHouse, Forked, Screen, Started, screen, settings
 
-RUN = " ".join((*AGENT, "run", "--env", "A=secret://a.key", "--"))
+RUN = shlex.join((*AGENT, "run", "--env", "A=secret://a.key", "--"))
+PYTHON = shlex.quote(sys.executable)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_a_suspended_command_goes_on_in_the_background_and_comes_back(shell: Scr
         "print('background', flush=True)\n"
         "print('got', input())\n"
     )
-    shell.type(f"{RUN} {sys.executable} {program}\n")
+    shell.type(f"{RUN} {PYTHON} {program}\n")
     shell.wait_for("go\r\n")
     shell.type("\x1a")
     shell.wait_for("[2]$ ")
@@ -245,7 +247,7 @@ def test_a_key_that_reaches_the_command_by_itself_is_not_passed_on_again(shell: 
         "print('up', os.getppid(), flush=True)\n"
         "while True: signal.pause()\n"
     )
-    shell.type(f"echo | {RUN} {sys.executable} {program}\n")
+    shell.type(f"echo | {RUN} {PYTHON} {program}\n")
     shell.wait_for("up ")
     pid = int(shell.wait_for("\r\n"))
     shell.type("\x03")

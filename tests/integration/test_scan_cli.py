@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -208,7 +209,7 @@ def test_a_hook_keeps_a_secret_out_of_a_commit(scan: Scan, tmp_path: Path) -> No
     """A real `git commit` with a plain hook script is refused, also with `-a`, and goes through without the secret."""
     git("init", "-q")
     hook = tmp_path / ".git/hooks/pre-commit"
-    hook.write_text(f"#!/bin/sh\nexec {sys.executable} -m agent_sdk.cli scan --staged\n")
+    hook.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -m agent_sdk.cli scan --staged\n")
     hook.chmod(0o755)
     Path("settings.ini").write_text("token = \n")
     git("add", "-A")

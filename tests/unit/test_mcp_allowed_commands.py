@@ -1,5 +1,6 @@
 """Which commands a model may have run: what no pattern covers is refused."""
 
+import shlex
 import sys
 
 import pytest
@@ -58,7 +59,8 @@ def test_nothing_is_allowed_without_a_pattern() -> None:
 
 def test_a_model_reads_what_is_allowed() -> None:
     """As the operator wrote it."""
-    assert AllowedCommands(["git push **", f"{sys.executable} -V"]).described == f"git push **; {sys.executable} -V"
+    version = f"{shlex.quote(sys.executable)} -V"
+    assert AllowedCommands(["git push **", version]).described == f"git push **; {version}"
 
 
 @pytest.mark.parametrize(
