@@ -81,16 +81,14 @@ class AsyncSecretBroker:
         transport: Transport | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
-        credential = RunCredential.load() if credential is None else credential
-        channel = RunChannel(credential)
+        own = credential or RunCredential.load()
+        channel = RunChannel(own)
         if transport is None:
-            # redis-py is the better part of what a program that needs no queue would wait for
-            from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415  # loaded only here
+            from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415  # redis-py is long to load
 
-            url, shown_url = credential.queue_url, credential.shown_queue_url
-            transport = RedisTransport(url, shown_url, credential.agent_id, channel.replies)
+            transport = RedisTransport(own.queue_url, own.shown_queue_url, own.agent_id, channel.replies)
         self._timeout = checked_seconds(timeout)
-        self._exchange = Exchange(credential, channel, transport, on_notice, clock)
+        self._exchange = Exchange(own, channel, transport, on_notice, clock)
 
     @classmethod
     def from_environment(
