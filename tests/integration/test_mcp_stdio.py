@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from desk_workbench import until
 from mcp import Client
-from mcp_house import CANARY, House, Person, call, client, held_open, house, python, text_of
+from mcp_house import CANARY, PYTHON, House, Person, call, client, held_open, house, python, text_of
 
 from agent_sdk.credential import FILE_VARIABLE, RunCredential
 
@@ -125,7 +125,7 @@ async def test_nothing_starts_without_its_secret(served: Client, home: House) ->
     ("arguments", "told"),
     [
         ({"argv": ["sh", "-c", "env"], "purpose": "x"}, "this command is not allowed"),
-        ({"argv": [sys.executable, "-m", "this"], "purpose": "x"}, f"allowed are: {sys.executable} -c **"),
+        ({"argv": [sys.executable, "-m", "this"], "purpose": "x"}, f"allowed are: {PYTHON}"),
         (python("pass", cwd=".."), "leads out of the server's folder"),
         (python("pass", cwd="missing"), "no such file or folder"),
         (python("pass", env={"LD_PRELOAD": "secret://openai.api_key"}), "not allowed with these variables"),
