@@ -10,6 +10,11 @@ from nacl._sodium import ffi, lib  # type: ignore[import-not-found]  # a compile
 KEY_BYTES = 32
 NONCE_BYTES = 24
 TAG_BYTES = 16
+_NULL, _buffer = ffi.NULL, ffi.buffer
+_encrypt = lib.crypto_aead_xchacha20poly1305_ietf_encrypt
+_decrypt = lib.crypto_aead_xchacha20poly1305_ietf_decrypt
+_ARRAY = ffi.typeof("unsigned char[]")
+_new = ffi.new_allocator(should_clear_after_alloc=False)  # the library writes every byte
 
 
 def encrypt(plaintext: bytes, aad: bytes, nonce: bytes, key: bytes) -> bytes:
@@ -27,13 +32,12 @@ def encrypt(plaintext: bytes, aad: bytes, nonce: bytes, key: bytes) -> bytes:
     Raises:
         ValueError: if the nonce or the key has another length.
     """
-    _check(nonce, key)
+    if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
+        raise _wrong_length()
     size = len(plaintext)
-    sealed = ffi.new("unsigned char[]", size + TAG_BYTES)
-    lib.crypto_aead_xchacha20poly1305_ietf_encrypt(
-        sealed, ffi.NULL, plaintext, size, aad, len(aad), ffi.NULL, nonce, key
-    )
-    return bytes(ffi.buffer(sealed))
+    sealed = _new(_ARRAY, size + TAG_BYTES)
+    _encrypt(sealed, _NULL, plaintext, size, aad, len(aad), _NULL, nonce, key)
+    return _buffer(sealed)[:]  # type: ignore[no-any-return]  # as above
 
 
 def decrypt(ciphertext: bytes, aad: bytes, nonce: bytes, key: bytes) -> bytes | None:
@@ -51,17 +55,16 @@ def decrypt(ciphertext: bytes, aad: bytes, nonce: bytes, key: bytes) -> bytes | 
     Raises:
         ValueError: if the nonce or the key has another length.
     """
-    _check(nonce, key)
+    if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
+        raise _wrong_length()
     size = len(ciphertext)
     if size < TAG_BYTES:
         return None
-    opened = ffi.new("unsigned char[]", max(size - TAG_BYTES, 1))
-    failed = lib.crypto_aead_xchacha20poly1305_ietf_decrypt(
-        opened, ffi.NULL, ffi.NULL, ciphertext, size, aad, len(aad), nonce, key
-    )
-    return None if failed else bytes(ffi.buffer(opened, size - TAG_BYTES))
+    opened = _new(_ARRAY, size - TAG_BYTES or 1)
+    if _decrypt(opened, _NULL, _NULL, ciphertext, size, aad, len(aad), nonce, key):
+        return None
+    return _buffer(opened, size - TAG_BYTES)[:]  # type: ignore[no-any-return]  # as above
 
 
-def _check(nonce: bytes, key: bytes) -> None:
-    if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
-        raise ValueError(f"a nonce has {NONCE_BYTES} bytes and a key {KEY_BYTES}")
+def _wrong_length() -> ValueError:
+    return ValueError(f"a nonce has {NONCE_BYTES} bytes and a key {KEY_BYTES}")

@@ -156,15 +156,18 @@ def encode_line(record: AuditRecord, worker: str, chain: str, sequence: int, pre
     Returns:
         The canonical encoding of the `AuditEvent`: the record's own fields first, then its place.
     """
-    return _ENCODER.encode(record)[:-1] + _place(worker, chain, sequence, prev)
+    return _ENCODER.encode(record)[:-1] + _place(*_chain_fields(worker, chain), sequence, prev)
 
 
-def _place(worker: str, chain: str, sequence: int, prev: str) -> bytes:
+@lru_cache(maxsize=64)
+def _chain_fields(worker: str, chain: str) -> tuple[bytes, bytes]:
+    """What is the same in the place of every line of a chain: what stands before its sequence, twice."""
+    return f',"event_id":"{chain}-'.encode(), f'","worker":"{worker}","chain":"{chain}","sequence":'.encode()
+
+
+def _place(before_id: bytes, before_sequence: bytes, sequence: int, prev: str) -> bytes:
     """How a line ends: with its place."""
-    return (
-        f',"event_id":"{event_id(chain, sequence)}","worker":"{worker}","chain":"{chain}"'
-        f',"sequence":{sequence},"prev":"{prev}"}}'
-    ).encode()
+    return b'%b%012d%b%d,"prev":"%b"}' % (before_id, sequence, before_sequence, sequence, prev.encode())
 
 
 def decode_line(line: bytes) -> AuditEvent:
@@ -228,7 +231,7 @@ def encode_checkpoint(
         prev: the hash of the line before.
     """
     record = _ENCODER.encode(AuditRecord(v=SCHEMA_VERSION, event="checkpoint", timestamp=timestamp))[:-1]
-    place = _place(worker, chain, sequence, prev)
+    place = _place(*_chain_fields(worker, chain), sequence, prev)
     signature = sign_checkpoint(identity_secret, record + place)
     return b'%b,"signature":"%b"%b' % (record, signature.encode(), place)  # the last of a record's own fields
 

@@ -5,6 +5,7 @@ length; what follows, token and operation, is remembered as bytes together with 
 accepted here if and only if `decode_request` accepts it, and means the same.
 """
 
+import struct
 from collections import OrderedDict
 from typing import Final
 
@@ -14,12 +15,8 @@ _ID: Final = b"\x85\xaarequest_id\xc4\x10"
 _ISSUED: Final = b"\xa9issued_at\xcf"
 _DEADLINE: Final = b"\xa8deadline\xcf"
 """Keys, each with the first byte of its value: 16 bytes, and twice an integer of 64 bits (msgpack spec, "Formats")."""
-_AT_ID: Final = len(_ID)
-_AT_ISSUED: Final = _AT_ID + 16
-_AT_TIME: Final = _AT_ISSUED + len(_ISSUED)
-_AT_DEADLINE: Final = _AT_TIME + 8
-_AT_LAST: Final = _AT_DEADLINE + len(_DEADLINE)
-_AT_REST: Final = _AT_LAST + 8
+_START: Final = struct.Struct(f">{len(_ID)}s16s{len(_ISSUED)}sQ{len(_DEADLINE)}sQ")
+_AT_REST: Final = _START.size
 _LEAST_TIME: Final = 2**32
 """A smaller integer has a shorter form, which is then the canonical one."""
 _LONGEST: Final = 4096
@@ -51,17 +48,16 @@ class RequestDecoder:
         known = self._known.get(raw[_AT_REST:])
         if known is None:
             return self._decode_whole(raw)
-        issued_at = int.from_bytes(raw[_AT_TIME:_AT_DEADLINE], "big")
-        deadline = int.from_bytes(raw[_AT_LAST:_AT_REST], "big")
+        key, request_id, second_key, issued_at, third_key, deadline = _START.unpack_from(raw)
         if (
-            raw[:_AT_ID] != _ID
-            or raw[_AT_ISSUED:_AT_TIME] != _ISSUED
-            or raw[_AT_DEADLINE:_AT_LAST] != _DEADLINE
+            key != _ID
+            or second_key != _ISSUED
+            or third_key != _DEADLINE
             or not _LEAST_TIME <= issued_at < deadline <= MAX_TIME
         ):
             return decode_request(raw)
         token, body = known
-        return Request(raw[_AT_ID:_AT_ISSUED], issued_at, deadline, token, body)
+        return Request(request_id, issued_at, deadline, token, body)
 
     def _decode_whole(self, raw: bytes) -> Request:
         request = decode_request(raw)

@@ -9,6 +9,7 @@ Long-term and session halves are X25519. A run has one Ed25519 key pair, whose X
 
 import hashlib
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 import nacl.bindings as sodium
@@ -59,6 +60,7 @@ _NONCE_HEADER = b"\xc4\x18"
 _BIN8, _BIN16 = 256, 65536
 
 
+@lru_cache(maxsize=1024)  # as many lengths as padded plaintexts have
 def _bin_header(size: int) -> bytes:
     """The header of a byte string in msgpack's shortest form (msgpack spec, "bin format family")."""
     if size < _BIN8:

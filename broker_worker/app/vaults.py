@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.core.configuration import Configuration
@@ -70,7 +71,7 @@ def providers_of(
 def provider_names(providers: Mapping[str, Provider]) -> Callable[[str], str]:
     """Tells the name of the provider that serves a reference."""
     names = {scheme: provider.name for scheme, provider in providers.items()}
-    return lambda ref: names.get(ref.partition("://")[0], "none")
+    return lru_cache(maxsize=4096)(lambda ref: names.get(ref.partition("://")[0], "none"))
 
 
 def has_dynamic(configuration: Configuration, settings: Settings) -> bool:

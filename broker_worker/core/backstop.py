@@ -60,6 +60,29 @@ class Backstop:
                 wait = max(wait, excess)
             else:
                 tats[key] = new
+        self._forget_over(now_us)
+        return wait
+
+    def count_all(self, limits: Iterable[tuple[str, Rate, int]], now_us: int) -> bool:
+        """Count several requests at once, if all of them are within every limit; else nothing is counted.
+
+        Args:
+            limits: as for `count`, of all of them together: how many names count against each.
+            now_us: the time, microseconds.
+
+        Returns:
+            Whether they were counted. If not, `count` says of each whether it is within its limits.
+        """
+        tats = dict[str, int]()
+        for key, rate, names in limits:
+            new = max(now_us, tats.get(key) or self._tats.get(key, 0)) + rate.interval * names
+            if new - now_us - rate.tolerance > SLACK_US:
+                return False
+            tats[key] = new
+        self._tats.update(tats)
+        self._forget_over(now_us)
+        return True
+
+    def _forget_over(self, now_us: int) -> None:
         if len(self._tats) > self._generation:
             self._tats = {key: tat for key, tat in self._tats.items() if tat > now_us}
-        return wait

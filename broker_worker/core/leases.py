@@ -232,7 +232,13 @@ class LeaseBook:
     def use(self, holding: Holding, expires_at: int) -> None:
         """Count one more use of a lease."""
         holding.uses += 1
-        self.renew(holding, expires_at)
+        place = _place_of(holding)
+        if self._open.get(place) is not holding:
+            self.renew(holding, expires_at)
+            return
+        self._open.move_to_end(place)
+        if expires_at > holding.expires_at:
+            holding.expires_at = expires_at
 
     def renew(self, holding: Holding, expires_at: int) -> None:
         """Move the end of a lease further; a copy that was asked for with a shorter life does not shorten it."""

@@ -29,9 +29,13 @@ class Origin:
 
     file: str
     line: int
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_text", f"{self.file}:{self.line}")  # every line of the audit says it
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return self._text
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def _reply(ask: Ask) -> Reply:
     if ask.code is not None:
         return Reply(request_id, "refused", code=ask.code, retry_after=ask.retry_after)
     results = tuple([_result(case) for case in ask.cases])
-    granted = sum(case.code is None for case in ask.cases)
+    granted = [case.code for case in ask.cases].count(None)
     status: Literal["ok", "partial", "refused"] = "partial" if granted else "refused"
     if granted == len(results):
         status = "ok"

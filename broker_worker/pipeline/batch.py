@@ -1,11 +1,12 @@
 """The values that flow through the pipeline: an entry becomes an ask, its names become cases, cases an answer."""
 
 from collections.abc import Container
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
 
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Delivery, Request, Source, Ways
+from agent_sdk.wire.messages import Delivery, Request, RichFields, Source, Ways
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.configuration import SecretEntry
@@ -14,11 +15,13 @@ from broker_worker.core.policy import ApprovalRule, Decision, Grant
 from broker_worker.pipeline.peers import Peer
 from broker_worker.ports import Entry
 
+if TYPE_CHECKING:
+    from broker_worker.pipeline.decision_cache import Decided
+
 Action = Literal["resolve", "put", "generate", "renew", "release", "list", "report"]
 
 
-@dataclass(slots=True)
-class Case:
+class Case(Struct, gc=False):
     """One name of a request on its way to an outcome.
 
     Args:
@@ -46,7 +49,7 @@ class Case:
     code: Code | None = None
     reason: str | None = None
     retry_after: int | None = None
-    value: bytes | None = field(default=None, repr=False)
+    value: bytes | None = None
     version: str | None = None
     source: Source | None = None
     age_s: int | None = None
@@ -56,14 +59,21 @@ class Case:
     holding: Holding | None = None
     way: Delivery | None = None
 
+    def __repr__(self) -> str:
+        """Everything but the value."""
+        return f"Case(name={self.name!r}, code={self.code!r}, reason={self.reason!r})"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`."""
+        return [("name", self.name), ("code", self.code), ("reason", self.reason)]
+
     def refuse(self, code: Code, reason: str, retry_after: int | None = None) -> None:
         """Refuse this name and forget any value."""
         self.code, self.reason, self.retry_after = code, reason, retry_after
         self.value = self.expires_at = None
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(Struct, gc=False):
     """A request that opened, with the identity that its token proves.
 
     Args:
@@ -71,6 +81,7 @@ class Ask:
         actor: the sender, if it asks on behalf of another run.
         deliver: how its values are to reach the work, if all go the same way.
         known_names: those of a report's names that the registry has.
+        decided: what its cases were opened from, if that may be remembered.
         guarded: whether people may have to approve one of its names.
         writes: whether it stores a value, which the vault must be asked for.
         draft: the sealed reply that was prepared for it.
@@ -82,7 +93,7 @@ class Ask:
     request: Request
     purpose: str = ""
     action: Action = "resolve"
-    cases: list[Case] = field(default_factory=list)
+    cases: list[Case] = []
     code: Code | None = None
     reason: str | None = None
     retry_after: int | None = None
@@ -90,10 +101,19 @@ class Ask:
     ways: tuple[Ways, ...] = ()
     guarded: bool = False
     writes: bool = False
-    draft: bytes | None = field(default=None, repr=False)
+    draft: bytes | None = None
     actor: RunIdentity | None = None
     deliver: Delivery | None = None
     known_names: Container[str] = ()
+    decided: "Decided | None" = None
+
+    def __repr__(self) -> str:
+        """Which request it is and what became of it; no text that the agent chose, which may quote a value."""
+        return f"Ask(request={self.request!r}, cases={self.cases!r}, code={self.code!r}, reason={self.reason!r})"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`."""
+        return [("request", self.request), ("cases", self.cases), ("code", self.code), ("reason", self.reason)]
 
     @property
     def sender(self) -> RunIdentity:

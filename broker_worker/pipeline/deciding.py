@@ -211,21 +211,29 @@ class Limits:
             ask: a request whose names are decided.
             now: the time, ms since the epoch.
         """
-        identity, request = ask.identity, ask.request
-        sender = ask.sender
-        counts_as = identity if ask.action == "resolve" else sender
+        request, decided = ask.request, ask.decided
         bucket = request.deadline // MARKS_MS
-        counted = [case for case in ask.cases if case.code is None]
-        of_names = tuple([self.of_case(identity.agent_id, case) if case.is_counted else () for case in counted])
+        if decided is not None and not ask.guarded:
+            limits, of_names = decided.limits, decided.name_limits
+        else:
+            limits, of_names = self.of_ask(ask)
         return AdmissionAsk(
-            keynames.seen(sender.agent_id, bucket),
+            keynames.seen(ask.sender.agent_id, bucket),
             request.request_id,
             ask.entry.entry_id,
             (bucket + 1) * MARKS_MS - now + MARKS_KEPT_MS,
             len(ask.cases) or 1,
-            self.of_run(counts_as.agent_id, counts_as.run_id),
+            limits,
             of_names,
         )
+
+    def of_ask(self, ask: Ask) -> tuple[tuple[Limit, ...], tuple[tuple[Limit, ...], ...]]:
+        """The limits of an ask whose names are decided: its own, and those of each name that is allowed."""
+        identity = ask.identity
+        counts_as = identity if ask.action == "resolve" else ask.sender
+        counted = [case for case in ask.cases if case.code is None]
+        of_names = tuple([self.of_case(identity.agent_id, case) if case.is_counted else () for case in counted])
+        return self.of_run(counts_as.agent_id, counts_as.run_id), of_names
 
     def of_run(self, agent_id: str, run_id: str) -> tuple[Limit, ...]:
         """The agent's limit and the run's."""

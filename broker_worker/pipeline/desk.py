@@ -15,6 +15,7 @@ from broker_worker.pipeline.affairs import Affairs
 from broker_worker.pipeline.approving import APPROVED_ACTIONS, is_approved
 from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.deciding import ACTIONS, Limits, open_cases
+from broker_worker.pipeline.decision_cache import DecisionCache
 from broker_worker.pipeline.delegation import Subjects
 from broker_worker.pipeline.opening import Opener
 from broker_worker.pipeline.releasing import Release, Releaser
@@ -70,6 +71,7 @@ class Desk:
         self.session = session
         self.affairs = affairs
         self._limits = Limits(configuration.policy)
+        self._decisions = DecisionCache(self._limits)
         self._cache = cache
         self._sink = sink
         self._clock = clock
@@ -136,8 +138,9 @@ class Desk:
             self._subjects.stand_in(ask, self.configuration, self.opener.verifier, now)
             if ask.code is not None:
                 return
-        if revocations.is_empty and type(body) is Resolve:  # what nearly always comes
-            open_cases(ask, self.configuration, now)
+        ask.decided = None
+        if revocations.is_empty and type(body) is Resolve and ask.actor is None:  # what nearly always comes
+            self._decisions.open_cases(ask, self.configuration, now)
         elif not revocations.is_empty and self._is_revoked(ask):
             ask.action = ACTIONS[type(body)]
             ask.refuse(Code.REVOKED, "revoked")
@@ -173,26 +176,26 @@ class Desk:
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         waiting, release = list[Waiting](), None
-        is_hasty = is_hasty and self._is_calm  # what is refused would cost two syncs for nothing
+        begin = self._is_calm  # what is refused would cost two syncs for nothing
         if not is_guarded:
             waiting, settled = self._fill_all(asks, now)
-            is_hasty = is_hasty and not waiting
-            release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=is_hasty)
+            begin = begin and not waiting
+            release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=begin)
         admitting = admission.admit(marks)
         try:
             if release is not None:
                 self._releaser.seal(release, self.session)
-                if is_hasty:
+                if begin and is_hasty:
                     self._releaser.flush()
         finally:  # nobody else may find the answer on the lane's connection
             verdicts = await admitting
         undisturbed, distrust = True, list[AuditRecord]()
         now = self._clock.now() if is_guarded else now  # an approval may have ended since
-        for ask, cases, mark, verdict in zip(asks, open_before, marks, verdicts, strict=True):
-            undisturbed &= self._verdicts.apply(ask, cases, mark, verdict, distrust, now)
-            if self._rules() != rules:
-                undisturbed = False
-                if ask.code is None:
+        if self._rules() != rules or not self._verdicts.all_hold(marks, verdicts, now):
+            undisturbed = self._rules() == rules
+            for ask, cases, mark, verdict in zip(asks, open_before, marks, verdicts, strict=True):
+                undisturbed &= self._verdicts.apply(ask, cases, mark, verdict, distrust, now)
+                if self._rules() != rules and ask.code is None:
                     self._decide_again(ask, now)
         self._is_calm = undisturbed
         if undisturbed and release is not None and not waiting:
@@ -330,6 +333,7 @@ class Desk:
         """
         self.configuration = configuration
         self._limits = Limits(configuration.policy)
+        self._decisions = DecisionCache(self._limits)
         self.opener.verifier = verifier
         self.opener.forget_tokens()
         self._subjects.forget()

@@ -6,6 +6,7 @@ from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.keynames import fingerprint
 from agent_sdk.wire.messages import Call
+from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.approval_book import Matter
 from broker_worker.core.approvals import ApprovalRequest, Decision
 from broker_worker.core.leases import Holding
@@ -25,9 +26,9 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         now_us: the same on the monotonic clock, microseconds.
         policy: digest of the policy in force.
     """
-    identity, origin = ask.identity, case.decision.origin
-    lease = None if case.holding is None or case.code is not None else case.holding.lease
-    approval = case.approval
+    identity, actor, origin = ask.identity, ask.actor, case.decision.origin
+    code, approval, holding, expires_at = case.code, case.approval, case.holding, case.expires_at
+    lease = None if holding is None or code is not None else holding.lease
     return AuditRecord(
         v=1,
         event="access",
@@ -35,28 +36,28 @@ def access(ask: Ask, case: Case, secret_name: str, now: int, now_us: int, policy
         agent_id=identity.agent_id,
         run_id=identity.run_id,
         secret_name=secret_name,
-        outcome="granted" if case.code is None else "refused",
-        source=case.source if case.code is None else None,
-        age_s=case.age_s if case.code is None else None,
-        code=case.code,
+        outcome="granted" if code is None else "refused",
+        source=case.source if code is None else None,
+        age_s=case.age_s if code is None else None,
+        code=code,
         reason=case.reason,
         action=ask.action,
         deliver=case.way,
-        actor=_actor(ask),
+        actor=None if actor is None else _label(actor),
         purpose=ask.purpose or None,
         rule=None if origin is None else str(origin),
         policy=policy,
         provider=case.provider,
         version=case.version,
-        expires_at=None if case.expires_at is None else format_time(case.expires_at),
+        expires_at=None if expires_at is None else format_time(expires_at),
         lease_id=None if lease is None else lease.lease_id,
         lease_ends=None if lease is None else format_time(lease.ends_at),
-        uses=None if case.holding is None or lease is None or ask.action != "resolve" else case.holding.uses,
+        uses=None if holding is None or lease is None or ask.action != "resolve" else holding.uses,
         approval_id=None if approval is None else approval.request.approval_id,
         approver=None if approval is None else approval.names_of("approve") or None,
         request_id=ask.request.request_id.hex(),
         entry_id=ask.entry.entry_id.decode("ascii", "replace"),
-        run_key=_run_key(ask),
+        run_key=ask.peer.fingerprint if actor is None else _run_key(ask),
         token_id=identity.token_id,
         issuer=identity.issuer or None,
         task=identity.task,
@@ -69,7 +70,11 @@ def _run_key(ask: Ask) -> str:
 
 
 def _actor(ask: Ask) -> str | None:
-    return None if ask.actor is None else f"{ask.actor.agent_id}/{ask.actor.run_id}"
+    return None if ask.actor is None else _label(ask.actor)
+
+
+def _label(actor: RunIdentity) -> str:
+    return f"{actor.agent_id}/{actor.run_id}"
 
 
 def sent_by(record: AuditRecord) -> str | None:

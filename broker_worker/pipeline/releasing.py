@@ -18,6 +18,7 @@ from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import Answer, AuditSink, Cache, Clock, Entry
 
+_WITH_PURPOSE = (Resolve, Put, Generate)
 REPLAY = "replay"
 """Why a copy of a request is refused. It gets no reply, which could overtake the one that the request is owed."""
 
@@ -81,11 +82,11 @@ class Releaser:
         noted: list[AuditRecord] = []
         for ask in asks:
             agent_id, reason = ask.entry.agent_id, ask.reason or ""
-            if not ask.sender.issuer:
+            if not (ask.actor or ask.identity).issuer:
                 noted += self._once(("", agent_id, reason), records.unauthenticated(agent_id, reason, now), now)
                 continue
             body = ask.request.body
-            if isinstance(body, Resolve | Put | Generate) and body.purpose:
+            if isinstance(body, _WITH_PURPOSE) and body.purpose:
                 ask.purpose = NOTE if reason == VALUE_SHOWN else self._cache.redact(body.purpose)
             if ask.code is not None:
                 record = records.whole_request(ask, now, now_us, policy)
@@ -96,9 +97,8 @@ class Releaser:
             elif not ask.cases:
                 noted.append(records.whole_request(ask, now, now_us, policy))
             for case in ask.cases if ask.code is None else ():
-                entry = (
-                    case.entry
-                )  # of names that nobody wrote into the registry only those that were granted are known
+                entry = case.entry
+                # of names that nobody wrote into the registry only those that were granted are known
                 is_known = entry is not None and (case.code is None or not entry.is_created)
                 name = case.name if is_known else self._cache.redact(case.name)
                 noted.append(records.access(ask, case, name, now, now_us, policy))

@@ -4,11 +4,12 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from broker_worker.core.limits import Rate
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct, gc=False):
     """One entry of an agent's request stream, as read.
 
     Args:
@@ -26,8 +27,7 @@ class Entry:
     fault: str | None = None
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct, gc=False):
     """What is to be done about an entry: send a sealed reply where there is somebody to answer, and acknowledge.
 
     Args:
@@ -49,8 +49,7 @@ class Limit:
     rate: Rate
 
 
-@dataclass(slots=True)
-class AdmissionAsk:
+class AdmissionAsk(Struct, gc=False):
     """What the admission must know of one request.
 
     Args:
@@ -85,6 +84,11 @@ class Verdict:
     replay: bool
     wait_us: int = 0
     name_waits_us: tuple[int, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything is admitted now."""
+        return not (self.replay or self.wait_us or any(self.name_waits_us))
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,12 +78,19 @@ def group(asks: Sequence[AdmissionAsk]) -> Groups:
     Of a request that comes more than once in a batch, each copy is in a later group than the one before.
     """
     groups: dict[tuple[object, ...], list[AdmissionAsk]] = {}
-    seen: dict[tuple[str, bytes], int] = {}
+    copies: dict[tuple[str, bytes], int] = {}
+    seen: set[tuple[str, bytes]] = set()
     for ask in asks:
-        mark = (ask.replay_key, ask.request_id)
-        seen[mark] = copy = seen.get(mark, 0) + 1
+        mark, copy = (ask.replay_key, ask.request_id), 0
+        if mark in seen:
+            copies[mark] = copy = copies.get(mark, 0) + 1
+        seen.add(mark)
         alike = (ask.replay_key, copy, ask.count, id(ask.limits), *map(id, ask.name_limits))
-        groups.setdefault(alike, []).append(ask)
+        members = groups.get(alike)
+        if members is None:
+            groups[alike] = [ask]
+        else:
+            members.append(ask)
     return list(groups.values())
 
 

@@ -34,6 +34,8 @@ HARDENING = {
     "appendonly": "yes",
     "appendfsync": "everysec",
     "save": '""',
+    "rdbcompression": "no",
+    "auto-aof-rewrite-min-size": "256mb",
     "maxmemory": "256mb",
     "maxmemory-policy": "noeviction",
     "maxmemory-clients": "64mb",
@@ -45,7 +47,9 @@ HARDENING = {
     "enable-protected-configs": "no",
 }
 """Directives that every server of ours runs with, embedded or not: nothing is evicted, a restart loses at most a
-second, and no client can make the server hold much for it."""
+second, and no client can make the server hold much for it. What lies on the queue is sealed and cannot be
+compressed; and with a few thousand requests a second, a file that is written anew from 64 MB on (the default) would be
+written anew every few seconds."""
 
 
 def server_binary() -> Path:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def test_the_script_counts_as_the_core_does(valkey_url: str, batches: list[tuple
                 fresh.limits = alike.setdefault(repr(limits), limits)  # equal ones are one, as a worker has them
                 fresh.name_limits = tuple(alike.setdefault(repr(each), each) for each in names)
                 known = made.setdefault((request, entry), fresh)
-                asks.append(replace(known))  # an equal one, so that the model can tell a repeat
+                asks.append(copy(known))  # an equal one, so that the model can tell a repeat
             groups = group(asks)
             timed = SCRIPT.replace("call('TIME')", f"{{'{now // 1_000_000}', '{now % 1_000_000}'}}")
             reply = client.eval(timed, *pack_batch(groups))

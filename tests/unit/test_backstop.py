@@ -68,3 +68,34 @@ def test_a_queue_that_admits_everything_lifts_a_limit_by_the_slack_only(steps: l
         if backstop.count([("k", RATE, names)], now) == 0:
             admitted += names
     assert admitted <= RATE.burst + (now - NOW + SLACK_US) // RATE.interval + 1
+
+
+KEYS = st.sampled_from(["a", "b", "c"])
+RATES = st.sampled_from([RATE, Rate(3, 60_000, 1), Rate(600, 60_000, 50)])
+
+
+@given(st.lists(st.tuples(KEYS, RATES, st.integers(1, 3)), max_size=12), st.integers(0, 5), st.integers(0, 3_000_000))
+def test_counting_many_at_once_is_counting_each_in_turn(
+    limits: list[tuple[str, Rate, int]], before: int, later: int
+) -> None:
+    """If all are within their limits; else nothing is counted, and each is looked at by itself."""
+    at_once, in_turn = Backstop(), Backstop()
+    for backstop in (at_once, in_turn):
+        for _ in range(before):
+            backstop.count([("a", RATE, 1)], NOW)
+    states = dict(at_once._tats)
+    if at_once.count_all(limits, NOW + later):
+        assert [in_turn.count([each], NOW + later) for each in limits] == [0] * len(limits)
+        assert at_once._tats == in_turn._tats
+    else:
+        assert at_once._tats == states
+        if len({key for key, _, _ in limits}) == len({(key, id(rate)) for key, rate, _ in limits}):
+            assert any(in_turn.count([each], NOW + later) for each in limits)
+
+
+def test_limits_counted_at_once_are_forgotten_when_they_are_whole_again() -> None:
+    """However many there were."""
+    backstop = Backstop(generation=10)
+    for number in range(100):
+        assert backstop.count_all([(f"k{number}", RATE, 1)], NOW + number * 60_000_000)
+    assert len(backstop._tats) <= 11
