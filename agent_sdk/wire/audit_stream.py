@@ -57,13 +57,14 @@ def pack_segment(segment: ChainSegment) -> dict[bytes, bytes]:
     Raises:
         WireError: if it is empty, over a limit, or a line has a line feed in it.
     """
+    lines = b"\n".join(segment.lines)
     fields = {
         CHAIN_FIELD: segment.chain.encode("utf-8", "replace"),
         FIRST_FIELD: b"%d" % segment.first,
         COUNT_FIELD: b"%d" % len(segment.lines),
-        LINES_FIELD: b"\n".join(segment.lines),
+        LINES_FIELD: lines,
     }
-    unpack_segment(fields)
+    _check(fields, lines.count(b"\n") + 1)
     return fields
 
 
@@ -81,20 +82,26 @@ def unpack_segment(fields: Mapping[bytes, bytes]) -> ChainSegment:
     """
     if fields.keys() != _FIELDS:
         raise WireError("audit entry: expected exactly the fields c, s, n and d")
+    lines = fields[LINES_FIELD].split(b"\n", MAX_SEGMENT_LINES)
+    first = _check(fields, len(lines))
+    return ChainSegment(fields[CHAIN_FIELD].decode("ascii"), first, tuple(lines))
+
+
+def _check(fields: Mapping[bytes, bytes], lines: int) -> int:
+    """Make sure that these can be the fields of an entry with so many lines; returns the first one's sequence."""
     size = len(fields[LINES_FIELD])
     if size > MAX_SEGMENT_BYTES:
         raise _too_large(f"audit entry has {size} bytes of lines; at most {MAX_SEGMENT_BYTES} are allowed")
-    lines = fields[LINES_FIELD].split(b"\n", MAX_SEGMENT_LINES)
-    if len(lines) > MAX_SEGMENT_LINES:
+    if lines > MAX_SEGMENT_LINES:
         raise _too_large(f"audit entry has more than the {MAX_SEGMENT_LINES} lines that are allowed")
     if not _CHAIN.fullmatch(fields[CHAIN_FIELD]):
         raise WireError("audit entry: c is not a chain's id")
     first, count = _number(fields[FIRST_FIELD], "s"), _number(fields[COUNT_FIELD], "n")
-    if count != len(lines):
-        raise WireError(f"audit entry: n is {count}, and there are {len(lines)} lines")
+    if count != lines:
+        raise WireError(f"audit entry: n is {count}, and there are {lines} lines")
     if first + count - 1 > _MAX_SEQUENCE:
         raise WireError("audit entry: its lines lie beyond the last sequence that there is")
-    return ChainSegment(fields[CHAIN_FIELD].decode("ascii"), first, tuple(lines))
+    return first
 
 
 def _too_large(message: str) -> WireError:

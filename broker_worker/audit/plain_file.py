@@ -28,6 +28,19 @@ def identity_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def name_of(descriptor: int) -> str | None:
+    """What Linux calls an open file now (proc(5), "/proc/pid/fd"); None where nothing says it.
+
+    It changes when the file is removed or renamed. To ask for the file's status instead would be felt: Linux gives each
+    write after that a time of its own, which some file systems then write to the disk with every sync (multigrain
+    timestamps, Linux 6.13).
+    """
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # several times a batch
+    except OSError:
+        return None
+
+
 def write_at(descriptor: int, content: bytes, offset: int) -> None:
     """Write all of `content` at an offset of a file that was not opened for appending.
 

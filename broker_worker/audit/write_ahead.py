@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from broker_worker.audit.plain_file import SAFE_FLAGS, identity_of, plain_file_status, sync_data, write_at
+from broker_worker.audit.plain_file import SAFE_FLAGS, identity_of, name_of, plain_file_status, sync_data, write_at
 from broker_worker.private_files import sync_folder
 
 WRITE_AHEAD_BYTES: Final = 8 * 1024 * 1024
@@ -58,6 +58,7 @@ class WriteAhead:
                 write_at(self._fd, bytes(min(_BLOCK, size - offset)), offset)
             os.fsync(self._fd)
             sync_folder(path.parent)
+            self._name = name_of(self._fd)
         except BaseException:
             self.remove()
             raise
@@ -66,6 +67,8 @@ class WriteAhead:
     def is_in_place(self) -> bool:
         """Whether the file is still there under its name, as long as it was made: a restart would find it."""
         try:
+            if self._name is not None:
+                return name_of(self._fd) == self._name and os.lseek(self._fd, 0, os.SEEK_END) == self._size
             status = os.stat(self._path)  # noqa: PTH116  # once a batch: half the cost of Path.stat
         except OSError:
             return False
