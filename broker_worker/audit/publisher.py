@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LINGER_SECONDS = 0.1
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+_SEGMENTS_AT_ONCE = 8
 _INLINE_BYTES = 64 * 1024 * 1024
 _log = structlog.get_logger()
 
@@ -113,11 +114,11 @@ class AuditPublisher:
             await self._wait(end)
             return
         if start.file == end.file and end.offset - start.offset < _INLINE_BYTES:  # in the page cache
-            lines, following = read_lines(start, end, MAX_SEGMENT_LINES, MAX_SEGMENT_BYTES)
+            segments, following = _read_segments(start, end)
         else:
-            lines, following = await asyncio.to_thread(read_lines, start, end, MAX_SEGMENT_LINES, MAX_SEGMENT_BYTES)
-        if lines:
-            await self._stream.append(ChainSegment(start.file.chain, start.sequence, tuple(lines)))
+            segments, following = await asyncio.to_thread(_read_segments, start, end)
+        if segments:
+            await self._stream.append(segments)
             self._note_success()
         elif following == start:
             raise OSError(errno.ESTALE, "is shorter than it was", str(start.file.path))
@@ -159,3 +160,17 @@ class AuditPublisher:
         newer = await asyncio.to_thread(skip_older, start, end, oldest)
         fitting = await asyncio.to_thread(position_before, files, end, room)
         return min(newer, fitting, key=lambda at: (at.file.chain, at.file.first, at.offset))
+
+
+def _read_segments(start: Position, end: Position) -> tuple[list[ChainSegment], Position]:
+    """The next lines as entries for the stream, a few at most, and the position after them."""
+    segments: list[ChainSegment] = []
+    at = start
+    while len(segments) < _SEGMENTS_AT_ONCE and at != end:
+        lines, following = read_lines(at, end, MAX_SEGMENT_LINES, MAX_SEGMENT_BYTES)
+        if lines:
+            segments.append(ChainSegment(at.file.chain, at.sequence, tuple(lines)))
+        elif segments or following == at:  # the next file comes next time
+            break
+        at = following
+    return segments, at

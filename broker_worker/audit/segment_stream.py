@@ -1,7 +1,7 @@
 """The stream `sb:audit` as a publisher uses it: segments are added, its size is kept, its end is searched."""
 
 import asyncio
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_sdk.wire import keynames
@@ -34,11 +34,14 @@ class SegmentStream:
         self._keep = keep_bytes
         self._unmeasured = 0
 
-    async def append(self, segment: ChainSegment) -> None:
-        """Add an entry, and trim the stream about every megabyte."""
-        fields = pack_segment(segment)
-        await _in_time(self._client.xadd(keynames.AUDIT, fields))  # type: ignore[arg-type]  # invariant in its stub
-        self._unmeasured += len(fields[LINES_FIELD])
+    async def append(self, segments: Sequence[ChainSegment]) -> None:
+        """Add an entry for each segment, in order and in one write, and trim the stream about every megabyte."""
+        pipeline = self._client.pipeline(transaction=False)
+        for segment in segments:
+            fields = pack_segment(segment)
+            pipeline.xadd(keynames.AUDIT, fields)  # type: ignore[arg-type]  # invariant in its stub
+            self._unmeasured += len(fields[LINES_FIELD])
+        await _in_time(pipeline.execute())
         if self._unmeasured >= _MEASURE_EVERY:
             await self.trim()
 

