@@ -176,14 +176,12 @@ class Desk:
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
         waiting, release = list[Waiting](), None
-        begin = self._is_calm  # what is refused would cost two syncs for nothing
-        if not is_guarded:
-            waiting, settled = self._fill_all(asks, now)
-            begin = begin and not waiting
-            release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=begin)
         admitting = admission.admit(marks)
         try:
-            if release is not None:
+            if not is_guarded:
+                waiting, settled = self._fill_all(asks, now)
+                begin = self._is_calm and not waiting  # what is refused would cost two syncs for nothing
+                release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=begin)
                 self._releaser.seal(release, self.session)
                 if begin and is_hasty:
                     self._releaser.flush()
