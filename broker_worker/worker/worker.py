@@ -44,7 +44,7 @@ from broker_worker.worker.writes import Writes
 
 MAIN_LANES = 2
 """One reads and computes while the other's answers are written."""
-HAND_OVER = 8
+HAND_OVER = 16
 """A batch of this size or more lets the other lane read before it is released; below, the way round costs more."""
 BLOCK_MS = 1_000
 POLL_US = 300

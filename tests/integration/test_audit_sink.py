@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from audit_workbench import IDENTITY, access, open_sink, read_log, rewrite, runs_in, verified, write_log
+from write_ahead_workbench import forget_names
 
 from agent_sdk.wire.audit import MAX_LINE, AuditRecord, decode_line
 from agent_sdk.wire.audit_chain import Fault
@@ -183,6 +184,7 @@ def test_threads_may_append_together(sink: JsonlSink, folder: Path) -> None:
         ("write", errno.EROFS, "Read-only file system"),
         ("fdatasync", errno.EIO, "Input/output error"),
         ("fdatasync", errno.ENOSPC, "No space left on device"),
+        ("lseek", errno.EIO, "Input/output error"),
         ("stat", errno.EACCES, "Permission denied"),
     ],
 )
@@ -191,6 +193,8 @@ def test_a_failed_batch_leaves_nothing_and_the_next_goes_through(
 ) -> None:
     """The error says what and what to do; the chain goes on in the same file as if nothing had been."""
     before = sink.position
+    if call == "stat":
+        forget_names(sink)
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(error))
         with pytest.raises(AuditError, match=message) as caught:
@@ -302,11 +306,20 @@ def _grow(path: Path) -> None:
     rewrite(path, [*read_log(path), b"{}"])
 
 
-@pytest.mark.parametrize("change", [_remove, _exchange, _cut, _grow])
+def _replace(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+@pytest.mark.parametrize("change", [_remove, _exchange, _replace, _cut, _grow])
+@pytest.mark.parametrize("has_names", [True, False])
 def test_a_file_changed_under_the_writer_refuses_the_batch_and_starts_a_new_chain(
-    sink: JsonlSink, folder: Path, change: Callable[[Path], None]
+    sink: JsonlSink, folder: Path, change: Callable[[Path], None], has_names: bool
 ) -> None:
     """Removal, exchange and another length are noticed before the batch is written; the broker then goes on."""
+    if not has_names:
+        forget_names(sink)
     change(sink.position.file.path)
     with pytest.raises(AuditError, match="cannot write the audit") as caught:
         sink.append([access(2)])

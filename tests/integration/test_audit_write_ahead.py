@@ -14,7 +14,7 @@ from audit_workbench import IDENTITY, START, access, open_sink, read_log, rewrit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from write_ahead_workbench import SLOW, WORKER, crashed, failing, restarted, unsynced, wal
+from write_ahead_workbench import SLOW, WORKER, crashed, failing, forget_names, restarted, unsynced, wal
 
 from agent_sdk.wire.audit import decode_line, encode_checkpoint, encode_line, format_time, line_hash
 from broker_worker.audit.chain_files import list_files
@@ -259,8 +259,13 @@ def _cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_remove, _exchange, _cut])
-def test_without_it_the_audit_itself_is_synced(sink: JsonlSink, folder: Path, change: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("has_names", [True, False])
+def test_without_it_the_audit_itself_is_synced(
+    sink: JsonlSink, folder: Path, change: Callable[[Path], None], has_names: bool
+) -> None:
     """A write-ahead that a restart would not find is not relied on: all that it held is synced, and it is told once."""
+    if not has_names:
+        forget_names(sink)
     change(wal(folder))
     synced: list[int] = []
     with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
@@ -274,10 +279,12 @@ def test_without_it_the_audit_itself_is_synced(sink: JsonlSink, folder: Path, ch
     assert runs_in(folder) == ["run-1", "run-2", "run-3", "run-4"]
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "stat"])
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "lseek", "stat"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 def test_a_call_that_fails_for_it_costs_a_sync_only(sink: JsonlSink, folder: Path, call: str, error: int) -> None:
     """The batch is synced in the chain's file and released; the next one goes to the write-ahead again."""
+    if call == "stat":
+        forget_names(sink)
     with failing(call, error, wal(folder)), capture_logs() as logs:
         sink.append([access(3)])
         assert unsynced(sink) == 0

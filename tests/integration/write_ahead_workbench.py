@@ -28,6 +28,13 @@ def unsynced(sink: JsonlSink) -> int:
     return len(sink._write_ahead.read())
 
 
+def forget_names(sink: JsonlSink) -> None:
+    """As on a system that does not say what an open file is called now: the files' own status is asked for."""
+    assert sink._journal is not None
+    assert sink._write_ahead is not None
+    sink._journal._name = sink._write_ahead._name = None
+
+
 def crashed(folder: Path, keep: int | None = None) -> Path:
     """What a crash leaves: a copy, its newest file cut to `keep` bytes as if the other pages were never written."""
     copy = folder.with_name(f"{folder.name}-crashed")
