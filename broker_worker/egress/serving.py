@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol, cast
 
 import structlog
-from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
+from aiohttp.http import RawRequestMessage
+from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError, Server, StreamResponse
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import FILE_VARIABLE, RunCredential
@@ -64,6 +65,15 @@ class _Connection(RequestHandler):
         super().close()
         if not self._request_in_progress:
             self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; what is no HTTP ends the body that is waited for, for which aiohttp goes on waiting."""
+        super().data_received(data)
+        request = self._current_request
+        if request is None or not self._messages or request.content.is_eof():
+            return
+        if not isinstance(self._messages[-1][0], RawRequestMessage):  # where the next request would be
+            request.content.set_exception(RequestPayloadError("the body is not well-formed"))
 
     def handle_error(
         self,
