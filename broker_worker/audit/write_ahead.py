@@ -124,7 +124,11 @@ class WriteAhead:
         """
         if self._staged is _FAILED:
             return False
-        if (self._staged is not batch or not self.is_in_place) and not self._write(batch):
+        if not self.is_in_place:
+            self._tell(OSError(errno.ESTALE, "was removed, exchanged or cut"))
+            self._staged = None
+            return False
+        if self._staged is not batch and not self._write(batch):
             return False
         if not self.flush():
             return False
@@ -139,8 +143,6 @@ class WriteAhead:
             return False
         self._staged, self._is_flushed = batch, False
         try:
-            if not self.is_in_place:
-                raise OSError(errno.ESTALE, "was removed, exchanged or cut")  # noqa: TRY301  # one place tells
             write_at(self._fd, batch, self._used)
         except OSError as error:
             self._tell(error)
