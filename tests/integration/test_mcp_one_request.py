@@ -102,7 +102,7 @@ async def test_nobody_is_waited_for_when_the_command_cannot_run_anyway(served: C
     purpose, marker = "half of it denied", home.folder / "started"
     PERSON.decides, PERSON.shown = lambda: "accept", []
     wanted = {"env": {"A": "secret://prod.deploy_key"}, "files": {"B": "secret://no.such_name"}}
-    arguments = python(f"open({str(marker)!r},'w')", wait_seconds=600, **wanted)
+    arguments = python(f"open({str(marker)!r},'w')", wait_seconds=1, **wanted)
     result = await call(served, "run_command", **arguments | {"purpose": purpose})
     assert result.is_error
     assert "no.such_name (denied)" in text_of(result)
