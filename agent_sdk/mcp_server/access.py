@@ -5,7 +5,7 @@ approved, and what the audit says, is a purpose.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -22,11 +22,13 @@ from agent_sdk.mcp_server.results import ToolRefused, told
 from agent_sdk.outcome import Resolution
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Notice, Way
+from agent_sdk.wire.messages import Notice, OwnDelivery
 
 REQUEST_SECONDS: Final = 15.0
 NOT_FOUND: Final = "it is too short or too common to be masked, so it is not used here: tell the user"
 _RELEASE_SECONDS: Final = 3.0
+Ways = Mapping[str, OwnDelivery]
+"""Names, and how the value of each reaches the work."""
 
 
 class Obtained(Struct, frozen=True):
@@ -53,38 +55,37 @@ class Access:
         self.client = client
         self.decisions = Decisions()
         self._held = held
-        self._granted: dict[tuple[str, str, Way], Secret] = {}
+        self._granted: dict[tuple[str, str, OwnDelivery], Secret] = {}
         self._watched: dict[asyncio.Event, tuple[Secret, ...]] = {}
 
     async def obtain(
-        self, names: Sequence[str], purpose: str, deliver: Way, asking: Asking, wait: int | UnsetType = UNSET
+        self, ways: Ways, purpose: str, asking: Asking, wait: int | UnsetType = UNSET, *, whole: bool = False
     ) -> Obtained:
-        """Have some names, from what is held for the same purpose or from the broker.
+        """Have some names, from what is held for the same purpose or from the broker, which is asked once for the rest.
 
         Args:
-            names: which.
+            ways: which, and how the value of each reaches the work.
             purpose: what for.
-            deliver: how the values reach the work.
             asking: the way to the client's user.
             wait: seconds to wait for people, if the call says.
+            whole: whether some of the names are of no use without the others: then nobody is waited for in vain.
 
         Raises:
             ToolRefused: if the broker did not answer.
             InputNeeded: if the client has to be asked by the call's result.
         """
-        wanted = list(dict.fromkeys(names))
-        held = {name: secret for name in wanted if (secret := self._live(name, purpose, deliver)) is not None}
-        missing = [name for name in wanted if name not in held]
+        held = {name: secret for name in ways if (secret := self._live(name, purpose, ways[name])) is not None}
+        missing = {name: way for name, way in ways.items() if name not in held}
         if not missing:
             return Obtained(held)
-        answer = await self._ask(missing, purpose, deliver)
+        answer = await self._ask(missing, purpose)
         secrets, refusals = {**held, **answer.secrets}, answer.refusals
         pending = [each for each in refusals if each.code == Code.APPROVAL_PENDING]
-        if pending and (seconds := asking.seconds(wait)):
-            waiting = [each.name for each in pending]
+        is_in_vain = whole and len(pending) < len(refusals)
+        if pending and not is_in_vain and (seconds := asking.seconds(wait)):
             work = partial(
                 self.decisions.ask_until,
-                partial(self._ask, waiting, purpose, deliver),
+                partial(self._ask, {each.name: ways[each.name] for each in pending}, purpose),
                 lambda answer: approvals_of(answer.refusals),
                 answer,
                 seconds,
@@ -93,7 +94,7 @@ class Access:
             if later is not None:
                 secrets.update(later.secrets)
                 refusals = (*(each for each in refusals if each not in pending), *later.refusals)
-        return Obtained({name: secrets[name] for name in wanted if name in secrets}, refusals)
+        return Obtained({name: secrets[name] for name in ways if name in secrets}, refusals)
 
     def heard(self, notice: Notice) -> None:
         """Act on a notice of the broker's: who waits for people, or uses what was taken back, is told."""
@@ -119,19 +120,18 @@ class Access:
         with anyio.move_on_after(_RELEASE_SECONDS, shield=True):
             await asyncio.gather(*map(self.client.release, secrets), return_exceptions=True)
 
-    def _live(self, name: str, purpose: str, deliver: Way) -> Secret | None:
-        secret = self._granted.get((name, purpose, deliver))
-        return None if secret is None or secret.expired else secret
+    def _live(self, name: str, purpose: str, way: OwnDelivery) -> Secret | None:
+        """What is held for this way, or for both ways that a command knows."""
+        for granted in (way, "env,file") if way in ("env", "file") else (way,):
+            secret = self._granted.get((name, purpose, granted))
+            if secret is not None and not secret.expired:
+                return secret
+        return None
 
-    async def _ask(self, names: Sequence[str], purpose: str, deliver: Way) -> Resolution:
+    async def _ask(self, ways: Ways, purpose: str) -> Resolution:
         try:
             answer = await self.client.get_many(
-                names,
-                purpose=purpose,
-                deliver=deliver,
-                partial=True,
-                wait_for_approval=False,
-                timeout=REQUEST_SECONDS,
+                ways, purpose=purpose, deliver=ways, partial=True, wait_for_approval=False, timeout=REQUEST_SECONDS
             )
         except NotGranted as error:
             raise told(error) from None
@@ -139,7 +139,7 @@ class Access:
         for name, secret in answer.secrets.items():
             if not self._held.add(name, secret.reveal_bytes()):
                 raise ToolRefused(Code.DENIED, f"the value of {name} could not be found in an output", NOT_FOUND)
-            self._granted[name, purpose, deliver] = secret
+            self._granted[name, purpose, ways[name]] = secret
         return answer
 
 

@@ -70,7 +70,8 @@ class RequestAccess(Struct, forbid_unknown_fields=True, kw_only=True):
     names: Annotated[list[SecretName], Meta(min_length=1, max_length=MAX_NAMES)]
     purpose: Purpose
     deliver: Annotated[
-        Literal["env", "file"], Meta(description="Whether run_command will have them in `env` or in `files`.")
+        Literal["env", "file", "env,file"],
+        Meta(description="Whether run_command will have them in `env`, in `files`, or in both."),
     ] = "env"
     wait_seconds: Wait | UnsetType = UNSET
 

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from agent_sdk.errors import InvalidRequest
-from agent_sdk.mcp_server.access import Access
+from agent_sdk.mcp_server.access import Access, Ways
 from agent_sdk.mcp_server.allowed_commands import AllowedCommands
 from agent_sdk.mcp_server.arguments import RunCommand
 from agent_sdk.mcp_server.asking import Asking
@@ -20,7 +20,7 @@ from agent_sdk.mcp_server.results import CommandResult, ToolRefused, refused_nam
 from agent_sdk.references import referenced_name
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Way
+from agent_sdk.wire.messages import MAX_NAMES, OwnDelivery
 
 INHERITED: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM", "TMPDIR", "SSL_CERT_FILE",
@@ -79,15 +79,15 @@ class Commands:
         in_env, in_files = _referenced(call.env), _referenced(call.files)
         if both := in_env.keys() & in_files.keys():
             raise InvalidRequest(f"{', '.join(sorted(both))} stands in env and in files: choose one")
+        ways = _ways(in_env.values(), in_files.values())
         program, cwd = self._program(call.argv, in_env | in_files), self.place(call.cwd)
         async with self._turn:
-            env_secrets = await self._have(in_env.values(), "env", call, asking)
-            file_secrets = await self._have(in_files.values(), "file", call, asking)
+            secrets = await self._have(ways, call, asking)
             with (
-                _files({variable: file_secrets[name] for variable, name in in_files.items()}) as paths,
-                self._access.watched([*env_secrets.values(), *file_secrets.values()]) as revoked,
+                _files({variable: secrets[name] for variable, name in in_files.items()}) as paths,
+                self._access.watched(secrets.values()) as revoked,
             ):
-                texts = {variable: _as_text(env_secrets[name]) for variable, name in in_env.items()}
+                texts = {variable: _as_text(secrets[name]) for variable, name in in_env.items()}
                 environ = self._environ | paths | texts
                 stdin = call.stdin.encode("utf-8", "surrogatepass")
                 finished = await run_child(program, call.argv, environ, cwd, stdin, call.timeout_seconds, revoked)
@@ -133,11 +133,8 @@ class Commands:
             )
         return program
 
-    async def _have(self, names: Iterable[str], deliver: Way, call: RunCommand, asking: Asking) -> Mapping[str, Secret]:
-        wanted = list(names)
-        if not wanted:
-            return {}
-        obtained = await self._access.obtain(wanted, call.purpose, deliver, asking, call.wait_seconds)
+    async def _have(self, ways: Ways, call: RunCommand, asking: Asking) -> Mapping[str, Secret]:
+        obtained = await self._access.obtain(ways, call.purpose, asking, call.wait_seconds, whole=True)
         if obtained.refusals:
             raise refused_names(obtained.refusals, asking.link)
         return obtained.secrets
@@ -158,6 +155,15 @@ def _referenced(references: Mapping[str, str]) -> dict[str, str]:
             raise InvalidRequest(f"{variable} must be a reference, such as secret://github.read_token")
         names[variable] = name
     return names
+
+
+def _ways(in_env: Collection[str], in_files: Collection[str]) -> Ways:
+    """How each value reaches the command; one that is wanted in both ways is asked for once, for both."""
+    ways: dict[str, OwnDelivery] = {name: "env,file" if name in in_files else "env" for name in in_env}
+    ways |= {name: "file" for name in in_files if name not in in_env}
+    if len(ways) > MAX_NAMES:
+        raise InvalidRequest(f"a command has at most {MAX_NAMES} secrets; got {len(ways)}")
+    return ways
 
 
 def _as_text(secret: Secret) -> str:

@@ -66,7 +66,8 @@ def offered_tools(access: Access, commands: Commands, routes: Routes | None, sto
         return results.Names(list(await access.client.list_names()))
 
     async def request_access(call: arguments.RequestAccess, asking: Asking) -> results.Access:
-        obtained = await access.obtain(call.names, call.purpose, call.deliver, asking, call.wait_seconds)
+        ways = dict.fromkeys(call.names, call.deliver)
+        obtained = await access.obtain(ways, call.purpose, asking, call.wait_seconds)
         return results.Access(
             [results.granted(secret) for secret in obtained.secrets.values()],
             list(results.refused_names(obtained.refusals, asking.link).refusals),

@@ -40,7 +40,7 @@ from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.session import Nonces, start_session
+from broker_worker.pipeline.session import start_session
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Provider
@@ -196,7 +196,7 @@ def _affairs(
     once = UsedApprovals(settings.used_approvals_file, clock.now)
     revocations = Revocations()
     leases = Leases(LeaseMint(lease_key(keys.identity_seed), secrets.randbits(48)), revocations)
-    identity_secret, nonces = keys.identity_seed + keys.identity_public, Nonces(secrets.token_bytes)
+    identity_secret = keys.identity_seed + keys.identity_public
     return Affairs(
         worker=name,
         keys=AffairsKeys(identity_secret, public),
@@ -208,9 +208,8 @@ def _affairs(
         sink=sink,
         cache=cache,
         peers=peers,
-        nonces=nonces,
         jobs=jobs,
-        superseding=Superseding(write_log, identity_secret, cache, leases, nonces),
+        superseding=Superseding(write_log, identity_secret, cache, leases),
     )
 
 

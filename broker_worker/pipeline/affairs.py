@@ -21,10 +21,9 @@ from broker_worker.core.revocations import Revocation, Revocations, open_revocat
 from broker_worker.pipeline import records
 from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
-from broker_worker.pipeline.letters import Letter, seal_notices
+from broker_worker.pipeline.letters import Letter, letters_to
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.recalling import Recall
-from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.tally import Tally
 from broker_worker.ports import AuditSink, Cache, JobQueue, OnceLog, RevocationLog
@@ -66,7 +65,6 @@ class Affairs:
         sink: where records become durable.
         cache: knows the live values that texts of people must not repeat.
         peers: the runs that this worker has heard of.
-        nonces: for sealing notices.
         jobs: takes what may be late.
         superseding: hears of writes.
     """
@@ -84,7 +82,6 @@ class Affairs:
         sink: AuditSink,
         cache: Cache,
         peers: PeerCache,
-        nonces: Nonces,
         jobs: JobQueue,
         superseding: Superseding,
     ) -> None:
@@ -103,9 +100,8 @@ class Affairs:
         self._sink = sink
         self._cache = cache
         self._peers = peers
-        self._nonces = nonces
         self._jobs = jobs
-        self._recall = Recall(leases, cache, peers, nonces, jobs)
+        self._recall = Recall(leases, cache, peers, jobs)
         self._tally = Tally()
         self._open: dict[bytes, Matter] = {}
         self._announced: set[bytes] = set()
@@ -202,13 +198,12 @@ class Affairs:
             ):
                 matter.final = "void"
 
-    def take_control(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def take_control(self, raw: bytes, configuration: Configuration, now: int) -> list[Letter]:
         """Take an entry of the control stream.
 
         Args:
             raw: its bytes.
             configuration: the files in force.
-            session: the worker's session key.
             now: the time, ms since the epoch.
 
         Returns:
@@ -217,11 +212,11 @@ class Affairs:
         try:
             message = decode_control(raw)
             if message.kind == "write":
-                return self.superseding.take(message.body, configuration, session, now)
+                return self.superseding.take(message.body, configuration, now)
             if message.kind == "revocation":
                 revocation = open_revocation(message.body, self._keys.control_public)
                 self._unkept[message.body] = None
-                letters = self.revoke([revocation], configuration, session, now)
+                letters = self.revoke([revocation], configuration, now)
                 self._keep()
                 return letters
             decision = decode_decision(message.body)
@@ -245,22 +240,22 @@ class Affairs:
             self._untold[decision.mark] = (request, decision, now)
             if request.worker == self._worker:
                 self._tell([decision.mark], now)
-        return self._settle(decision.request, configuration, session, now)
+        return self._settle(decision.request, configuration, now)
 
-    def settle(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def settle(self, configuration: Configuration, now: int) -> list[Letter]:
         """Record what has come of requests, once, and tell the runs that asking again is worth it."""
         if configuration is self._looked_under and now < self._look_at:
             return []  # thousands may wait, and only a decision, other files or the time change anything
         self._looked_under, self._look_at = configuration, MAX_TIME
         letters: list[Letter] = []
         for digest in list(self._open):
-            letters += self._settle(digest, configuration, session, now)
+            letters += self._settle(digest, configuration, now)
             if len(letters) >= _SETTLED_AT_ONCE:
                 self._look_at = 0
                 break
         return letters
 
-    def _settle(self, digest: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def _settle(self, digest: bytes, configuration: Configuration, now: int) -> list[Letter]:
         matter = self._open.get(digest)
         if matter is None:
             return []
@@ -289,7 +284,7 @@ class Affairs:
         keepers = {(request.actor or request.agent_id, request.actor_key or request.run_key)}
         if request.actor:  # another run of it may have asked the same
             keepers |= {(peer.agent_id, peer.run_public_key) for peer in self._peers.of_agent(request.actor)}
-        return seal_notices(notice, sorted(keepers), session, self._nonces)
+        return letters_to(sorted(keepers), notice)
 
     def _tell(self, marks: Iterable[str], now: int, *also: AuditRecord) -> bool:
         """Record decisions that were not recorded yet, also not by another worker of this host or before a restart."""
@@ -318,14 +313,14 @@ class Affairs:
         self._announced.discard(digest)
         self._seen_settled.pop(digest, None)
 
-    def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def poll(self, configuration: Configuration, now: int) -> list[Letter]:
         """Look for new revocations in the broker's file, and settle what is due.
 
         Returns:
             Notices to send.
         """
         self._keep()
-        letters = self.revoke(self._log.poll(), configuration, session, now)
+        letters = self.revoke(self._log.poll(), configuration, now)
         self.leases.book.purge(now)
         self._recall.tell_vaults(configuration)
         if now >= self._purge_at:
@@ -333,7 +328,7 @@ class Affairs:
             self.approvals.book.purge(now)
         with suppress(AuditError):  # the counts are kept, and the letters must not be lost
             self._tally.record_due(self._sink.append, now)
-        letters += self.settle(configuration, session, now)
+        letters += self.settle(configuration, now)
         self._tell([mark for mark, (*_, since) in self._untold.items() if now - since >= TAKE_OVER_MS], now)
         return letters
 
@@ -346,9 +341,7 @@ class Affairs:
                 return
             del self._unkept[next(iter(self._unkept))]
 
-    def revoke(
-        self, revocations: Iterable[Revocation], configuration: Configuration, session: Session, now: int
-    ) -> list[Letter]:
+    def revoke(self, revocations: Iterable[Revocation], configuration: Configuration, now: int) -> list[Letter]:
         """Put orders in force, end the leases that they are about, and say whom to tell.
 
         They hold at once, whether or not the audit can be written.
@@ -359,7 +352,7 @@ class Affairs:
         for revocation in changed:
             noted.append(records.revoked(revocation, self._cache.redact(revocation.reason), now))
             if revocation.order == "revoke":
-                told, ended = self._recall.end(revocation, leases, session, now)
+                told, ended = self._recall.end(revocation, leases, now)
                 letters, noted = letters + told, noted + ended
         if noted:
             self._record(noted)
@@ -367,16 +360,14 @@ class Affairs:
         self._recall.tell_vaults(configuration)
         return letters
 
-    def inherit(
-        self, holdings: Sequence[Holding], configuration: Configuration, session: Session, now: int
-    ) -> list[Letter]:
+    def inherit(self, holdings: Sequence[Holding], configuration: Configuration, now: int) -> list[Letter]:
         """Take over open leases of workers that are gone, and end those that were revoked meanwhile.
 
         Returns:
             Notices to send.
         """
         self.leases.book.inherit(holdings)
-        letters, noted = self._recall.end_refused(holdings, self.revocations, session, now)
+        letters, noted = self._recall.end_refused(holdings, self.revocations, now)
         if noted:
             self._record(noted)
         self._recall.tell_vaults(configuration)

@@ -1,11 +1,9 @@
 """Notices: what a run is told without having asked, sealed to its key like a reply."""
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from agent_sdk.wire import keynames
-from agent_sdk.wire.errors import WireError
 from agent_sdk.wire.messages import NOTICE, Notice
 from agent_sdk.wire.sealing import Kind, Sealer, derive_key, run_exchange_public
 from broker_worker.pipeline.session import Nonces, Session
@@ -13,45 +11,44 @@ from broker_worker.pipeline.session import Nonces, Session
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A sealed notice and where it goes."""
-
-    reply_stream: str
-    envelope: bytes
-
-
-def seal_notice(notice: Notice, agent_id: str, run_key: bytes, session: Session, nonces: Nonces) -> Letter:
-    """Seal a notice to a run, whether or not this worker has heard of it before.
+    """A notice to one run, sealed only when it is sent: one order can be about tens of thousands.
 
     Args:
         notice: what happened.
         agent_id: the run's agent.
         run_key: the run's Ed25519 public key, from a verified token.
-        session: the worker's session key.
-        nonces: for sealing.
-
-    Raises:
-        WireError: if the key is none.
     """
-    stream = keynames.replies(agent_id, keynames.fingerprint(run_key))
-    exchange = run_exchange_public(run_key)
-    key = derive_key(Kind.NOTICE, session.secret, session.public, exchange, peer=exchange)
-    sealer = Sealer(Kind.NOTICE, key, session.certificate, run_key, stream)
-    return Letter(stream, sealer.seal(NOTICE.encode(notice), nonces.draw()))
+
+    notice: Notice
+    agent_id: str
+    run_key: bytes
+
+    @property
+    def reply_stream(self) -> str:
+        """Where it goes."""
+        return keynames.replies(self.agent_id, keynames.fingerprint(self.run_key))
+
+    def seal(self, session: Session, nonces: Nonces) -> bytes:
+        """The envelope, whether or not this worker has heard of the run before.
+
+        Args:
+            session: the worker's session key.
+            nonces: for sealing.
+
+        Raises:
+            WireError: if the key is nobody's, such as that of a static token: such a run cannot be told.
+        """
+        exchange = run_exchange_public(self.run_key)
+        key = derive_key(Kind.NOTICE, session.secret, session.public, exchange, peer=exchange)
+        sealer = Sealer(Kind.NOTICE, key, session.certificate, self.run_key, self.reply_stream)
+        return sealer.seal(NOTICE.encode(self.notice), nonces.draw())
 
 
-def seal_notices(
-    notice: Notice, keepers: Iterable[tuple[str, bytes]], session: Session, nonces: Nonces
-) -> list[Letter]:
-    """Seal a notice to several runs; one whose key is nobody's, such as that of a static token, cannot be told.
+def letters_to(keepers: Iterable[tuple[str, bytes]], notice: Notice) -> list[Letter]:
+    """One notice to several runs.
 
     Args:
-        notice: what happened.
         keepers: agent and Ed25519 public key of each.
-        session: the worker's session key.
-        nonces: for sealing.
+        notice: what happened.
     """
-    letters: list[Letter] = []
-    for agent_id, run_key in keepers:
-        with suppress(WireError):
-            letters.append(seal_notice(notice, agent_id, run_key, session, nonces))
-    return letters
+    return [Letter(notice, agent_id, run_key) for agent_id, run_key in keepers]

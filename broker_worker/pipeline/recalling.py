@@ -10,10 +10,9 @@ from broker_worker.core.leases import Holding
 from broker_worker.core.revocations import Revocation, Revocations
 from broker_worker.pipeline import records
 from broker_worker.pipeline.leasing import Leases
-from broker_worker.pipeline.letters import Letter, seal_notices
+from broker_worker.pipeline.letters import Letter, letters_to
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.reach import ended_by, order_about, runs_reached, sharing_with
-from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.ports import Cache, JobQueue
 
 
@@ -24,26 +23,23 @@ class Recall:
         leases: what runs hold.
         cache: values between two uses.
         peers: the runs that this worker has heard of.
-        nonces: for sealing notices.
         jobs: takes what may be late.
     """
 
-    def __init__(self, leases: Leases, cache: Cache, peers: PeerCache, nonces: Nonces, jobs: JobQueue) -> None:
+    def __init__(self, leases: Leases, cache: Cache, peers: PeerCache, jobs: JobQueue) -> None:
         self._leases = leases
         self._cache = cache
         self._peers = peers
-        self._nonces = nonces
         self._jobs = jobs
 
     def end(
-        self, revocation: Revocation, leases: dict[str, Holding], session: Session, now: int
+        self, revocation: Revocation, leases: dict[str, Holding], now: int
     ) -> tuple[list[Letter], list[AuditRecord]]:
         """End the leases that an order is about.
 
         Args:
             revocation: an order to revoke.
             leases: the open leases that it may be about, by their id; those that it ends are taken out.
-            session: the worker's session key.
             now: the time, ms since the epoch.
 
         Returns:
@@ -51,21 +47,20 @@ class Recall:
         """
         ended = ended_by(revocation, leases)
         also = sharing_with(ended, self._leases.book)
-        letters = self._letters(revocation, ended, session, now) + self._lease_letters(also, session, now)
+        letters = self._letters(revocation, ended, now) + self._lease_letters(also, now)
         for holding in (*ended, *also):
             leases.pop(holding.lease.lease_id, None)
             self._leases.end(holding, Code.REVOKED, "lease_revoked")
         return letters, [records.lease_ended(holding, revocation, now) for holding in (*ended, *also)]
 
     def end_refused(
-        self, holdings: Sequence[Holding], revocations: Revocations, session: Session, now: int
+        self, holdings: Sequence[Holding], revocations: Revocations, now: int
     ) -> tuple[list[Letter], list[AuditRecord]]:
         """End those of some open leases that are refused by now.
 
         Args:
             holdings: the leases.
             revocations: what must not be served any more.
-            session: the worker's session key.
             now: the time, ms since the epoch.
 
         Returns:
@@ -79,7 +74,7 @@ class Recall:
                 refused.setdefault(order, []).append(holding)
         for order, about in refused.items():  # each with its own: thousands of orders may be in force
             leases = {each.lease.lease_id: each for each in about if each.lease.lease_id not in over}
-            told, ended = self.end(order, leases, session, now)
+            told, ended = self.end(order, leases, now)
             letters += told
             noted += ended
             over |= {record.lease_id for record in ended}
@@ -97,18 +92,18 @@ class Recall:
                 scheme = entry.ref.partition("://")[0]
                 self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": upstream})
 
-    def _letters(self, revocation: Revocation, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
+    def _letters(self, revocation: Revocation, ended: Sequence[Holding], now: int) -> list[Letter]:
         if revocation.kind in ("secret", "lease"):
-            return self._lease_letters(ended, session, now)
+            return self._lease_letters(ended, now)
         runs = runs_reached(revocation, ended, self._peers)
         kept_by_others = [holding for holding in ended if holding.keeper not in runs]
-        letters = self._lease_letters(kept_by_others, session, now)
-        return letters + seal_notices(Notice("run_revoked", now), sorted(runs), session, self._nonces)
+        letters = self._lease_letters(kept_by_others, now)
+        return letters + letters_to(sorted(runs), Notice("run_revoked", now))
 
-    def _lease_letters(self, ended: Sequence[Holding], session: Session, now: int) -> list[Letter]:
+    def _lease_letters(self, ended: Sequence[Holding], now: int) -> list[Letter]:
         letters: list[Letter] = []
         for holding in ended:
             lease = holding.lease
             notice = Notice("lease_revoked", now, name=lease.name, lease_id=lease_id(lease.token))
-            letters += seal_notices(notice, [holding.keeper], session, self._nonces)
+            letters += letters_to([holding.keeper], notice)
         return letters

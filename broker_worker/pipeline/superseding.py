@@ -8,8 +8,7 @@ from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import Holding
 from broker_worker.core.places import versioned_part
 from broker_worker.pipeline.leasing import Leases
-from broker_worker.pipeline.letters import Letter, seal_notices
-from broker_worker.pipeline.session import Nonces, Session
+from broker_worker.pipeline.letters import Letter, letters_to
 from broker_worker.ports import Cache, WriteLog, WriteNote
 
 
@@ -31,10 +30,9 @@ class Superseding:
         identity_secret: signs announcements for other hosts, and tells theirs from others'.
         cache: values between two uses.
         leases: what runs hold.
-        nonces: for sealing notices.
     """
 
-    def __init__(self, log: WriteLog, identity_secret: bytes, cache: Cache, leases: Leases, nonces: Nonces) -> None:
+    def __init__(self, log: WriteLog, identity_secret: bytes, cache: Cache, leases: Leases) -> None:
         self.unpublished: dict[str, bytes] = {}
         """Announcements that must be put onto the queue, by the write's id."""
         self.on_dropped: Callable[[str], object] = lambda ref: None
@@ -43,7 +41,6 @@ class Superseding:
         self._secret = identity_secret
         self._cache = cache
         self._leases = leases
-        self._nonces = nonces
         self._known: set[tuple[str, int]] = set()
         self._since: int | None = None
         for note in log.poll():
@@ -52,7 +49,7 @@ class Superseding:
         self.uncertain = frozenset(note.ref for note in log.overdue(MAX_TIME))
         """Places whose writes had no end when this worker started: copies from before then may be old."""
 
-    def poll(self, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def poll(self, configuration: Configuration, now: int) -> list[Letter]:
         """Hear what the workers of this host wrote.
 
         Returns:
@@ -61,16 +58,15 @@ class Superseding:
         letters: list[Letter] = []
         self._began(now)
         for note in self._log.poll():
-            letters += self.note(note, configuration, session, now)
+            letters += self.note(note, configuration, now)
         return letters
 
-    def take(self, raw: bytes, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def take(self, raw: bytes, configuration: Configuration, now: int) -> list[Letter]:
         """Hear what a worker of another host wrote.
 
         Args:
             raw: the body of a `write` message of the control stream.
             configuration: the files in force.
-            session: the worker's session key.
             now: the time, ms since the epoch.
 
         Raises:
@@ -81,14 +77,14 @@ class Superseding:
         if entry is None or told.at < now - ANNOUNCED_FOR_MS:
             return []
         note = WriteNote(told.write_id, "written", told.name, entry.ref, told.at, version=told.version)
-        return self.note(note, configuration, session, now)
+        return self.note(note, configuration, now)
 
     def announce(self, note: WriteNote) -> None:
         """Have the workers of other hosts told of a write of this worker's."""
         told = Announcement(note.write_id, note.name, note.at, note.version)
         self.unpublished[note.write_id] = sign_announcement(told, self._secret)
 
-    def note(self, note: WriteNote, configuration: Configuration, session: Session, now: int) -> list[Letter]:
+    def note(self, note: WriteNote, configuration: Configuration, now: int) -> list[Letter]:
         """Do what follows from a write; nothing if it was heard of before.
 
         Returns:
@@ -111,7 +107,7 @@ class Superseding:
                     self._leases.book.end(holding)
         letters: list[Letter] = []
         for name, told in keepers.items():
-            letters += seal_notices(Notice("secret_rotated", note.at, name=name), told, session, self._nonces)
+            letters += letters_to(told, Notice("secret_rotated", note.at, name=name))
         return letters
 
     def _began(self, now: int) -> int:

@@ -184,7 +184,7 @@ class Writer:
             self._log.note(ended)
         for note in ended:
             if note.state != "failed":
-                self._letters += self.superseding.note(note, desk.configuration, desk.session, now)
+                self._letters += self.superseding.note(note, desk.configuration, now)
                 self.superseding.announce(note)
         for each in writings:
             self._reveal(each, now)
@@ -238,7 +238,7 @@ class Writer:
         """
         desk, now = self._desk, self._clock.now()
         letters, self._letters = self._letters, []
-        letters += self.superseding.poll(desk.configuration, desk.session, now)
+        letters += self.superseding.poll(desk.configuration, now)
         for note in self._log.overdue(now - OVERDUE_MS):
             try:
                 self._log.note([replace(note, state="unknown", at=now, mark="")])

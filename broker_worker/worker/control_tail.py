@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,11 +16,12 @@ from broker_worker.core.control import write_message
 from broker_worker.core.errors import AuditError
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.letters import Letter
+from broker_worker.pipeline.session import Nonces
 from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Clock
 from broker_worker.queue.open_approvals import close_command, how_many, open_command
-from broker_worker.queue.streams import CHANNEL_MS, REPLIES_KEPT
 from broker_worker.queue.upkeep import clear_unusable
+from broker_worker.worker.outbox import Outbox
 
 POLL_SECONDS = 0.25
 """How often the broker's own files are looked at."""
@@ -69,7 +71,7 @@ class ControlTail:
         self._clock = clock
         self._stopping = stopping
         self._last = {keynames.APPROVALS: "0", keynames.CONTROL: "0"}
-        self._letters: list[Letter] = []
+        self._outbox = Outbox(client, lambda: desk.session, Nonces(secrets.token_bytes))
         self._to_send = asyncio.Event()
         desk.affairs.on_asked = self._to_send.set
         self._polls = 0
@@ -109,17 +111,17 @@ class ControlTail:
         while not self._stopping.is_set():
             desk = self._desk
             try:
-                self._letters += desk.affairs.poll(desk.configuration, desk.session, self._clock.now())
-                self._letters += self._writer.poll()
+                self._outbox.add(desk.affairs.poll(desk.configuration, self._clock.now()))
+                self._outbox.add(self._writer.poll())
             except AuditError as error:
                 _log.error("audit_unavailable", error=str(error), hint=error.hint)
-            if self._letters:
+            if self._outbox:
                 self._to_send.set()
             await asyncio.sleep(POLL_SECONDS)
 
     def send(self, letters: Iterable[Letter]) -> None:
         """Have notices put onto the queue."""
-        self._letters += letters
+        self._outbox.add(letters)
         self._to_send.set()
 
     async def attend(self) -> None:
@@ -152,7 +154,9 @@ class ControlTail:
         """Put onto the queue what waits for that, each thing once."""
         async with self._acting:
             await self._close_approvals()  # first: who is told may ask for something else at once
-            await self._send_letters()
+            await self._outbox.send_some()
+            if self._outbox:
+                self._to_send.set()  # next time: what people are asked and what they order must not wait for all
             await self._publish()
 
     async def _close_approvals(self) -> None:
@@ -187,17 +191,6 @@ class ControlTail:
             await pipeline.execute()
         affairs.published(request, configuration)
 
-    async def _send_letters(self) -> None:
-        while self._letters:
-            letter = self._letters[0]
-            async with self._client.pipeline(transaction=False) as pipeline:
-                message: Any = {keynames.MESSAGE_FIELD: letter.envelope}
-                pipeline.xadd(letter.reply_stream, message, maxlen=REPLIES_KEPT, approximate=True)
-                pipeline.pexpire(letter.reply_stream, CHANNEL_MS)
-                with contextlib.suppress(ResponseError):  # something else has that name: nobody listens there
-                    await pipeline.execute()
-            self._letters.pop(0)
-
     async def _take(self, found: Sequence[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
         desk, affairs = self._desk, self._desk.affairs
         is_behind = any(key.decode() == keynames.APPROVALS and len(entries) >= _PAGE for key, entries in found)
@@ -213,7 +206,7 @@ class ControlTail:
                 if stream == keynames.APPROVALS:
                     affairs.take_request(raw, self._clock.now())
                 else:
-                    self._letters += affairs.take_control(raw, desk.configuration, desk.session, self._clock.now())
+                    self._outbox.add(affairs.take_control(raw, desk.configuration, self._clock.now()))
 
     async def _is_wiped(self) -> bool:
         """Whether a stream ends before what was read: the queue was wiped, and begins anew."""

@@ -60,7 +60,7 @@ def bench(tmp_path: Path) -> DeskBench:
 def take(bench: DeskBench, decision: Decision) -> list[Letter]:
     """A decision arrives over the queue."""
     desk = bench.desk
-    return bench.affairs.take_control(decision_message(decision), desk.configuration, desk.session, bench.clock.now())
+    return bench.affairs.take_control(decision_message(decision), desk.configuration, bench.clock.now())
 
 
 def signed(bench: DeskBench, request: ApprovalRequest, verdict: Any = "approve", who: str = "alice") -> Decision:
@@ -97,7 +97,7 @@ def junk_decision(digest: bytes) -> Decision:
 
 def poll(bench: DeskBench) -> list[Letter]:
     """The worker looks at its files."""
-    return bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+    return bench.affairs.poll(bench.desk.configuration, bench.clock.now())
 
 
 # --- who decides what --------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ async def test_holders_are_told_although_the_audit_is_full_and_counts_are_due(be
     run = bench.run()
     await bench.ask(run, "openai.api_key")
     for _ in range(2):
-        bench.affairs.take_control(b"junk", bench.desk.configuration, bench.desk.session, bench.clock.now())
+        bench.affairs.take_control(b"junk", bench.desk.configuration, bench.clock.now())
     bench.clock.time += 20_000
     bench.sink.is_full = True
     bench.orders.new.append(order("agent", "claude"))
@@ -326,7 +326,7 @@ async def test_an_order_that_is_shown_for_ever_is_kept_once_while_the_disk_is_fu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.orders, "append", fail)
         for _ in range(100):
-            bench.affairs.take_control(raw, bench.desk.configuration, bench.desk.session, NOW)
+            bench.affairs.take_control(raw, bench.desk.configuration, NOW)
     poll(bench)
     assert len(bench.orders.kept) == 1
 

@@ -33,7 +33,7 @@ from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.opening import Intake, Opener
 from broker_worker.pipeline.peers import PeerCache
-from broker_worker.pipeline.session import Nonces, start_session
+from broker_worker.pipeline.session import start_session
 from broker_worker.pipeline.settling import Served
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.writing import Writer
@@ -372,7 +372,7 @@ class DeskBench:
         configuration = load_configuration(write_files(folder, **files))
         self.once, self.settled, self.orders, self.jobs = OnceNotebook(), OnceNotebook(), OrderNotebook(), JobNotebook()
         peers, revocations = PeerCache(), Revocations()
-        leases, nonces = Leases(LeaseMint(lease_key(IDENTITY)), revocations), Nonces(secrets.token_bytes)
+        leases = Leases(LeaseMint(lease_key(IDENTITY)), revocations)
         self.write_log = WriteFile(folder.parent / f"{folder.name}-state" / "writes.jsonl", self.clock.now)
         identity = IDENTITY + run_public_key(IDENTITY)
         self.affairs = Affairs(
@@ -386,9 +386,8 @@ class DeskBench:
             sink=self.sink,
             cache=self.cache,
             peers=peers,
-            nonces=nonces,
             jobs=self.jobs,
-            superseding=Superseding(self.write_log, identity, self.cache, leases, nonces),
+            superseding=Superseding(self.write_log, identity, self.cache, leases),
         )
         verifier = TokenVerifier(configuration.anchors, 30_000)
         self.desk = Desk(

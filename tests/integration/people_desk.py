@@ -1,10 +1,11 @@
 """A desk that asks ops for one of claude's two names, people who decide, and an operator who revokes."""
 
 import base64
+import secrets
 from pathlib import Path
 from typing import Any
 
-from desk_workbench import CONTROL_SEED, NOW, DeskBench, Run
+from desk_workbench import CONTROL_SEED, IDENTITY, NOW, DeskBench, Run
 
 from agent_sdk.wire.messages import NOTICE, Notice, Result
 from agent_sdk.wire.sealing import run_public_key
@@ -12,6 +13,7 @@ from broker_worker.core.approvals import ApprovalRequest, Decision, sign_decisio
 from broker_worker.core.control import decision_message, revocation_message
 from broker_worker.core.revocations import Kind, Revocation, sign_revocation
 from broker_worker.pipeline.letters import Letter
+from broker_worker.pipeline.session import Nonces, start_session
 
 ALICE = bytes([11]) * 32
 GUARDED = "anthropic.api_key"
@@ -24,7 +26,8 @@ POLICY = """
       codex:
         allow: [openai.api_key]
 """
-IDENTITY_PUBLIC = run_public_key(bytes([3]) * 32)
+IDENTITY_PUBLIC = run_public_key(IDENTITY)
+SESSION = start_session(IDENTITY, "worker-1", NOW, bytes([12]) * 32)
 
 
 def bench_with(folder: Path, grant: str) -> DeskBench:
@@ -52,7 +55,7 @@ def decide(bench: DeskBench, request: ApprovalRequest, verdict: Any = "approve",
 def take(bench: DeskBench, decision: Decision) -> list[Letter]:
     """A decision arrives over the queue."""
     desk = bench.desk
-    return bench.affairs.take_control(decision_message(decision), desk.configuration, desk.session, bench.clock.now())
+    return bench.affairs.take_control(decision_message(decision), desk.configuration, bench.clock.now())
 
 
 def order(kind: Kind, subject: str, **other: Any) -> Revocation:
@@ -71,13 +74,14 @@ def revoke(bench: DeskBench, revocation: Revocation) -> list[Letter]:
     """The order arrives over the queue; what the runs are told."""
     signed = sign_revocation(revocation, CONTROL_SEED + run_public_key(CONTROL_SEED))
     desk = bench.desk
-    return bench.affairs.take_control(revocation_message(signed), desk.configuration, desk.session, bench.clock.now())
+    return bench.affairs.take_control(revocation_message(signed), desk.configuration, bench.clock.now())
 
 
 def notice(run: Run, letter: Letter) -> Notice:
     """What a letter says to its run."""
     assert letter.reply_stream == run.channel.replies
-    found = run.channel.open(letter.envelope, run.now())
+    envelope = letter.seal(SESSION, Nonces(secrets.token_bytes))
+    found = run.channel.open(envelope, run.now())
     assert isinstance(found, Notice)
     assert NOTICE.encode(found)
     return found

@@ -40,7 +40,7 @@ def heir(tmp_path: Path) -> DeskBench:
 def inherit(heir: DeskBench, gone: DeskBench) -> list[Letter]:
     """The heir takes over what the other had lent; what runs are told by that."""
     holdings = [each for each in gone.affairs.leases.book.news if isinstance(each, Holding)]
-    return heir.affairs.inherit(holdings, heir.desk.configuration, heir.desk.session, heir.clock.now())
+    return heir.affairs.inherit(holdings, heir.desk.configuration, heir.clock.now())
 
 
 def subject_of(gone: DeskBench, kind: Kind) -> str:
@@ -112,7 +112,7 @@ async def test_a_credential_is_taken_back_by_the_heir(gone: DeskBench, heir: Des
     assert [payload["upstream_lease"] for _, payload in heir.jobs.jobs] == ["first"]
     heir.clock.time += 3_600_000
     desk = heir.desk
-    heir.affairs.poll(desk.configuration, desk.session, heir.clock.now())
+    heir.affairs.poll(desk.configuration, heir.clock.now())
     assert [payload["upstream_lease"] for _, payload in heir.jobs.jobs] == ["first", "second"]
 
 
@@ -122,7 +122,7 @@ async def test_who_holds_an_older_version_is_told_of_a_newer_one(gone: DeskBench
     await granted(gone, run)
     inherit(heir, gone)
     desk, note = heir.desk, WriteNote("ab" * 16, "written", KEY, "local://openai", NOW + 1, version="8")
-    (letter,) = heir.affairs.superseding.note(note, desk.configuration, desk.session, NOW + 1)
+    (letter,) = heir.affairs.superseding.note(note, desk.configuration, NOW + 1)
     assert notice(run, letter).event == "secret_rotated"
 
 
@@ -156,7 +156,7 @@ async def test_a_lease_that_two_workers_knew_is_inherited_once(
     for each in (gone, beside) if is_issuer_first else (beside, gone):
         inherit(heir, each)
     desk = heir.desk
-    heir.affairs.poll(desk.configuration, desk.session, heir.clock.now())
+    heir.affairs.poll(desk.configuration, heir.clock.now())
     assert heir.jobs.jobs == []
     revoke(heir, order("lease", lease[:16].hex()))
     assert [payload["upstream_lease"] for _, payload in heir.jobs.jobs] == ["made"]

@@ -52,7 +52,7 @@ async def test_a_second_copy_with_a_shorter_life_does_not_end_the_first(bench: D
     await granted(bench, run)
     await bench.ask(run, "openai.api_key", ttl=2)
     bench.clock.time += 3_000
-    bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+    bench.affairs.poll(bench.desk.configuration, bench.clock.now())
     (letter,) = revoke(bench, order("secret", "openai.api_key"))
     assert notice(run, letter).event == "lease_revoked"
 
@@ -230,7 +230,7 @@ async def test_nothing_is_promised_beyond_the_end_of_a_credential(lender: DeskBe
 
 def poll(bench: DeskBench) -> None:
     """What a worker does four times a second."""
-    bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+    bench.affairs.poll(bench.desk.configuration, bench.clock.now())
 
 
 def told(bench: DeskBench) -> list[object]:
@@ -282,7 +282,7 @@ async def test_an_order_of_somebody_else_is_recorded_and_not_obeyed(bench: DeskB
     run = bench.run()
     forged = sign_revocation(order("agent", "claude"), ALICE + run_public_key(ALICE))
     desk = bench.desk
-    bench.affairs.take_control(revocation_message(forged), desk.configuration, desk.session, NOW)
+    bench.affairs.take_control(revocation_message(forged), desk.configuration, NOW)
     assert [r.reason for r in bench.sink.of("decision_refused")] == ["forged"]
     await granted(bench, run)
 

@@ -411,7 +411,7 @@ async def test_whoever_acts_for_many_runs_is_told_once_of_a_new_version(bench: D
         assert (await ask(bench, proxy, shown(run))).status == "ok"
     note = WriteNote("0" * 32, "written", PROXIED, "local://anthropic", bench.clock.now(), version="8")
     superseding, desk = bench.affairs.superseding, bench.desk
-    (letter,) = superseding.note(note, desk.configuration, desk.session, bench.clock.now())
+    (letter,) = superseding.note(note, desk.configuration, bench.clock.now())
     assert (notice(proxy, letter).event, notice(proxy, letter).name) == ("secret_rotated", PROXIED)
 
 

@@ -172,7 +172,7 @@ async def test_what_is_refused_by_now_is_void(bench: DeskBench, subject: tuple[s
     kind, name = subject
     revoke(bench, order(kind, name))  # type: ignore[arg-type]  # a table of kinds
     desk = bench.desk
-    letters = bench.affairs.poll(desk.configuration, desk.session, bench.clock.now())
+    letters = bench.affairs.poll(desk.configuration, bench.clock.now())
     assert len(letters) == 1
     assert [record.reason for record in bench.sink.of("approval_settled")] == ["void"]
     assert request.approval_id in bench.affairs.approvals.waiting.closed

@@ -68,7 +68,7 @@ async def test_nobody_decided_in_time(bench: DeskBench) -> None:
     await bench.ask(run, GUARDED)
     bench.clock.time += 600_000
     desk = bench.desk
-    (letter,) = bench.affairs.poll(desk.configuration, desk.session, bench.clock.now())
+    (letter,) = bench.affairs.poll(desk.configuration, bench.clock.now())
     assert notice(run, letter).event == "approval_settled"
     assert (await bench.ask_one(run, GUARDED)).code == Code.APPROVAL_EXPIRED
     bench.clock.time += 30_000
@@ -81,7 +81,7 @@ async def test_what_was_voided_stays_void(bench: DeskBench) -> None:
     await bench.ask(run, GUARDED)
     (old,) = asked(bench)
     configuration = bench.load(policy=POLICY % "run")
-    bench.affairs.poll(configuration, bench.desk.session, bench.clock.now())
+    bench.affairs.poll(configuration, bench.clock.now())
     assert [r.reason for r in bench.sink.of("approval_settled")] == ["void"]
     bench.load(policy=POLICY % "once")
     decide(bench, old)

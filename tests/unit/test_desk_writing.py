@@ -277,7 +277,7 @@ async def test_holders_are_told_and_their_leases_end(tmp_path: Path) -> None:
     letters = {
         bench: bench.writer.poll(),
         beside: beside.writer.poll(),
-        far: far.affairs.take_control(write_message(signed), far.desk.configuration, far.desk.session, NOW),
+        far: far.affairs.take_control(write_message(signed), far.desk.configuration, NOW),
     }
     for each, run in runs.items():
         (letter,) = letters[each]
@@ -288,7 +288,7 @@ async def test_holders_are_told_and_their_leases_end(tmp_path: Path) -> None:
         assert token is not None
         assert (await ask(each, run, Renew(token))).code == Code.EXPIRED
         assert each.sink.records[-1].reason == "superseded"
-    again = far.affairs.take_control(write_message(signed), far.desk.configuration, far.desk.session, NOW)
+    again = far.affairs.take_control(write_message(signed), far.desk.configuration, NOW)
     assert again == []
     assert (await bench.ask_one(runs[bench], "openai.api_key")).value == b"newer"
 
@@ -310,7 +310,7 @@ async def test_an_announcement_of_somebody_else_is_refused(bench: DeskBench) -> 
     (signed,) = bench.affairs.superseding.unpublished.values()
     forged = signed[:-1] + bytes([signed[-1] ^ 1])
     desk = bench.desk
-    assert bench.affairs.take_control(write_message(forged), desk.configuration, desk.session, NOW) == []
+    assert bench.affairs.take_control(write_message(forged), desk.configuration, NOW) == []
     assert (bench.sink.records[-1].event, bench.sink.records[-1].reason) == ("decision_refused", "forged")
 
 

@@ -23,7 +23,7 @@ async def test_an_older_write_that_is_told_late_changes_nothing(bench: DeskBench
     held = await bench.ask_one(run, "openai.api_key")
     for write_id, version, at in (("cd", "8", NOW + 2_000), ("ab", "7", NOW - 60_000)):
         note = WriteNote(write_id * 16, "written", "openai.api_key", "local://openai", at, version=version)
-        bench.affairs.superseding.note(note, desk.configuration, desk.session, NOW + 3_000)
+        bench.affairs.superseding.note(note, desk.configuration, NOW + 3_000)
     assert bench.affairs.leases.written_at("local://openai") == NOW + 2_000
     assert held.lease is not None
     assert (await ask(bench, run, Renew(held.lease))).outcome == "refused"

@@ -48,9 +48,9 @@ def test_a_copy_from_before_an_unfinished_write_is_not_restored(
     bench: DeskBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody knows what came of it until it is overdue, two minutes later."""
-    ref, affairs, any_of = "local://openai", bench.affairs, SimpleNamespace()
+    ref, affairs = "local://openai", bench.affairs
     bench.write_log.note([WriteNote("ab" * 16, "begun", "openai.api_key", ref, NOW)])
-    started: Any = Superseding(bench.write_log, bytes(64), bench.cache, affairs.leases, any_of)  # type: ignore[arg-type]  # none is sealed
+    started: Any = Superseding(bench.write_log, bytes(64), bench.cache, affairs.leases)
     affairs.superseding = started
     kept = CachedValue(Fetched(b"old value", "7"), NOW - 1_000)
     monkeypatch.setattr(sealing, "restored", lambda *_: [(ref, kept, NOW + 600_000)])

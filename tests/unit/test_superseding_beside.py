@@ -28,6 +28,6 @@ async def test_the_whole_is_dropped_with_a_field(bench: DeskBench) -> None:
     configuration = dataclasses.replace(desk.configuration, registry={entry.name: entry for entry in entries})
     desk.keep(whole, Fetched(b"{}", "v1"), 600_000)
     note = WriteNote("ab" * 16, "written", "db.password", f"{whole}#password", NOW, version="v2")
-    bench.affairs.superseding.note(note, configuration, desk.session, NOW)
+    bench.affairs.superseding.note(note, configuration, NOW)
     assert bench.cache.get(whole, 600_000, NOW) is None
     assert bench.affairs.leases.written_at(whole) == NOW

@@ -41,7 +41,7 @@ async def outcome(
     lease = (await bench.ask_one(run, HELD)).lease
     assert lease is not None
     note = WriteNote("ab" * 16, "written", WRITTEN, written, NOW, version=after)
-    letters = bench.affairs.superseding.note(note, configuration, bench.desk.session, bench.clock.time)
+    letters = bench.affairs.superseding.note(note, configuration, bench.clock.time)
     return len(letters), (await ask(bench, run, Renew(lease))).outcome
 
 
@@ -102,7 +102,7 @@ async def test_a_host_that_was_kept_in_the_dark_does_not_renew_what_it_served_me
     bench: DeskBench, versions: tuple[str | None, str | None]
 ) -> None:
     """Leases that it opened long after the write, on its old copy, end like those from before."""
-    bench.affairs.superseding.poll(bench.desk.configuration, bench.desk.session, NOW - 1_000)
+    bench.affairs.superseding.poll(bench.desk.configuration, NOW - 1_000)
     place = "connect://Agents/db/password"
     assert await outcome(bench, place, place, *versions, late_ms=120_000) == (1, "refused")
 
