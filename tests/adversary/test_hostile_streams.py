@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from desk_workbench import DeskBench, until
-from people_desk import GUARDED, IDENTITY_PUBLIC, asked, bench_with, order
+from people_desk import GUARDED, IDENTITY_PUBLIC, POLICY, asked, bench_with, order
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
@@ -172,6 +173,43 @@ async def test_a_question_that_is_late_is_not_shown_beyond_what_a_run_may_ask(be
         await until(lambda: redis.xlen(keynames.APPROVALS))
     assert [record.reason for record in bench.sink.of("approval_settled")] == ["void"]
     assert await redis.zscore(key, request.approval_id) is None
+
+
+class BreakingQueue:
+    """The queue, whose connection breaks whenever several things are put there at once, until it is mended."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.breaks = 0
+        self.is_mended = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def pipeline(self, **options: Any) -> Any:
+        """As the client's own."""
+        if not self.is_mended:
+            self.breaks += 1
+            raise RedisConnectionError("the connection to the queue broke")
+        return self._client.pipeline(**options)
+
+
+async def test_a_question_that_could_not_be_put_onto_the_queue_is_put_there_later(bench: DeskBench, redis: Any) -> None:
+    """However often it breaks in between; nobody is notified of what cannot be seen yet, and then once."""
+    targets = "provider: {type: local}\nnotifications: [{name: bell, kind: command, command: [/bin/true]}]\n"
+    bench.load(policy=POLICY % "once", broker=targets)
+    await bench.ask(bench.run(), GUARDED)
+    (request,) = asked(bench)
+    queue = BreakingQueue(redis)
+    async with running(tail_of(bench, queue)):
+        await until(lambda: queue.breaks >= 3)
+        assert not await redis.xlen(keynames.APPROVALS)
+        assert (asked(bench), bench.jobs.jobs) == ([request], [])
+        queue.is_mended = True
+        ((_, fields),) = await until(lambda: redis.xrange(keynames.APPROVALS))
+        await until(lambda: not asked(bench))
+    assert open_request(fields[b"m"], IDENTITY_PUBLIC) == request
+    assert [job for job, _ in bench.jobs.jobs] == ["notify_approval"]
 
 
 async def test_what_has_the_name_of_a_count_stops_nobody(bench: DeskBench, redis: Any) -> None:

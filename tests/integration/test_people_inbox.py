@@ -172,6 +172,19 @@ async def test_what_was_revoked_need_not_be_decided(asking: AskingHome, redis: "
         assert [state for _, state, _ in states(inbox)] == ["waiting", "waiting", "approved", "waiting"]
 
 
+async def test_what_was_asked_on_behalf_of_a_run_need_not_be_decided_once_the_asker_is_revoked(
+    asking: AskingHome, redis: "Redis"
+) -> None:
+    """The proxy's question is void, for people as for workers; the run's own is not."""
+    at = now() - 1000
+    asking.ask(redis, at, deliver="proxy", actor="egress", actor_key=bytes(32), run_id="by a proxy")
+    asking.ask(redis, at + 1, run_id="itself")
+    async with opened(asking) as inbox:
+        await revoke(asking.settings, "agent", "egress", reason="leaked", by="olivia")
+        await inbox.refresh()
+        assert states(inbox) == [("itself", "waiting", 1), ("by a proxy", "void", 0)]
+
+
 async def test_a_request_is_found_by_the_beginning_of_its_id(asking: AskingHome, redis: "Redis") -> None:
     """If no other begins alike."""
     asked = [asking.ask(redis, now() + n) for n in range(17)]

@@ -80,6 +80,15 @@ async def test_what_a_dead_worker_opened_and_showed_nobody_holds_up_its_run_no_l
     assert await opened(connection, ask("g", now=NOW + 600_000)) == [1]
 
 
+async def test_the_time_until_which_one_counts_is_only_moved_on(connection: QueueConnection) -> None:
+    """A worker that asks for it once more, and has not read that people can see it, does not have it end sooner."""
+    end = NOW + 600_000
+    await opened(connection, ask(known={"a": end, "b": end, "c": end}))
+    assert await opened(connection, ask("a", "b", "c")) == [3]
+    assert await opened(connection, ask("d", now=end - 1)) == [0]
+    assert await opened(connection, ask("d", now=end)) == [1]
+
+
 async def test_a_queue_that_forgets_is_told_by_whoever_asks_next(connection: QueueConnection) -> None:
     """What a worker knows to wait counts again."""
     known = {"a": NOW + 600_000, "b": NOW + 600_000}

@@ -94,6 +94,15 @@ async def test_neither_a_crash_nor_a_queue_that_forgets_opens_more(
     assert len(await asked(embedded_home, LIMIT)) == LIMIT
 
 
+async def test_what_people_can_see_is_counted_until_its_end(desk: Home) -> None:
+    """By the queue itself, as soon as it stands there: a worker that has not read it yet opens no more by that."""
+    async with desk.working(), desk.client(run_id="run-1") as claude:
+        assert await outcome(claude, "deploy", GUARDED) == "approval_pending"
+        (request,) = await asked(desk)
+        with desk.redis() as redis:
+            await until(lambda: redis.zscore(OF_THE_RUN, request.approval_id) == request.expires_at)
+
+
 @pytest.mark.parametrize("end", ["approved", "denied", "expired", "void"])
 async def test_what_no_longer_waits_makes_room_at_every_worker(desk: Home, end: str) -> None:
     """For as many as do not wait any more, whoever counts: one that was decided, or all whose time or run is over."""

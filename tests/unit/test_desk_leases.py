@@ -267,6 +267,17 @@ async def test_who_holds_what_was_revoked_is_told(bench: DeskBench, kind: Kind) 
     assert len(bench.orders.kept) == 1
 
 
+async def test_what_two_orders_are_about_ends_once(bench: DeskBench) -> None:
+    """Given one after the other, and read together: the audit has one end of the lease, by the first of them."""
+    run = bench.run(run_id="run-1")
+    await granted(bench, run)
+    bench.orders.new += [order("run", "claude/run-1"), order("agent", "claude"), order("secret", "openai.api_key")]
+    desk = bench.desk
+    letters = bench.affairs.poll(desk.configuration, desk.session, bench.clock.now())
+    assert [record.subject for record in bench.sink.of("lease_ended")] == ["run:claude/run-1"]
+    assert {notice(run, letter).event for letter in letters} == {"run_revoked"}
+
+
 async def test_a_revocation_holds_although_the_audit_is_full(bench: DeskBench) -> None:
     """It must not wait for a disk."""
     run = bench.run()

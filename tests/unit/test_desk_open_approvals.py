@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from desk_workbench import NOW, DeskBench, Run
-from people_desk import GUARDED, asked, bench_with, decide, order, revoke
+from people_desk import GUARDED, asked, bench_with, decide, notice, order, revoke
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
@@ -150,6 +150,25 @@ async def test_what_was_settled_before_a_restart_is_counted_no_more(bench: DeskB
         bench.affairs.take_request(bench.affairs.signed(request), NOW + later)
         assert list(closed) == ([] if later else [request.approval_id])
         closed.clear()
+
+
+async def test_a_question_that_could_not_be_shown_is_void_whenever_that_can_be_recorded(bench: DeskBench) -> None:
+    """Nobody is asked it any more, also while the disk is full; then its run is told, and may ask anew."""
+    run, desk = bench.run(), bench.desk
+    await bench.ask(run, GUARDED)
+    (request,) = asked(bench)
+    bench.sink.is_full = True
+    bench.affairs.give_up(request)
+    assert bench.affairs.poll(desk.configuration, desk.session, bench.clock.now()) == []
+    assert asked(bench) == []
+    bench.sink.is_full = False
+    (letter,) = bench.affairs.poll(desk.configuration, desk.session, bench.clock.now())
+    assert (notice(run, letter).event, notice(run, letter).approval) == ("approval_settled", request.digest()[:8])
+    assert [record.reason for record in bench.sink.of("approval_settled")] == ["void"]
+    decide(bench, request)
+    bench.clock.time += 1
+    assert (await bench.ask_one(run, GUARDED)).code == Code.APPROVAL_PENDING
+    assert request not in asked(bench)
 
 
 async def test_what_could_not_be_recorded_is_counted_no_more(bench: DeskBench) -> None:

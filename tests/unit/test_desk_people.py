@@ -1,16 +1,21 @@
 """Approvals at the desk: what a fault at each port does to one, and what one is good for."""
 
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
-from desk_workbench import DeskBench
+from desk_workbench import NOW, DeskBench
 from people_desk import GUARDED, IDENTITY_PUBLIC, POLICY, asked, bench_with, decide, granted, notice
 
+from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
+from broker_worker.core.approval_book import DAY_MS, SKEW_MS
 from broker_worker.core.approvals import open_request
 from broker_worker.core.errors import QueueError
 from broker_worker.ports import Fetched
+
+CODEX = "{secret: anthropic.api_key, approval: {approvers: [ops]}}"
 
 
 @pytest.fixture
@@ -167,6 +172,18 @@ async def test_a_single_use_is_single_whoever_forgets(bench: DeskBench, forgets:
     assert (again.outcome, again.value) == ("refused", None)
 
 
+async def test_the_queue_knows_of_a_use_for_longer_than_its_approval_lasts(bench: DeskBench) -> None:
+    """The clocks of two workers may differ, so one of them may still take for good what is over for the other."""
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    (request,) = asked(bench)
+    decide(bench, request)
+    await granted(bench, run, GUARDED)
+    mark = bench.admission.asked[-1]
+    assert mark.replay_key == keynames.used("claude", request.approval_id)
+    assert mark.keep_ms >= request.expires_at - NOW + SKEW_MS
+
+
 async def test_a_replay_asks_nobody(bench: DeskBench) -> None:
     """A copy of a request under another entry id is refused before people hear of it."""
     run = bench.run()
@@ -216,3 +233,31 @@ async def test_nothing_guarded_leaves_while_its_vault_is_asked_and_the_approval_
     bench.clock.time += 61_000
     (answer,) = await bench.finish(served)
     assert run.open(answer.envelope).results[0].code == Code.APPROVAL_EXPIRED
+
+
+async def test_asking_is_no_use_of_a_secret_and_having_it_is(tmp_path: Path) -> None:
+    """What waits for people counts against no limit of the secret, so a run cannot use it up for others by asking."""
+    bench = bench_with(tmp_path, "run")
+    bench.load(policy="limits: {secret: {rate: 1/h, burst: 1}}\n" + dedent(POLICY % "run"))
+    run, other = bench.run(), bench.run()
+    for each in (run, run, other):
+        assert (await bench.ask_one(each, GUARDED)).code == Code.APPROVAL_PENDING
+    for request in asked(bench):
+        decide(bench, request)
+    await granted(bench, run, GUARDED)
+    for each in (run, other):
+        assert (await bench.ask_one(each, GUARDED)).code == Code.RATE_LIMITED
+
+
+async def test_people_see_how_often_an_agent_has_asked_today(bench: DeskBench) -> None:
+    """In all of its runs together, but not what other agents asked, nor what is a day old."""
+    bench.load(policy=dedent(POLICY % "once").replace("codex:\n    allow: [", f"codex:\n    allow: [{CODEX}, "))
+    for agent, at in (("claude", 0), ("codex", 1), ("claude", DAY_MS - 1), ("claude", DAY_MS)):
+        bench.clock.time = NOW + at
+        await bench.serve(bench.entry(bench.run(agent), None, GUARDED))
+    assert [(each.agent_id, each.asked_today) for each in asked(bench)] == [
+        ("claude", 0),
+        ("codex", 0),
+        ("claude", 1),
+        ("claude", 1),
+    ]

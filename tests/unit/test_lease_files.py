@@ -141,9 +141,9 @@ def test_a_line_that_the_broker_did_not_write_counts_for_nothing(
 def test_a_lease_that_is_held_for_others_is_not_taken_for_a_runs_own(files: Files) -> None:
     """Nor the other way round: who is told follows from the token."""
     first, held = files(), by_proxy()
-    lease = MINT.issue("egress", PROXY, "db.root", None, NOW, NOW + 60_000)
-    held.lease = lease
-    first.note([held])
+    of_the_proxy = MINT.issue("egress", PROXY, "db.root", None, NOW, NOW + 60_000)
+    for_others = Holding("egress", "proxy-1", "token-2", PROXY, held.lease, NOW + 60_000)
+    first.note([replace(held, lease=of_the_proxy), for_others])
     first.close()
     assert files("worker-2").inherit() == []
 
@@ -168,6 +168,20 @@ def test_the_newest_are_there_however_many_were_noted(files: Files, tmp_path: Pa
     assert lines == 5
     first.close()
     assert files("worker-2").inherit() == held[-5:]
+
+
+def test_the_older_of_two_files_belongs_to_its_process(files: Files, tmp_path: Path) -> None:
+    """Nobody takes it from one that lives; one that died while it began the newer file leaves the older alone."""
+    first, heir = files(max_lines=3), files("worker-2")
+    held = [own(f"name.n{number}") for number in range(5)]
+    for each in held:
+        first.note([each])
+    assert heir.inherit() == []
+    first.close()
+    (newer,) = set((tmp_path / "leases").glob("worker-1*.jsonl")) - set((tmp_path / "leases").glob("*.before.jsonl"))
+    newer.unlink()
+    assert heir.inherit() == held[:3]
+    assert [name for name in names(tmp_path) if name.startswith("worker-1")] == []
 
 
 def test_a_disk_that_is_full_stops_nothing(files: Files, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
