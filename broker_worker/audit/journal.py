@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from broker_worker.audit.plain_file import SAFE_FLAGS, identity_of, name_of, plain_file_status, sync_data, write_at
+from broker_worker.audit.plain_file import SAFE_FLAGS, NamedFile, sync_data, write_at
 from broker_worker.audit.write_ahead import WriteAhead
 from broker_worker.private_files import sync_folder
 
@@ -36,10 +36,8 @@ class Journal:
         self._is_doubtful = False
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | SAFE_FLAGS, 0o600)
         try:
-            status = plain_file_status(self._fd, path)
-            self._identity = identity_of(status)
-            self._name = name_of(self._fd)
-            self.is_clean = status.st_size == size
+            self._file = NamedFile(self._fd, path)
+            self.is_clean = self._file.status.st_size == size
             if size == 0:
                 sync_folder(path.parent)
             if not self.is_clean:
@@ -115,7 +113,7 @@ class Journal:
         """Write the end of the file again: after a sync that failed, the next may succeed without having tried."""
         descriptor = os.open(self.path, os.O_WRONLY | SAFE_FLAGS)
         try:
-            if identity_of(os.fstat(descriptor)) != self._identity:
+            if not self._file.is_at(os.fstat(descriptor)):
                 raise JournalLostError(errno.ESTALE, "was exchanged for another file", str(self.path))
             write_at(descriptor, content, self.size - len(content))
         finally:
@@ -123,12 +121,10 @@ class Journal:
 
     def _size_under_name(self) -> int:
         """The size of what the file's name stands for now: this finds removal, exchange and truncation."""
-        if self._name is not None and name_of(self._fd) == self._name:
-            return os.lseek(self._fd, 0, os.SEEK_END)
         try:
-            status = os.stat(self.path)  # noqa: PTH116  # once a batch: half the cost of Path.stat
+            size = self._file.size_under_name()
         except FileNotFoundError:
             raise JournalLostError(errno.ESTALE, "was removed", str(self.path)) from None
-        if identity_of(status) != self._identity:
+        if size is None:
             raise JournalLostError(errno.ESTALE, "was exchanged for another file", str(self.path))
-        return status.st_size
+        return size

@@ -170,7 +170,7 @@ def _read_segments(start: Position, end: Position) -> tuple[list[ChainSegment], 
         lines, following = read_lines(at, end, MAX_SEGMENT_LINES, MAX_SEGMENT_BYTES)
         if lines:
             segments.append(ChainSegment(at.file.chain, at.sequence, tuple(lines)))
-        elif segments or following == at:  # the next file comes next time
+        elif following == at:
             break
         at = following
     return segments, at

@@ -35,8 +35,11 @@ class SegmentStream:
         self._unmeasured = 0
 
     async def append(self, segments: Sequence[ChainSegment]) -> None:
-        """Add an entry for each segment, in order and in one write, and trim the stream about every megabyte."""
-        pipeline = self._client.pipeline(transaction=False)
+        """Add an entry for each segment, all of them or none, and trim the stream about every megabyte.
+
+        A full server that refused one and took the next would leave a hole: the publisher goes on behind the newest.
+        """
+        pipeline = self._client.pipeline(transaction=True)
         for segment in segments:
             fields = pack_segment(segment)
             pipeline.xadd(keynames.AUDIT, fields)  # type: ignore[arg-type]  # invariant in its stub

@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from broker_worker.audit.plain_file import SAFE_FLAGS, identity_of, name_of, plain_file_status, sync_data, write_at
+from broker_worker.audit.plain_file import SAFE_FLAGS, NamedFile, sync_data, write_at
 from broker_worker.private_files import sync_folder
 
 WRITE_AHEAD_BYTES: Final = 8 * 1024 * 1024
@@ -53,12 +53,11 @@ class WriteAhead:
         path.unlink(missing_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE_FLAGS, 0o600)
         try:
-            self._identity = identity_of(plain_file_status(self._fd, path))
+            self._file = NamedFile(self._fd, path)
             for offset in range(0, size, _BLOCK):
                 write_at(self._fd, bytes(min(_BLOCK, size - offset)), offset)
             os.fsync(self._fd)
             sync_folder(path.parent)
-            self._name = name_of(self._fd)
         except BaseException:
             self.remove()
             raise
@@ -67,12 +66,9 @@ class WriteAhead:
     def is_in_place(self) -> bool:
         """Whether the file is still there under its name, as long as it was made: a restart would find it."""
         try:
-            if self._name is not None:
-                return name_of(self._fd) == self._name and os.lseek(self._fd, 0, os.SEEK_END) == self._size
-            status = os.stat(self._path)  # noqa: PTH116  # once a batch: half the cost of Path.stat
+            return self._file.size_under_name() == self._size
         except OSError:
             return False
-        return identity_of(status) == self._identity and status.st_size == self._size
 
     def stage(self, batch: bytes) -> bool:
         """Write a batch behind the round, where it is no part of it yet, and have the disk begin with it.

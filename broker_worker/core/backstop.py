@@ -5,7 +5,7 @@ therefore counts what it answered itself. It can only be stricter than the truth
 whatever it refuses is rightly refused, and a disagreement is evidence (audit event `queue_distrusted`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from broker_worker.core.limits import Rate
 
@@ -63,11 +63,12 @@ class Backstop:
         self._forget_over(now_us)
         return wait
 
-    def count_all(self, limits: Iterable[tuple[str, Rate, int]], now_us: int) -> bool:
+    def count_all(self, limits: Sequence[tuple[str, Rate, int]], now_us: int) -> bool:
         """Count several requests at once, if all of them are within every limit; else nothing is counted.
 
         Args:
-            limits: as for `count`, of all of them together: how many names count against each.
+            limits: as for `count`, of all of them together: how many names count against each. One key may come with
+                several rates; all are then held against what all of them count.
             now_us: the time, microseconds.
 
         Returns:
@@ -75,10 +76,10 @@ class Backstop:
         """
         tats = dict[str, int]()
         for key, rate, names in limits:
-            new = max(now_us, tats.get(key) or self._tats.get(key, 0)) + rate.interval * names
-            if new - now_us - rate.tolerance > SLACK_US:
-                return False
-            tats[key] = new
+            tats[key] = max(now_us, tats.get(key) or self._tats.get(key, 0)) + rate.interval * names
+        latest = now_us + SLACK_US
+        if any(tats[key] > latest + rate.tolerance for key, rate, _ in limits):
+            return False
         self._tats.update(tats)
         self._forget_over(now_us)
         return True

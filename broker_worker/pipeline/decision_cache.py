@@ -8,7 +8,7 @@ from copy import copy
 
 from msgspec import Struct
 
-from agent_sdk.wire.messages import Delivery, Operation
+from agent_sdk.wire.messages import Delivery, Operation, RichFields
 from agent_sdk.wire.tokens import RunIdentity
 from broker_worker.core.configuration import Configuration
 from broker_worker.core.policy import AgentPolicy
@@ -16,7 +16,9 @@ from broker_worker.pipeline.batch import Ask, Case
 from broker_worker.pipeline.deciding import Limits, open_cases
 from broker_worker.ports import Limit
 
-_REMEMBERED = 4_096
+_REMEMBERED = 8_192
+"""How many names are remembered, with the requests that named them: a request may have many, and nobody limits yet how
+many such requests a run makes."""
 
 
 class Decided(Struct, frozen=True, gc=False):
@@ -46,6 +48,14 @@ class Decided(Struct, frozen=True, gc=False):
     guarded: bool
     deliver: Delivery | None
 
+    def __repr__(self) -> str:
+        """Of which run it is; no text that the agent chose, which may quote a value."""
+        return f"Decided(identity={self.identity!r}, cases={self.cases!r})"
+
+    def __rich_repr__(self) -> RichFields:
+        """The same for `rich`."""
+        return [("identity", self.identity), ("cases", self.cases)]
+
 
 class DecisionCache:
     """Opens the cases of requests for names of a run's own.
@@ -57,6 +67,7 @@ class DecisionCache:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._known: dict[tuple[int, int], Decided] = {}
+        self._names = 0
 
     def open_cases(self, ask: Ask, configuration: Configuration, now: int) -> None:
         """Decide every name of a request, as `deciding.open_cases` does.
@@ -76,7 +87,7 @@ class DecisionCache:
             open_cases(ask, configuration, now)
             ask.decided = self._remember(ask, configuration, now) if ask.code is None else None
         else:
-            ask.decided, ask.deliver, ask.guarded = decided, decided.deliver, decided.guarded
+            ask.decided, ask.deliver, ask.guarded = decided, decided.deliver, ask.guarded or decided.guarded
             ask.cases = [copy(case) for case in decided.cases]
 
     def _remember(self, ask: Ask, configuration: Configuration, now: int) -> Decided:
@@ -85,9 +96,12 @@ class DecisionCache:
         until = None if agent is None else _next_end(agent, now)
         limits, of_names = self._limits.of_ask(ask)
         cases = tuple([copy(case) for case in ask.cases])
-        decided = Decided(configuration, identity, body, now, until, cases, limits, of_names, ask.guarded, ask.deliver)
-        if len(self._known) >= _REMEMBERED:
+        is_guarded = any(case.rule is not None for case in cases)  # the request may have been, under other files
+        decided = Decided(configuration, identity, body, now, until, cases, limits, of_names, is_guarded, ask.deliver)
+        if self._names + len(cases) > _REMEMBERED:
             self._known.clear()
+            self._names = 0
+        self._names += len(cases)
         self._known[id(identity), id(body)] = decided
         return decided
 

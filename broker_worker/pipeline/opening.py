@@ -8,7 +8,6 @@ junk, do not make everybody else wait.
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code, WireError
@@ -148,7 +147,9 @@ class Opener:
     def _open_known(self, entry: Entry, peer: Peer) -> Ask | None:
         """Open with remembered keys; None if the token in it is not one that was verified."""
         plain = peer.requests.open(entry.raw)
-        request = self._requests.decode(_not_opened(entry) if plain is None else plain)
+        if plain is None:
+            raise _not_opened(entry)
+        request = self._requests.decode(plain)
         identity = peer.identity_of(request.token)
         return None if identity is None else Ask(entry, peer, identity, request)
 
@@ -163,7 +164,9 @@ class Opener:
         requests = EnvelopeOpener(Kind.REQUEST, key, envelope.key_id, envelope.run_public_key, stream)
         peer = Peer(entry.agent_id, envelope.run_public_key, exchange, requests)
         plain = peer.requests.open(entry.raw)
-        request = self._requests.decode(_not_opened(entry) if plain is None else plain)
+        if plain is None:
+            raise _not_opened(entry)
+        request = self._requests.decode(plain)
         try:
             identity = self.verifier.verify(request.token, now)
             _check_agreement(identity, peer)
@@ -194,10 +197,13 @@ def _parsed(entry: Entry) -> Envelope:
     return envelope
 
 
-def _not_opened(entry: Entry) -> NoReturn:
-    """Say of an envelope that begins like one of a run, and is none, what is wrong with it."""
-    _parsed(entry)
-    raise WireError("the envelope is not of the run that it names", reason="cannot_open")
+def _not_opened(entry: Entry) -> WireError:
+    """What is wrong with an envelope that begins like one of a run, and is none."""
+    try:
+        _parsed(entry)
+    except WireError as error:
+        return error
+    return WireError("the envelope is not of the run that it names", reason="cannot_open")
 
 
 def _check_agreement(identity: RunIdentity, peer: Peer) -> None:

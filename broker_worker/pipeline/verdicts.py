@@ -27,13 +27,15 @@ class Verdicts:
 
         What nearly always comes, and cheaper to find out for many at once. Otherwise `apply` says of each what to do.
         """
+        if len(verdicts) != len(marks):
+            return False
         distinct = {id(each): each for each in verdicts}
         if not all(verdict.is_clean for verdict in distinct.values()):
             return False
         is_replay = self._backstop.is_replay
         if any(is_replay((mark.replay_key, mark.request_id), mark.entry_id) for mark in marks):
             return False
-        return self._backstop.count_all(_counted(marks), now * 1000)
+        return self._backstop.count_all(list(_counted(marks)), now * 1000)
 
     def apply(
         self, ask: Ask, cases: Sequence[Case], mark: AdmissionAsk, verdict: Verdict, noted: list[AuditRecord], now: int

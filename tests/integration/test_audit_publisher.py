@@ -10,6 +10,7 @@ import pytest
 import redis
 from audit_workbench import IDENTITY, START, access, open_sink, read_log, write_log
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -275,6 +276,46 @@ async def test_a_full_server_is_tried_again(
             assert await publisher.drain(DEADLINE)
     finally:
         server.config_set("maxmemory", 0)
+    assert on_stream(server) == lines_on_disk(folder)
+
+
+async def test_what_piled_up_goes_to_the_server_a_few_entries_at_a_time(
+    client: Redis, server: redis.Redis, sink: JsonlSink, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is, one write never holds all of it."""
+    sizes: list[int] = []
+    sink.append([access(1)] * (20 * MAX_SEGMENT_LINES))
+    async with Running(client, sink) as publisher:
+        append = publisher._stream.append
+
+        async def counted(segments: Sequence[ChainSegment]) -> None:
+            sizes.append(len(segments))
+            await append(segments)
+
+        monkeypatch.setattr(publisher._stream, "append", counted)
+        assert await publisher.drain(DEADLINE)
+    assert (max(sizes), sum(sizes)) == (8, len(segments_on(server)))
+    assert on_stream(server) == lines_on_disk(folder)
+
+
+async def test_a_server_that_refuses_one_entry_takes_none_behind_it(
+    client: Redis, server: redis.Redis, sink: JsonlSink, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was full for a moment and has room for the next leaves no hole in the stream."""
+    monkeypatch.setattr(publisher_module, "_FIRST_DELAY", 0.01)
+    real, refused = Pipeline.xadd, list[object]()
+
+    def refused_once(pipeline: Any, name: Any, fields: Any) -> Any:
+        if refused:
+            return real(pipeline, name, fields)
+        refused.append(name)
+        return pipeline.execute_command("XADD", name)  # refused when it comes, as one for which there is no room
+
+    monkeypatch.setattr(Pipeline, "xadd", refused_once)
+    sink.append([access(1)] * (3 * MAX_SEGMENT_LINES))
+    async with Running(client, sink) as publisher:
+        assert await publisher.drain(DEADLINE)
+    assert refused
     assert on_stream(server) == lines_on_disk(folder)
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from write_ahead_workbench import forget_names
 
 from agent_sdk.wire.audit import MAX_LINE, AuditRecord, decode_line
 from agent_sdk.wire.audit_chain import Fault
-from broker_worker.audit import journal
+from broker_worker.audit import plain_file
 from broker_worker.audit.chain_files import list_files
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.audit.verify import verify_folder
@@ -312,6 +313,44 @@ def _replace(path: Path) -> None:
     copy.replace(path)
 
 
+def test_a_folder_that_leads_elsewhere_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file keeps its own name then: what the way to it leads to is looked up again and again."""
+    monkeypatch.setattr(plain_file, "LOOK_UP_NS", 0)
+    folder, elsewhere = tmp_path / "audit", tmp_path / "elsewhere"
+    for target in (tmp_path / "here", elsewhere):
+        target.mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "here")
+    sink = open_sink(folder)
+    sink.append([access(1)])
+    folder.unlink()
+    folder.symlink_to(elsewhere)
+    with pytest.raises(AuditError, match="was removed"):
+        sink.append([access(2)])
+    sink.append([access(3)])
+    sink.close()
+    assert runs_in(elsewhere) == ["run-3"]
+
+
+def test_how_a_file_is_called_is_believed_for_a_second_only(sink: JsonlSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its status is not asked for with every batch, which would cost each a write more."""
+    looked_up: list[object] = []
+    real, now = os.stat, time.monotonic_ns()
+
+    def stat_of(path: Any, **more: Any) -> os.stat_result:
+        looked_up.append(path)
+        return real(path, **more)
+
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now)
+    sink.append([access(1)])
+    monkeypatch.setattr(os, "stat", stat_of)
+    for number in range(3):
+        sink.append([access(number)])
+    assert looked_up == []
+    now += 1_000_000_000
+    sink.append([access(9)])
+    assert looked_up.count(sink.position.file.path) == 1
+
+
 @pytest.mark.parametrize("change", [_remove, _exchange, _replace, _cut, _grow])
 @pytest.mark.parametrize("has_names", [True, False])
 def test_a_file_changed_under_the_writer_refuses_the_batch_and_starts_a_new_chain(
@@ -377,7 +416,7 @@ def test_a_full_disk_for_the_head_does_not_stop_the_audit(
 def test_an_audit_that_cannot_be_opened_is_a_setup_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker does not start without an audit, and leaves no lock behind."""
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "plain_file_status", failing(errno.EIO))
+        patch.setattr(plain_file, "plain_file_status", failing(errno.EIO))
         with pytest.raises(SetupError, match="cannot open the audit"):
             open_sink(folder)
     open_sink(folder).close()

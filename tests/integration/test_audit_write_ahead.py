@@ -258,6 +258,23 @@ def _cut(path: Path) -> None:
     os.truncate(path, 100)
 
 
+def test_one_that_goes_while_it_is_made_is_not_relied_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the system calls it then: a restart would not find it."""
+    real = os.fsync
+
+    def removed_meanwhile(descriptor: int) -> None:
+        wal(folder).unlink(missing_ok=True)
+        real(descriptor)
+
+    with capture_logs() as logs:
+        monkeypatch.setattr(os, "fsync", removed_meanwhile)
+        sink = open_sink(folder)
+        monkeypatch.undo()
+        sink.append([access(1)])
+    assert [entry["event"] for entry in logs] == [SLOW]
+    sink.close()
+
+
 @pytest.mark.parametrize("change", [_remove, _exchange, _cut])
 @pytest.mark.parametrize("has_names", [True, False])
 def test_without_it_the_audit_itself_is_synced(

@@ -32,7 +32,7 @@ def forget_names(sink: JsonlSink) -> None:
     """As on a system that does not say what an open file is called now: the files' own status is asked for."""
     assert sink._journal is not None
     assert sink._write_ahead is not None
-    sink._journal._name = sink._write_ahead._name = None
+    sink._journal._file._name = sink._write_ahead._file._name = None
 
 
 def crashed(folder: Path, keep: int | None = None) -> Path:

@@ -99,3 +99,11 @@ def test_limits_counted_at_once_are_forgotten_when_they_are_whole_again() -> Non
     for number in range(100):
         assert backstop.count_all([(f"k{number}", RATE, 1)], NOW + number * 60_000_000)
     assert len(backstop._tats) <= 11
+
+
+def test_a_limit_with_two_rates_admits_no_more_at_once_than_in_turn() -> None:
+    """Entries of one secret may differ in their rates and count together: the strict one sees what the other counts."""
+    strict, loose = Rate(60, 60_000, 2), Rate(60, 60_000, 9)
+    in_turn = Backstop()
+    assert [in_turn.count([("k", rate, 1)], NOW) == 0 for rate in (strict, loose, loose, strict)][-1] is False
+    assert not Backstop().count_all([("k", strict, 2), ("k", loose, 2)], NOW)

@@ -1,5 +1,6 @@
 """A decision that is remembered is the one that would be made now: of that run, under these files, in its time."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -9,8 +10,12 @@ from desk_workbench import NOW, DeskBench
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
-from people_desk import order, revoke
+from people_desk import GUARDED, asked, bench_with, decide, order, revoke
+from people_desk import POLICY as PEOPLE_POLICY
+from rich.pretty import pretty_repr
 
+from agent_sdk.wire import keynames
+from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Operation, Request, Resolve
 from agent_sdk.wire.names import NamePattern
 from agent_sdk.wire.tokens import RunIdentity
@@ -18,9 +23,9 @@ from broker_worker.core.configuration import CacheSettings, Configuration, Secre
 from broker_worker.core.limits import Rate
 from broker_worker.core.policy import AgentPolicy, ApprovalRule, Denial, Grant, Origin, Policy
 from broker_worker.pipeline.batch import Ask
-from broker_worker.pipeline.deciding import Limits, open_cases
+from broker_worker.pipeline.deciding import MARKS_MS, Limits, open_cases
 from broker_worker.pipeline.decision_cache import DecisionCache
-from broker_worker.ports import Entry
+from broker_worker.ports import AdmissionAsk, Entry, Verdict
 
 HERE = Origin("policy.yaml", 1)
 NAMES = ("a.one", "a.two", "b.three")
@@ -40,6 +45,10 @@ BODIES = st.builds(
     names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True).map(tuple),
     purpose=st.sampled_from(["", "release notes"]),
     deliver=st.sampled_from(["value", "env", "proxy"]),
+) | st.builds(
+    Resolve,
+    names=st.just(NAMES),
+    ways=st.tuples(*[st.sampled_from(["value", "env", "file", "env,file"])] * len(NAMES)),
 )
 TIMES = st.lists(st.integers(-15, 25), min_size=1, max_size=12)
 
@@ -137,7 +146,45 @@ def test_a_great_many_runs_do_not_fill_the_memory() -> None:
     for number in range(10_000):
         identity = RunIdentity("issuer", "codex", f"run-{number}", b"k" * 32, "token", NOW, NOW + 3_600_000)
         cache.open_cases(ask_of(identity, body, NOW), configuration, NOW)
-    assert len(cache._known) <= 4_096
+    assert len(cache._known) <= 8_192
+
+
+def test_requests_for_many_names_fill_no_more_memory() -> None:
+    """What counts is how many names are remembered: nothing limits yet how often a run says another purpose."""
+    configuration = Configuration(Policy({}), {}, CacheSettings(), (), (), "")
+    cache = DecisionCache(Limits(configuration.policy))
+    identity = RunIdentity("issuer", "codex", "run-1", b"k" * 32, "token", NOW, NOW + 3_600_000)
+    names = tuple(f"a.name{number}" for number in range(64))
+    for number in range(1_000):
+        cache.open_cases(ask_of(identity, Resolve(names, f"purpose {number}"), NOW), configuration, NOW)
+    assert sum(len(decided.cases) for decided in cache._known.values()) <= 8_192
+
+
+def test_no_text_of_the_agent_and_no_value_is_shown() -> None:
+    """A purpose may quote a value, and a log may show anything: neither a request nor what is remembered of it does."""
+    configuration = configuration_of([Grant(NamePattern("a.one"), HERE)], [])
+    cache = DecisionCache(Limits(configuration.policy))
+    identity = RunIdentity("issuer", "codex", "run-1", b"k" * 32, "token-1", NOW, NOW + 3_600_000)
+    ask = ask_of(identity, Resolve(("a.one",), "it is hunter2"), NOW)
+    cache.open_cases(ask, configuration, NOW)
+    ask.purpose, ask.draft, ask.cases[0].value = "it is hunter2", b"hunter2", b"hunter2"
+    for shown in (repr(ask.decided), pretty_repr(ask.decided), repr(ask), pretty_repr(ask)):
+        assert "a.one" in shown
+        assert "hunter2" not in shown
+
+
+def test_what_people_had_to_approve_under_other_files_is_not_remembered_of_the_next_request() -> None:
+    """Nor does a decision that is remembered let go of an approval that a request holds already."""
+    configuration = configuration_of([Grant(NamePattern("a.one"), HERE)], [])
+    cache, body = DecisionCache(Limits(configuration.policy)), Resolve(("a.one",))
+    identity = RunIdentity("issuer", "codex", "run-1", b"k" * 32, "token-1", NOW, NOW + 3_600_000)
+    guarded = []
+    for was_guarded in (True, False, True):
+        ask = ask_of(identity, body, NOW)
+        ask.guarded = was_guarded
+        cache.open_cases(ask, configuration, NOW)
+        guarded.append(ask.guarded)
+    assert guarded == [True, False, True]
 
 
 @pytest.mark.parametrize("how", ["policy", "revocation", "end"])
@@ -184,3 +231,56 @@ async def test_a_batch_that_a_lying_queue_admits_whole_is_counted_whole(tmp_path
     statuses = [run.open(answer.envelope).status for answer in served.answers]
     assert statuses.count("ok") == 4  # the burst, and one more for the clocks' slack of a second
     assert statuses.count("refused") == 5
+
+
+async def test_fewer_verdicts_than_requests_release_nothing(tmp_path: Path) -> None:
+    """An admission that says nothing of a request has not admitted it."""
+    bench = DeskBench(tmp_path)
+    run = bench.run()
+    await bench.ask(run, "openai.api_key")
+    before = len(bench.sink.records)
+
+    async def admit_the_first(asks: Sequence[AdmissionAsk]) -> list[Verdict]:
+        return [bench.admission._verdict(asks[0])]
+
+    bench.admission.admit = admit_the_first  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="shorter"):
+        await bench.serve(*[bench.entry(run, None, "openai.api_key") for _ in range(2)])
+    assert (len(bench.sink.records), bench.sink.begun) == (before, ())
+
+
+async def test_asking_again_for_what_people_must_allow_is_no_use_of_the_secret(tmp_path: Path) -> None:
+    """However often a request is repeated while they decide, the secret's own limit is there for what they allow."""
+    bench = bench_with(tmp_path / "config", "once")
+    limit = "\n    limits: {secrets: {anthropic.api_key: {rate: 1/h, burst: 1}}}\n"
+    bench.load(policy=PEOPLE_POLICY % "once" + limit)
+    run = bench.run()
+    codes = [(await bench.ask_one(run, GUARDED)).code for _ in range(3)]
+    assert codes == [Code.APPROVAL_PENDING] * 3
+    decide(bench, asked(bench)[0])
+    assert (await bench.ask_one(run, GUARDED)).outcome == "granted"
+
+
+async def test_a_copy_that_another_worker_answered_is_refused(tmp_path: Path) -> None:
+    """Only the queue knows of it: that everything else of the batch is new does not let it through."""
+    bench = DeskBench(tmp_path)
+    run = bench.run()
+    await bench.ask(run, "openai.api_key")
+    first, request = bench.entry(run, None, "openai.api_key"), run.request("openai.api_key")
+    copy = bench.entry(run, run.channel.seal(request))
+    bench.admission._seen[keynames.seen(run.agent, request.deadline // MARKS_MS), request.request_id] = b"1-1"
+    served = await bench.serve(first, copy)
+    assert [run.open(each.envelope).status if each.envelope else None for each in served.answers] == ["ok", None]
+
+
+async def test_every_name_of_a_batch_counts_against_the_limit_of_the_run(tmp_path: Path) -> None:
+    """Of three requests for two names, a burst of three and a second's slack let two go on, whatever the queue says."""
+    allow = "agents: {claude: {allow: [openai.api_key, anthropic.api_key]}}"
+    bench = DeskBench(tmp_path, policy=f"{allow}\nlimits: {{run: {{rate: 60/m, burst: 3}}}}")
+    run, names = bench.run(), ("openai.api_key", "anthropic.api_key")
+    assert (await bench.ask(run, *names)).status == "ok"
+    bench.clock.time += 60_000
+    bench.admission._count = lambda *_: 0  # type: ignore[method-assign]  # a queue that says yes to everything
+    served = await bench.desk.serve([bench.entry(run, None, *names) for _ in range(3)], bench.admission)
+    statuses = [run.open(answer.envelope).status for answer in served.answers]
+    assert statuses == ["ok", "ok", "refused"]

@@ -1,5 +1,6 @@
 """What the desk releases: for how long, from where, and what it writes down of it."""
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,27 @@ async def test_a_reply_that_was_prepared_is_dropped_if_anything_refuses_it(tmp_p
     assert [record.outcome for record in bench.sink.of("access")] == ["granted"] * 4 + ["refused"] + ["granted"] * 2
 
 
-async def test_what_the_disk_began_with_is_taken_back_if_the_queue_does_not_answer(bench: DeskBench) -> None:
-    """Nothing is released, so no crash may leave a record that says so."""
+@pytest.mark.parametrize("error", [QueueError("the connection to the queue broke"), asyncio.CancelledError()])
+@pytest.mark.parametrize("hands_over", [False, True])
+async def test_what_the_disk_began_with_is_taken_back_if_the_queue_does_not_answer(
+    bench: DeskBench, error: BaseException, hands_over: bool
+) -> None:
+    """Nothing is released, so no crash may leave a record that says so, whether the lane fails or is ended."""
     run = bench.run()
     await bench.ask_one(run, "openai.api_key")
     begun: list[AuditRecord] = []
-    bench.admission.before = lambda: begun.extend(bench.sink.begun)
-    bench.admission.is_away = True
-    with pytest.raises(QueueError):
-        await bench.serve(bench.entry(run, None, "openai.api_key"))
+
+    def fail() -> None:
+        begun.extend(bench.sink.begun)
+        raise error
+
+    async def hand_over() -> None:
+        raise AssertionError("there is nothing to release")
+
+    bench.admission.before = fail
+    entry = bench.entry(run, None, "openai.api_key")
+    with pytest.raises(type(error)):
+        await bench.desk.serve([entry], bench.admission, hand_over if hands_over else None)
     assert [record.outcome for record in begun] == ["granted"]
     assert bench.sink.begun == ()
 
@@ -71,6 +84,24 @@ async def test_refusals_in_a_row_do_not_have_the_disk_begin_with_releases(tmp_pa
     for _ in range(3):
         assert (await bench.ask_one(run, "openai.api_key")).code == Code.RATE_LIMITED
     assert begun == [1, 0, 0]
+
+
+@pytest.mark.parametrize("hands_over", [False, True])
+async def test_the_disk_begins_with_a_batch_and_a_small_one_waits_for_it_meanwhile(
+    bench: DeskBench, monkeypatch: pytest.MonkeyPatch, hands_over: bool
+) -> None:
+    """A batch that lets another lane read first is synced afterwards; one that waits for a vault is not begun."""
+    run, seen, flushed = bench.run(), list[int](), list[int]()
+    bench.admission.before = lambda: seen.append(len(bench.sink.begun))
+    monkeypatch.setattr(bench.sink, "flush", lambda: flushed.append(len(seen)))
+    await bench.ask_one(run, "openai.api_key")  # from the vault
+
+    async def hand_over() -> None:
+        """The other lane has nothing to do."""
+
+    entry = bench.entry(run, None, "openai.api_key")
+    await bench.desk.serve([entry], bench.admission, hand_over if hands_over else None)
+    assert (seen, flushed) == ([0, 1], [] if hands_over else [1])
 
 
 async def test_what_the_disk_began_with_is_replaced_if_the_queue_refuses(tmp_path: Path) -> None:

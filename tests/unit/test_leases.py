@@ -278,3 +278,13 @@ def test_what_begins_and_what_ends_early_is_news() -> None:
     book.end(first)
     assert list(book.news) == [first, second, first.lease.lease_id]
     assert len(told) == 3
+
+
+def test_a_lease_that_was_forgotten_and_is_used_is_known_again() -> None:
+    """There was no room for it any more; whoever has the value still has it."""
+    book = LeaseBook(limit=1)
+    first, second = holding("a"), holding("b")
+    book.note(first)
+    book.note(second)
+    book.use(first, NOW + 1000)
+    assert list(book) == [first]
