@@ -38,7 +38,7 @@ async def ask(bench: DeskBench, actor: Run, run: Run, purpose: str = "a call") -
 
 def poll(bench: DeskBench) -> list[Letter]:
     """What a worker does four times a second; the notices that follow from it."""
-    return bench.affairs.poll(bench.desk.configuration, bench.desk.session, bench.clock.now())
+    return bench.affairs.poll(bench.desk.configuration, bench.clock.now())
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ async def test_what_two_orders_are_about_ends_once(bench: DeskBench) -> None:
     await granted(bench, run)
     bench.orders.new += [order("run", "claude/run-1"), order("agent", "claude"), order("secret", "openai.api_key")]
     desk = bench.desk
-    letters = bench.affairs.poll(desk.configuration, desk.session, bench.clock.now())
+    letters = bench.affairs.poll(desk.configuration, bench.clock.now())
     assert [record.subject for record in bench.sink.of("lease_ended")] == ["run:claude/run-1"]
     assert {notice(run, letter).event for letter in letters} == {"run_revoked"}
 

@@ -159,10 +159,10 @@ async def test_a_question_that_could_not_be_shown_is_void_whenever_that_can_be_r
     (request,) = asked(bench)
     bench.sink.is_full = True
     bench.affairs.give_up(request)
-    assert bench.affairs.poll(desk.configuration, desk.session, bench.clock.now()) == []
+    assert bench.affairs.poll(desk.configuration, bench.clock.now()) == []
     assert asked(bench) == []
     bench.sink.is_full = False
-    (letter,) = bench.affairs.poll(desk.configuration, desk.session, bench.clock.now())
+    (letter,) = bench.affairs.poll(desk.configuration, bench.clock.now())
     assert (notice(run, letter).event, notice(run, letter).approval) == ("approval_settled", request.digest()[:8])
     assert [record.reason for record in bench.sink.of("approval_settled")] == ["void"]
     decide(bench, request)
