@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from broker_home import COMMAND, Home, Processes, server_of
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 
 from agent_sdk.errors import NotGranted
 from agent_sdk.wire import keynames

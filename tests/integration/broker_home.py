@@ -15,7 +15,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from desk_workbench import LONG, FakeVault, Run, ShiftedClock, until, write_files
+from desk_workbench import LONG, Run, ShiftedClock, until, write_files
+from fake_vault import FakeVault
 from redis import Redis
 from redis.exceptions import RedisError
 from vault_workbench import hardened

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import LocalAdmission
+from desk_ports import LocalAdmission
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis

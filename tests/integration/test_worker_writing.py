@@ -6,7 +6,8 @@ import signal
 import pytest
 from broker_home import Home, Processes, server_of
 from click.testing import CliRunner
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 
 from agent_sdk import Conflict, Denied
 from broker_worker.cli import main

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import FakeVault, ShiftedClock, until
+from desk_workbench import ShiftedClock, until
+from fake_vault import FakeVault
 from provider_conformance import CANARY, everything_said, failure_of
 from structlog.testing import capture_logs
 from vault_workbench import StateNotebook, hardened
