@@ -55,6 +55,7 @@ pytest_plugins = [
     "browser_museum",
     "egress_workbench",
     "program_bench",
+    "queue_workbench",
 ]
 
 gc.disable()  # until all tests are collected: everything that this makes stays
