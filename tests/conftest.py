@@ -46,6 +46,8 @@ pytest.register_assert_rewrite(
     "browser_site",
     "egress_workbench",
     "program_bench",
+    "audit_workbench",
+    "audit_stream_workbench",
 )
 pytest_plugins = [
     "broker_home",
@@ -56,6 +58,8 @@ pytest_plugins = [
     "egress_workbench",
     "program_bench",
     "queue_workbench",
+    "audit_workbench",
+    "audit_stream_workbench",
 ]
 
 gc.disable()  # until all tests are collected: everything that this makes stays
