@@ -48,6 +48,7 @@ pytest.register_assert_rewrite(
     "program_bench",
     "audit_workbench",
     "audit_stream_workbench",
+    "write_ahead_workbench",
 )
 pytest_plugins = [
     "broker_home",
@@ -60,6 +61,7 @@ pytest_plugins = [
     "queue_workbench",
     "audit_workbench",
     "audit_stream_workbench",
+    "write_ahead_workbench",
 ]
 
 gc.disable()  # until all tests are collected: everything that this makes stays
