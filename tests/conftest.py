@@ -51,6 +51,7 @@ pytest.register_assert_rewrite(
     "audit_workbench",
     "audit_stream_workbench",
     "write_ahead_workbench",
+    "hashicorp_workbench",
 )
 pytest_plugins = [
     "broker_home",
