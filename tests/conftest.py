@@ -46,6 +46,13 @@ pytest.register_assert_rewrite(
     "browser_site",
     "egress_workbench",
     "program_bench",
+    "gateway_bench",
+    "agent_workbench",
+    "command_workbench",
+    "audit_workbench",
+    "audit_stream_workbench",
+    "write_ahead_workbench",
+    "hashicorp_workbench",
 )
 pytest_plugins = [
     "broker_home",
@@ -55,6 +62,13 @@ pytest_plugins = [
     "browser_museum",
     "egress_workbench",
     "program_bench",
+    "gateway_bench",
+    "agent_workbench",
+    "command_workbench",
+    "queue_workbench",
+    "audit_workbench",
+    "audit_stream_workbench",
+    "write_ahead_workbench",
 ]
 
 gc.disable()  # until all tests are collected: everything that this makes stays

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker_home import COMMAND, Home, Processes, server_of
-from desk_workbench import FakeVault, until
+from broker_home import COMMAND, Home, Processes, running_server
+from desk_workbench import until
+from fake_vault import FakeVault
 
 from agent_sdk.errors import NotGranted
 from agent_sdk.wire import keynames
@@ -169,9 +170,7 @@ async def test_a_value_is_nowhere_but_in_the_vault_and_the_agents_hands(
     for name, canary in zip(("openai", "anthropic"), CANARIES, strict=True):
         shown = await asyncio.to_thread(command, home, "vault", "set", name, given=canary)
         assert not sightings(shown.encode())
-    server = server_of(home)
-    await asyncio.to_thread(server.start)
-    try:
+    async with running_server(home):
         workers = [await processes.start_worker(f"worker-{number}") for number in (1, 2)]
         errors = await use_everything(home)
         held = dataset(home)
@@ -179,8 +178,6 @@ async def test_a_value_is_nowhere_but_in_the_vault_and_the_agents_hands(
             worker.terminate()
             assert await processes.ended(worker) == 0
         held += dataset(home)
-    finally:
-        await asyncio.to_thread(server.stop)
     assert files_with_canaries(home.settings.home) == []
     assert sightings(held) == []
     # an agent sees its own words in its errors, and nothing that it did not know

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
-from scan_corpus import Maker
+from scan_maker import Maker
 
 _FOLDER = 50
 _PLANTED = 50

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sdk_responder import Letterbox, Responder
 
 from agent_sdk.credential import FILE_VARIABLE, RunCredential
@@ -269,3 +270,28 @@ def screen(start: Callable[[int], Started | Forked]) -> Iterator[Screen]:
         yield made
     finally:
         made.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Poll until the condition holds."""
+    end = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def shared_agent_house(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentHouse]:
+    """One house for all tests of a module."""
+    house = AgentHouse(tmp_path_factory.mktemp("house"), f"unix://{valkey_socket}")
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def agent_house(shared_agent_house: AgentHouse) -> AgentHouse:
+    """It, with a desk that was asked for nothing yet, that took nothing back and asks nobody."""
+    desk = shared_agent_house.desk
+    for what in (desk.requests, desk.revoked, desk.needs_approval):
+        what.clear()
+    return shared_agent_house

@@ -1,9 +1,11 @@
 """What the audit's tests share: an identity, a clock, records, and a log to tamper with."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import nacl.bindings as sodium
+import pytest
 
 from agent_sdk.wire.audit import AuditRecord, decode_line, format_time
 from broker_worker.audit.chain_files import list_files
@@ -87,3 +89,17 @@ def runs_in(place: Path) -> list[str | None]:
     paths = [file.path for file in list_files(place)] if place.is_dir() else [place]
     events = [decode_line(line) for path in paths for line in read_log(path)]
     return [event.run_id for event in events if event.event == "access"]
+
+
+@pytest.fixture
+def audit_folder(tmp_path: Path) -> Path:
+    """Where the audit goes."""
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def audit_sink(audit_folder: Path) -> Iterator[JsonlSink]:
+    """An open audit."""
+    opened = open_sink(audit_folder)
+    yield opened
+    opened.close()

@@ -7,15 +7,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from desk_workbench import LONG, FakeVault, Run, ShiftedClock, until, write_files
+from desk_workbench import LONG, Run, ShiftedClock, until, write_files
+from fake_vault import FakeVault
 from redis import Redis
 from redis.exceptions import RedisError
 from vault_workbench import hardened
@@ -25,7 +27,7 @@ from agent_sdk.credential import RunCredential
 from agent_sdk.issuer import RunIssuer
 from agent_sdk.wire import keynames
 from agent_sdk.wire.audit import AuditEvent, decode_line
-from agent_sdk.wire.messages import Reply
+from agent_sdk.wire.messages import Notice, Reply
 from broker_worker.app import compose as compose_module
 from broker_worker.app.compose import Process, compose
 from broker_worker.app.reloading import Reloader
@@ -83,9 +85,12 @@ class Home:
         url = agent_url(self.settings.queue_address, self.queue_key, agent)
         return issuer.mint(agent, broker=keys.identity_public, intake=keys.intake[0].public, queue_url=url, **mint)
 
-    def client(self, agent: str = "claude", **mint: Any) -> AsyncSecretBroker:
+    def client(
+        self, agent: str = "claude", *, on_notice: Callable[[Notice], None] | None = None, **mint: Any
+    ) -> AsyncSecretBroker:
         """A client of a fresh run, with the agent's own rights on the queue."""
-        return AsyncSecretBroker(self.credential(agent, **mint), timeout=LONG, clock=self.clock.now)
+        credential = self.credential(agent, **mint)
+        return AsyncSecretBroker(credential, timeout=LONG, on_notice=on_notice, clock=self.clock.now)
 
     def run(self, agent: str = "claude", **mint: Any) -> "HostileRun":
         """A fresh run that writes whatever it likes to its stream."""
@@ -201,6 +206,17 @@ def server_of(home: Home) -> EmbeddedServer:
     return EmbeddedServer(home.settings.run_dir, home.queue_key, home.agents)
 
 
+@asynccontextmanager
+async def running_server(home: Home) -> AsyncIterator[EmbeddedServer]:
+    """The embedded server of an installation, for the length of a block."""
+    server = server_of(home)
+    await asyncio.to_thread(server.start)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
 class Processes:
     """Commands of `secret-broker` as processes of their own, on one installation; all are ended in the end.
 
@@ -254,18 +270,19 @@ class Processes:
             redis.shutdown(nosave=True)  # the server of an `up` that was killed goes on by itself
 
 
+def policy_of(agents: str) -> str:
+    """A policy of these agents, whose limits nobody meets."""
+    limits = "".join(f"  {of}: {{rate: 100000/s, burst: 100000}}\n" for of in ("agent", "run", "secret"))
+    return f"limits:\n{limits}agents:\n{indent(dedent(agents).strip(), '  ')}\n"
+
+
 ENV_FILES = {
     "broker": "provider: {type: env}",
     "registry": 'secrets: {openai.api_key: "env://OPENAI", github.read_token: "env://GITHUB"}',
-    "policy": """
-        limits:
-          agent: {rate: 100000/s, burst: 100000}
-          run: {rate: 100000/s, burst: 100000}
-          secret: {rate: 100000/s, burst: 100000}
-        agents:
-          claude: {allow: [openai.api_key]}
-          codex: {allow: [openai.api_key, github.read_token]}
-    """,
+    "policy": policy_of("""
+        claude: {allow: [openai.api_key]}
+        codex: {allow: [openai.api_key, github.read_token]}
+    """),
 }
 """Files of an installation whose values come from the environment of `Processes`."""
 

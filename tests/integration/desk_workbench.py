@@ -1,30 +1,31 @@
-"""What tests of the broker share: the operator's files, runs that ask, a vault and ports that can be made to fail."""
+"""What tests of the broker share: the operator's files, clocks, runs that ask, and a desk with all around it."""
 
 import asyncio
 import base64
 import secrets
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from desk_ports import JobNotebook, LocalAdmission, Notebook, OnceNotebook, OrderNotebook
+from fake_vault import FakeVault
 
 from agent_sdk.channel import RunChannel
 from agent_sdk.credential import RunCredential
 from agent_sdk.issuer import RunIssuer
 from agent_sdk.wire import keynames
-from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.messages import ListNames, Operation, Reply, Request, Resolve, Result
 from agent_sdk.wire.sealing import key_id, run_public_key
 from agent_sdk.wire.tokens import TokenVerifier
 from broker_worker.cache.memory import MemoryCache
 from broker_worker.core.approval_book import ApprovalBook
 from broker_worker.core.configuration import Configuration
-from broker_worker.core.errors import AuditError, FailureKind, ProviderError, QueueError
 from broker_worker.core.leases import LeaseMint, lease_key
-from broker_worker.core.revocations import Revocation, Revocations
+from broker_worker.core.revocations import Revocations
 from broker_worker.files.configuration import load_configuration
 from broker_worker.pipeline import Desk
 from broker_worker.pipeline.affairs import Affairs, AffairsKeys
@@ -37,7 +38,7 @@ from broker_worker.pipeline.session import start_session
 from broker_worker.pipeline.settling import Served
 from broker_worker.pipeline.superseding import Superseding
 from broker_worker.pipeline.writing import Writer
-from broker_worker.ports import AdmissionAsk, Answer, Entry, Fetched, Health, Limit, OpenAsk, Verdict
+from broker_worker.ports import Answer, Entry
 from broker_worker.state.write_file import WriteFile
 from broker_worker.worker.writes import Writes
 
@@ -62,7 +63,6 @@ SECRETS = """
       anthropic.api_key: "local://anthropic"
       github.read_token: "local://github"
 """
-VALUES = {"local://openai": b"value of openai", "local://anthropic": b"value of anthropic", "local://github": b"gh"}
 
 
 async def until(condition: Callable[[], Awaitable[Any] | Any], seconds: float = LONG) -> Any:
@@ -122,185 +122,6 @@ class ShiftedClock:
 
     def monotonic_us(self) -> int:
         return time.monotonic_ns() // 1_000
-
-
-@dataclass
-class Notebook:
-    """An audit sink that remembers, or fails."""
-
-    records: list[AuditRecord] = field(default_factory=list)
-    is_full: bool = False
-    begun: Sequence[AuditRecord] = ()
-
-    def prepare(self, records: Sequence[AuditRecord], *, begin: bool = False) -> None:
-        self.begun = records if begin else ()
-
-    def flush(self) -> None:
-        """It was remembered at once."""
-
-    def append(self, records: Sequence[AuditRecord]) -> None:
-        if self.is_full:
-            raise AuditError("cannot write the audit: No space left on device")
-        self.records += records
-
-    def of(self, event: str) -> list[AuditRecord]:
-        """The records of one kind."""
-        return [record for record in self.records if record.event == event]
-
-
-class LocalAdmission:
-    """Replay marks and limits kept in this object; it can be made to forget, or to fail."""
-
-    def __init__(self, now_us: Callable[[], int]) -> None:
-        self._now_us = now_us
-        self.is_away = False
-        self.before: Callable[[], object] = lambda: None
-        self.asked: list[AdmissionAsk] = []
-        self.forget()
-
-    def forget(self) -> None:
-        """Lose everything, as a queue can."""
-        self._seen: dict[tuple[str, bytes], bytes] = {}
-        self._tats: dict[str, int] = {}
-        self.open: dict[str, dict[str, int]] = {}
-
-    async def admit(self, asks: Sequence[AdmissionAsk]) -> list[Verdict]:
-        await asyncio.sleep(0)  # what a desk does meanwhile, it does before `before`
-        self.before()
-        if self.is_away:
-            raise QueueError("the connection to the queue broke")
-        self.asked += asks
-        return [self._verdict(ask) for ask in asks]
-
-    def _verdict(self, ask: AdmissionAsk) -> Verdict:
-        prior = self._seen.setdefault((ask.replay_key, ask.request_id), ask.entry_id)
-        if prior != ask.entry_id:
-            return Verdict(replay=True)
-        wait = self._count(ask.limits, ask.count)
-        if wait:
-            return Verdict(replay=False, wait_us=wait)
-        return Verdict(False, 0, tuple(self._count(limits, 1) for limits in ask.name_limits))
-
-    async def open_approvals(self, asks: Sequence[OpenAsk]) -> list[int]:
-        if self.is_away:
-            raise QueueError("the connection to the queue broke")
-        return [self.open_of(ask) for ask in asks]
-
-    def open_of(self, ask: OpenAsk) -> int:
-        """As the script on the queue does it."""
-        open_ = {key: until for key, until in self.open.get(ask.key, {}).items() if until > ask.now} | dict(ask.known)
-        self.open[ask.key], opened = open_, 0
-        for each in ask.wanted:
-            if each not in open_ and len(open_) >= ask.limit:
-                break
-            open_[each] = max(open_.get(each, 0), ask.until)
-            opened += 1
-        return opened
-
-    def _count(self, limits: Iterable[Limit], names: int) -> int:
-        """All or nothing over the limits, as the script on the queue does."""
-        now, wait, after = self._now_us(), 0, dict(self._tats)
-        for limit in limits:
-            after[limit.key] = max(self._tats.get(limit.key, 0), now) + limit.rate.interval * names
-            wait = max(wait, after[limit.key] - now - limit.rate.tolerance)
-        if not wait:
-            self._tats = after
-        return wait
-
-
-class OnceNotebook:
-    """Implements `ports.OnceLog` in memory; it can fail like a disk."""
-
-    def __init__(self) -> None:
-        self.uses: dict[str, str] = {}
-        self.is_full = False
-
-    def use(self, approval_id: str, request_id: str, ends_at: int) -> bool:
-        if self.is_full:
-            raise AuditError("cannot write: No space left on device")
-        return self.uses.setdefault(approval_id, request_id) == request_id
-
-    def used(self, but_by: str | None = None) -> frozenset[str]:
-        return frozenset(key for key, request in self.uses.items() if request != but_by)
-
-
-class OrderNotebook:
-    """Implements `ports.RevocationLog` in memory; a test puts orders into `new`."""
-
-    def __init__(self) -> None:
-        self.new: list[Revocation] = []
-        self.kept: list[bytes] = []
-
-    def append(self, signed: bytes) -> bool:
-        self.kept.append(signed)
-        return True
-
-    def poll(self) -> list[Revocation]:
-        new, self.new = self.new, []
-        return new
-
-
-class JobNotebook:
-    """Implements `ports.JobQueue` in memory."""
-
-    def __init__(self) -> None:
-        self.jobs: list[tuple[str, Mapping[str, object]]] = []
-
-    def enqueue(self, job: str, payload: Mapping[str, object]) -> None:
-        self.jobs.append((job, payload))
-
-
-class FakeVault:
-    """A provider that gives what a test put into it, and misbehaves when told to.
-
-    Args:
-        values: per reference a value, an error, or anything else that a broken provider could return.
-    """
-
-    def __init__(self, values: Mapping[str, Any] | None = None, name: str = "local") -> None:
-        self.values = dict(VALUES if values is None else values)
-        self.name = name
-        self.calls: list[tuple[str, ...]] = []
-        self.failure: BaseException | None = None
-        self.gate: asyncio.Event | None = None
-        self.answer: Any = None
-        self.is_closed = False
-        self.writes: list[tuple[str, bytes, str | None]] = []
-        self.versions: dict[str, int] = {}
-        self.write_failure: BaseException | None = None
-
-    async def get_many(self, refs: Sequence[str]) -> Any:
-        self.calls.append(tuple(refs))
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-        return {ref: self._get(ref) for ref in refs} if self.answer is None else self.answer
-
-    def _get(self, ref: str) -> Any:
-        value = self.values.get(ref, ProviderError(FailureKind.NOT_FOUND, "there is no such entry"))
-        return Fetched(value, self._version(ref)) if isinstance(value, bytes) else value
-
-    def _version(self, ref: str) -> str:
-        return str(self.versions.get(ref, 7)) if ref in self.values else ""
-
-    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
-        self.writes.append((ref, value, expected))
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.write_failure is not None:
-            raise self.write_failure
-        if expected not in (None, self._version(ref)):
-            raise ProviderError(FailureKind.CONFLICT, "the place holds something else")
-        self.versions[ref] = int(self._version(ref) or 0) + 1
-        self.values[ref] = value
-        return str(self.versions[ref])
-
-    async def health(self) -> Health:
-        return Health(True, "well")
-
-    async def close(self) -> None:
-        self.is_closed = True
 
 
 @dataclass

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
+import pytest_asyncio
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import RunCredential
@@ -18,6 +21,8 @@ from broker_worker.gateway.serving import serve_gateway
 
 HEADERS = {"Authorization": "Bearer eyJ.e30.c2ln", "X-Agent-Id": "claude", "X-Agent-Run-Id": "run-1"}
 BODY = {"secrets": ["openai_key"], "purpose": "summarise the ticket"}
+VALUE = "sk-very-secret"
+HEAD = b"POST /v1/secrets/resolve HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
 
 
 @dataclass
@@ -96,3 +101,29 @@ async def serving(
     finally:
         stopping.set()
         await asyncio.wait_for(task, 20)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_gateway() -> AsyncIterator[Reached]:
+    """One gateway for all tests of a module."""
+    async with serving() as reached:
+        yield reached
+
+
+@pytest.fixture
+def gateway(shared_gateway: Reached) -> Reached:
+    """It, with a desk that has two secrets and was asked for nothing yet."""
+    desk = shared_gateway.desk
+    desk.values = {"openai_key": VALUE, "deploy.key": b"\xff\x00"}
+    for what in (desk.requests, desk.refused, desk.rate_limited, desk.needs_approval):
+        what.clear()
+    return shared_gateway
+
+
+def problem_of(response: httpx.Response) -> dict[str, object]:
+    """The problem that was answered, checked for what every one has."""
+    assert response.headers["content-type"] == "application/problem+json"
+    content: dict[str, object] = response.json()
+    assert content["status"] == response.status_code
+    assert re.fullmatch("req-[0-9a-f]{16}", str(content["requestId"]))
+    return content

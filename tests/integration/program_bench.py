@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 from broker_home import Home
-from desk_workbench import LONG, FakeVault
+from desk_workbench import LONG
 from egress_upstream import Authority, Upstream
+from fake_vault import FakeVault
 
 from agent_sdk.credential import FILE_VARIABLE
 from broker_worker.egress.serving import Egress

@@ -1,6 +1,7 @@
 """Sealed caches for tests: in a folder of their own, with keys that are derived quickly, or kept by a double."""
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -152,3 +153,8 @@ class _Count:
 
     def advance(self) -> None:
         self._keeper.counts[self._name] += 1
+
+
+def copied(host: Host, folder: Path) -> None:
+    """Copy everything of a host."""
+    shutil.copytree(host.file.parents[1], folder, dirs_exist_ok=True)

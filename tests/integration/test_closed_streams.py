@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,6 @@ from broker_worker.cli.init import create_installation
 from broker_worker.settings import Settings
 
 BROKER = (sys.executable, "-m", "broker_worker.cli")
-
-
-@pytest.fixture(scope="module")
-def house(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentHouse]:
-    house = AgentHouse(tmp_path_factory.mktemp("house"), f"unix://{valkey_socket}")
-    yield house
-    house.close()
-
-
-@pytest.fixture(autouse=True)
-def _as_new(house: AgentHouse) -> None:
-    house.desk.requests.clear()
 
 
 def without(stream: str, command: tuple[str, ...], environ: Mapping[str, str]) -> tuple[int, bytes, str]:
@@ -44,18 +32,18 @@ def without(stream: str, command: tuple[str, ...], environ: Mapping[str, str]) -
     ],
 )
 def test_what_would_be_written_nowhere_is_not_asked_for(
-    house: AgentHouse, tmp_path: Path, arguments: tuple[str, ...]
+    agent_house: AgentHouse, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     """One line says what is missing, one what to do; nothing is released for nobody."""
     (tmp_path / "template").write_text("{{ secret://a.key }}")
     given = [str(tmp_path / "template") if word == "TEMPLATE" else word for word in arguments]
-    code, _, err = without(">&-", (*AGENT, *given), house.environ())
+    code, _, err = without(">&-", (*AGENT, *given), agent_house.environ())
     assert (code, err) == (
         2,
         "error: standard output is closed, so nobody would get what is written there\n"
         "hint: leave it open, or name a file\n",
     )
-    assert house.desk.requests == []
+    assert agent_house.desk.requests == []
 
 
 @pytest.mark.parametrize(
@@ -66,27 +54,27 @@ def test_what_would_be_written_nowhere_is_not_asked_for(
         ("git-credential", "--host", "github.com", "--secret", "a.key", "get"),
     ],
 )
-def test_what_cannot_be_read_is_said(house: AgentHouse, arguments: tuple[str, ...]) -> None:
+def test_what_cannot_be_read_is_said(agent_house: AgentHouse, arguments: tuple[str, ...]) -> None:
     """And nothing is asked for, or stored."""
-    code, out, err = without("<&-", (*AGENT, *arguments), house.environ())
+    code, out, err = without("<&-", (*AGENT, *arguments), agent_house.environ())
     assert (code, out, err) == (
         2,
         b"",
         "error: standard input is closed, so there is nothing to read\nhint: pipe it in, or name a file\n",
     )
-    assert house.desk.requests == []
+    assert agent_house.desk.requests == []
 
 
 @pytest.mark.parametrize("arguments", [("get", "a.key"), ("inject", "-i", "TEMPLATE")])
 def test_a_command_that_writes_a_file_needs_no_standard_streams(
-    house: AgentHouse, tmp_path: Path, arguments: tuple[str, ...]
+    agent_house: AgentHouse, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     """None of the connections that take their places is written to."""
     (tmp_path / "template").write_text("{{ secret://a.key }}")
     given = [str(tmp_path / "template") if word == "TEMPLATE" else word for word in arguments]
     for number, stream in enumerate((">&-", "<&-", "<&- >&- 2>&-")):
         written = tmp_path / f"out-{number}"
-        code, _, err = without(stream, (*AGENT, *given, "-o", str(written)), house.environ())
+        code, _, err = without(stream, (*AGENT, *given, "-o", str(written)), agent_house.environ())
         assert (code, err, written.read_text()) == (0, "", KEY)
 
 

@@ -21,7 +21,8 @@ import pytest
 from broker_home import Home
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from desk_workbench import LONG, FakeVault
+from desk_workbench import LONG
+from fake_vault import FakeVault
 from program_bench import Bench, value
 
 from agent_sdk import SecretBroker

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import aiohttp
 from broker_home import COMMAND, Home
-from desk_workbench import FakeVault, until
+from desk_workbench import until
 from egress_upstream import Authority, Upstream
 from egress_workbench import ROUTE, SECRET, VALUE
+from fake_vault import FakeVault
 
 from agent_sdk.credential import RunCredential
 from agent_sdk.wire.proof import sign_proof

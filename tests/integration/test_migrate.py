@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from scan_corpus import Maker
+from scan_maker import Maker
 
 from broker_worker.app import migrating
 from broker_worker.app.operator_vault import OperatorVault

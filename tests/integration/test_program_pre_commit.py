@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from program_bench import ROOT, documented, program
-from scan_corpus import Maker
+from scan_maker import Maker
 
 KEY = Maker(1).checked("ghp_")
 

@@ -3,7 +3,8 @@
 The core takes plain HTTP addresses out of a token, which is why it can be tested here, and why the broker checks the
 address before the core sees the token; these tests replace that check. A sign-in that succeeds needs 1Password's
 half of SRP and of its encryption, so what follows a sign-in is tested with the core's JSON protocol instead
-(test_provider_onepassword.py) and, with an account, live (test_provider_onepassword_live.py).
+(test_provider_onepassword.py, test_provider_onepassword_session.py) and, with an account, live
+(test_provider_onepassword_live.py).
 """
 
 import asyncio

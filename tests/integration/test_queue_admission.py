@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,6 @@ SCRIPT = admission_module._SCRIPT.decode()
 RATES = [Rate(1, 1000, 1), Rate(6, 60_000, 3), Rate(1000, 1000, 50), Rate(7, 1000, 5), Rate(1, 366 * 86_400_000, 2)]
 LIMITS = [Limit(f"sb:lim:{{k}}:{number}", rate) for number, rate in enumerate(RATES)]
 ALTERNATIVE = Limit(LIMITS[1].key, Rate(60, 60_000, 2))  # another grant of the same name
-
-
-@pytest.fixture
-async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
-    opened = QueueConnection(valkey_url, "test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def ask(request: str, entry: str = "1-0", *limits: Limit, count: int = 1, names: Any = ()) -> AdmissionAsk:

@@ -1,7 +1,6 @@
 """The worker's connection to the queue, on the real server: nothing gets lost, and whoever waits learns of its end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -9,14 +8,6 @@ from broker_worker.core.errors import QueueError
 from broker_worker.queue.connection import QueueConnection
 
 LARGE = bytes(range(256)) * 16 * 1024
-
-
-@pytest.fixture
-async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
-    opened = QueueConnection(valkey_url, "test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 async def test_what_the_socket_does_not_take_at_once_follows(connection: QueueConnection) -> None:

@@ -1,12 +1,12 @@
 """How many approvals a run has waiting, on a real server: all workers together count exactly to the limit."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import LocalAdmission
+from desk_ports import LocalAdmission
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
@@ -23,14 +23,6 @@ from broker_worker.queue.open_approvals import close_command, how_many, open_com
 KEY = keynames.open_approvals("claude", "run-1")
 NOW = 1_800_000_000_000
 LIMIT = 3
-
-
-@pytest.fixture
-async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
-    opened = QueueConnection(valkey_url, "test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def ask(

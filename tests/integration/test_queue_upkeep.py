@@ -1,7 +1,7 @@
 """Request streams are looked after on the real server, without ever losing an entry."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +18,6 @@ from broker_worker.queue.upkeep import leave, mend
 
 STREAM = keynames.requests("claude")
 HUGE = "18446744073709551615-18446744073709551615"
-
-
-@pytest.fixture
-async def connection(valkey_url: str) -> AsyncIterator[QueueConnection]:
-    opened = QueueConnection(valkey_url, "test")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

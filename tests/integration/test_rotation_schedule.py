@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from broker_home import Home, Processes, server_of
+from broker_home import Home, Processes, running_server
 from click.testing import CliRunner
 from desk_workbench import until
 
@@ -39,9 +39,7 @@ async def test_what_is_due_is_rotated_by_the_job_process(processes: Processes, e
             RotationState(name="due.key", step="retired", started_at=LONG_AGO, replaces="1", ended_at=LONG_AGO + 1)
         )
     ensure_seed(settings.keys_dir / JOBS)
-    server = server_of(embedded_home)
-    server.start()
-    try:
+    async with running_server(embedded_home):
         await processes.start_worker("worker-1")
         async with embedded_home.client() as claude:
             held = await claude.get("due.key")
@@ -50,7 +48,5 @@ async def test_what_is_due_is_rotated_by_the_job_process(processes: Processes, e
             assert (await claude.get("due.key")).version == "2"
             assert (await claude.get("asked.key")).version == "1"
         await until(lambda: (state := file.load()) is not None and state.step == "retired" and state.version == "2")
-    finally:
-        server.stop()
     steps = [(r.reason, r.approver) for r in embedded_home.records("rotation")]
     assert steps == [(step, "schedule") for step in ("started", "drafted", "probed", "promoted", "retired")]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from agent_workbench import AGENT, ROOT
 from broker_home import Home
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 
 from agent_sdk.credential import FILE_VARIABLE
 

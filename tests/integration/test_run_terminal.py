@@ -9,28 +9,20 @@ import signal
 import struct
 import sys
 import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_workbench import AGENT, LONG, AgentHouse, Forked, Screen, Started, screen, settings
+from agent_workbench import AGENT, AgentHouse, Forked, Screen, Started, screen, settings, until
 
 RUN = shlex.join((*AGENT, "run", "--env", "A=secret://a.key", "--"))
 PYTHON = shlex.quote(sys.executable)
 
 
-@pytest.fixture(scope="module")
-def house(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentHouse]:
-    house = AgentHouse(tmp_path_factory.mktemp("house"), f"unix://{valkey_socket}")
-    yield house
-    house.close()
-
-
 @pytest.fixture
-def shell(house: AgentHouse) -> Iterator[Screen]:
+def shell(agent_house: AgentHouse) -> Iterator[Screen]:
     """An interactive bash with job control, whose prompt is counted."""
-    environ = house.environ(TERM="dumb", PS1=r"[\#]$ ")
+    environ = agent_house.environ(TERM="dumb", PS1=r"[\#]$ ")
     with screen(lambda inner: Forked(["bash", "--norc", "--noediting", "-i"], environ, inner)) as shell:
         shell.wait_for("[1]$ ")
         yield shell
@@ -48,24 +40,17 @@ def on(house: AgentHouse, inner: int, *arguments: str) -> Started:
     return house.nursery.start(arguments, house.environ(TERM="dumb"), (inner, inner, inner), leads=True)
 
 
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.005)
-
-
 def is_raw(screen: Screen) -> bool:
     return not termios.tcgetattr(screen.descriptor)[3] & termios.ICANON
 
 
-def test_a_command_finds_a_terminal_of_our_terminals_size(house: AgentHouse) -> None:
+def test_a_command_finds_a_terminal_of_our_terminals_size(agent_house: AgentHouse) -> None:
     """On all three streams, and a change of size is told; what it shows is masked; no signal is blocked for it."""
     script = "import os,signal,sys; blocked = signal.pthread_sigmask(signal.SIG_BLOCK, []); "
     script += "print(*map(os.isatty, range(3)), os.environ['A'], blocked); "
     script += "signal.signal(signal.SIGWINCH, lambda *_: (print(*os.get_terminal_size()), os._exit(3))); "
     script += "print(*os.get_terminal_size(), flush=True); signal.pause()"
-    with alone(house, sys.executable, "-c", script) as made:
+    with alone(agent_house, sys.executable, "-c", script) as made:
         fcntl.ioctl(made.descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
         assert made.wait_for("\r\n") == b"True True True [masked a.key] set()\r\n"
         assert made.wait_for("\r\n") == b"77 33\r\n"
@@ -75,9 +60,9 @@ def test_a_command_finds_a_terminal_of_our_terminals_size(house: AgentHouse) -> 
         assert os.waitstatus_to_exitcode(made.end()) == 3
 
 
-def test_keys_lines_and_the_end_of_input_reach_the_command(house: AgentHouse) -> None:
+def test_keys_lines_and_the_end_of_input_reach_the_command(agent_house: AgentHouse) -> None:
     """The command's own terminal echoes, edits lines and ends the input; a value that is typed is masked too."""
-    with alone(house, "cat") as made:
+    with alone(agent_house, "cat") as made:
         until(lambda: is_raw(made))
         made.type("helloo\x7f\n")
         made.wait_for("hello\r\n")
@@ -89,9 +74,9 @@ def test_keys_lines_and_the_end_of_input_reach_the_command(house: AgentHouse) ->
         assert made.end() == 0
 
 
-def test_a_key_that_ends_ends_the_command_and_us_by_the_same_signal(house: AgentHouse) -> None:
+def test_a_key_that_ends_ends_the_command_and_us_by_the_same_signal(agent_house: AgentHouse) -> None:
     """And the terminal is as it was."""
-    with alone(house, "sh", "-c", "echo started; exec cat") as made:
+    with alone(agent_house, "sh", "-c", "echo started; exec cat") as made:
         made.wait_for("started\r\n")
         assert is_raw(made)
         made.type("\x1c")
@@ -100,28 +85,28 @@ def test_a_key_that_ends_ends_the_command_and_us_by_the_same_signal(house: Agent
         assert settings(made.descriptor) == made.before
 
 
-def test_a_command_that_was_ended_from_outside_leaves_the_terminal_as_it_was(house: AgentHouse) -> None:
+def test_a_command_that_was_ended_from_outside_leaves_the_terminal_as_it_was(agent_house: AgentHouse) -> None:
     """A signal to us reaches the command, whose end is ours."""
-    with alone(house, "sh", "-c", "echo started; exec cat") as made:
+    with alone(agent_house, "sh", "-c", "echo started; exec cat") as made:
         made.wait_for("started\r\n")
         os.kill(made.pid, signal.SIGTERM)
         assert os.WTERMSIG(made.end()) == signal.SIGTERM
         assert settings(made.descriptor) == made.before
 
 
-def test_a_terminal_that_hangs_up_ends_the_command(house: AgentHouse, tmp_path: Path) -> None:
+def test_a_terminal_that_hangs_up_ends_the_command(agent_house: AgentHouse, tmp_path: Path) -> None:
     """It is told as it would be (SIGHUP)."""
     script = f"trap 'echo hup > {tmp_path}/told; exit' HUP; echo started; while :; do sleep 0.05; done"
-    with alone(house, "sh", "-c", script) as made:
+    with alone(agent_house, "sh", "-c", script) as made:
         made.wait_for("started\r\n")
         os.close(made.descriptor)
         made.descriptor = os.open(os.devnull, os.O_RDONLY)
         until((tmp_path / "told").exists)
 
 
-def test_a_command_is_not_left_behind_when_we_are_killed(house: AgentHouse) -> None:
+def test_a_command_is_not_left_behind_when_we_are_killed(agent_house: AgentHouse) -> None:
     """The system hangs up its terminal."""
-    with alone(house, "sh", "-c", "echo $$ started; exec cat") as made:
+    with alone(agent_house, "sh", "-c", "echo $$ started; exec cat") as made:
         pid = int(made.wait_for("started\r\n").split()[0])
         os.kill(made.pid, signal.SIGKILL)
         until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
@@ -256,17 +241,17 @@ def test_a_key_that_reaches_the_command_by_itself_is_not_passed_on_again(shell: 
     assert b"int" not in shell.wait_for("usr\r\n")
 
 
-def test_a_command_that_cannot_be_started_leaves_the_terminal_as_it_was(house: AgentHouse) -> None:
+def test_a_command_that_cannot_be_started_leaves_the_terminal_as_it_was(agent_house: AgentHouse) -> None:
     """127, as in a shell."""
-    with alone(house, "no-such-program") as made:
+    with alone(agent_house, "no-such-program") as made:
         made.wait_for("error: no-such-program: command not found\r\n")
         assert os.waitstatus_to_exitcode(made.end()) == 127
         assert settings(made.descriptor) == made.before
 
 
-def test_a_value_is_shown_on_a_terminal_only_by_force(house: AgentHouse) -> None:
+def test_a_value_is_shown_on_a_terminal_only_by_force(agent_house: AgentHouse) -> None:
     """`get` says what else there is."""
-    with screen(lambda inner: on(house, inner, "get", "a.key")) as made:
+    with screen(lambda inner: on(agent_house, inner, "get", "a.key")) as made:
         made.wait_for("error: standard output is a terminal")
         assert os.waitstatus_to_exitcode(made.end()) == 2
         assert b"sk-live" not in made.shown

@@ -12,7 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from click.testing import CliRunner, Result
-from scan_corpus import Maker
+from scan_maker import Maker
 
 from agent_sdk.cli import main
 from agent_sdk.scan import tree

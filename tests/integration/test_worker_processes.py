@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from broker_home import ENV_FILES, Home, Processes, server_of
+from broker_home import ENV_FILES, Home, Processes, running_server
 from desk_workbench import until
 from redis import Redis
 from redis.exceptions import RedisError
@@ -93,10 +93,8 @@ def assert_nothing_was_lost(home: Home, load: Load) -> None:
 @pytest.fixture
 async def server(embedded_home: Home) -> AsyncIterator[EmbeddedServer]:
     """The installation's server; its agents have users."""
-    made = server_of(embedded_home)
-    await asyncio.to_thread(made.start)
-    yield made
-    await asyncio.to_thread(made.stop)
+    async with running_server(embedded_home) as server:
+        yield server
 
 
 async def test_a_worker_that_is_killed_under_load_loses_no_request(

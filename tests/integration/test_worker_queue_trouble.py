@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from broker_home import Home, server_of
-from desk_workbench import LONG, FakeVault, until
+from desk_workbench import LONG, until
+from fake_vault import FakeVault
 from redis import Redis
 
 from agent_sdk.client import AsyncSecretBroker

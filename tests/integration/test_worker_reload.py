@@ -9,7 +9,8 @@ from typing import Any, Never
 import pytest
 import watchfiles
 from broker_home import Home
-from desk_workbench import LONG, POLICY, SECRETS, FakeVault, until
+from desk_workbench import LONG, POLICY, SECRETS, until
+from fake_vault import FakeVault
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.errors import Denied, NotGranted, Unauthenticated, Unavailable

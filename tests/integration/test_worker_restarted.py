@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from broker_home import ENV_FILES, Home, Processes, server_of
-from desk_workbench import LONG, until
+from broker_home import ENV_FILES, Home, Processes, policy_of, running_server
+from desk_workbench import until
 from people_home import ALICE, approvers, asked, decide
 
 from agent_sdk.client import AsyncSecretBroker
@@ -18,22 +18,16 @@ from agent_sdk.errors import LeaseRevoked
 from agent_sdk.secret import Secret
 from agent_sdk.wire.messages import Notice, Subject
 from broker_worker.people.revoking import revoke
-from broker_worker.queue.embedded import EmbeddedServer
 
 KEY, TOKEN = "openai.api_key", "github.read_token"
 WHY = {"reason": "leaked", "by": "olivia"}
 NAMES = ("worker-1", "worker-2")
-POLICY = """
-    limits:
-      agent: {rate: 100000/s, burst: 100000}
-      run: {rate: 100000/s, burst: 100000}
-      secret: {rate: 100000/s, burst: 100000}
-    agents:
-      claude: {allow: [openai.api_key]}
-      codex: {allow: [openai.api_key, github.read_token]}
-      careful: {allow: [{secret: openai.api_key, approval: {approvers: [ops]}}]}
-      egress: {allow: [], acts_for: {agents: [claude, careful], deliver: [proxy]}}
-"""
+POLICY = policy_of("""
+    claude: {allow: [openai.api_key]}
+    codex: {allow: [openai.api_key, github.read_token]}
+    careful: {allow: [{secret: openai.api_key, approval: {approvers: [ops]}}]}
+    egress: {allow: [], acts_for: {agents: [claude, careful], deliver: [proxy]}}
+""")
 Kill = signal.Signals
 HOW = pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 
@@ -77,8 +71,7 @@ class House:
 
     async def client(self, agent: str = "claude", **mint: Any) -> AsyncSecretBroker:
         """A client that is closed with the house; what it was told is in `told`."""
-        credential = self.home.credential(agent, **mint)
-        made = AsyncSecretBroker(credential, timeout=LONG, on_notice=self.told.append, clock=self.home.clock.now)
+        made = self.home.client(agent, on_notice=self.told.append, **mint)
         client: AsyncSecretBroker = await self._stack.enter_async_context(made)
         return client
 
@@ -97,13 +90,11 @@ async def house(embedded_home: Home, processes: Processes) -> AsyncIterator[Hous
     """Two workers on a queue that outlives them."""
     (embedded_home.settings.config_dir / "approvers.yaml").write_text(approvers(alice=ALICE))
     embedded_home.write(**{**ENV_FILES, "policy": POLICY})
-    server: EmbeddedServer = server_of(embedded_home)
-    await asyncio.to_thread(server.start)
-    made = House(processes, embedded_home)
-    await made.start(*NAMES)
-    yield made
-    await made.close()
-    await asyncio.to_thread(server.stop)
+    async with running_server(embedded_home):
+        made = House(processes, embedded_home)
+        await made.start(*NAMES)
+        yield made
+        await made.close()
 
 
 def is_revoked(secret: Secret) -> bool:

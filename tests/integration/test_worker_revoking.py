@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from broker_home import Home
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 from people_home import asked, decide, waiting_for
 
 from agent_sdk.errors import LeaseExpired, NotGranted, Revoked

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from broker_home import Home, Processes, server_of
 from click.testing import CliRunner
-from desk_workbench import SECRETS, FakeVault, until
+from desk_workbench import SECRETS, until
+from fake_vault import FakeVault
 from sealed_workbench import QUICK
 
 from agent_sdk.errors import Revoked, Unavailable

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 from broker_home import Home
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 
 from agent_sdk.errors import Denied, Expired, InvalidRequest, RateLimited, SeveralRefused, Unavailable
 from agent_sdk.wire import keynames

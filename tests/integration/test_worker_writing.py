@@ -4,9 +4,10 @@ import asyncio
 import signal
 
 import pytest
-from broker_home import Home, Processes, server_of
+from broker_home import Home, Processes, running_server
 from click.testing import CliRunner
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 
 from agent_sdk import Conflict, Denied
 from broker_worker.cli import main
@@ -120,9 +121,7 @@ async def test_a_worker_that_is_killed_while_it_writes_writes_nothing_twice(
     embedded_home.write(**FILES)
     home = ["--home", str(embedded_home.settings.home)]
     assert CliRunner().invoke(main, [*home, "vault", "create"]).exit_code == 0
-    server = server_of(embedded_home)
-    await asyncio.to_thread(server.start)
-    try:
+    async with running_server(embedded_home):
         first = await processes.start_worker("worker-1")
         await processes.start_worker("worker-2")
         done: dict[str, str | None] = {}
@@ -137,8 +136,6 @@ async def test_a_worker_that_is_killed_while_it_writes_writes_nothing_twice(
         await until(lambda: len(done) > 8)
         first.send_signal(signal.SIGKILL)
         await asyncio.gather(*writers)
-    finally:
-        await asyncio.to_thread(server.stop)
     assert set(done.values()) == {"1"}
     settings = embedded_home.settings
     vault = LocalVault(settings.vault_file, VaultKeys(lambda: load_seed(settings.keys_dir / "vault.key"), lambda: None))

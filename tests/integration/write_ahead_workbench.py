@@ -68,3 +68,13 @@ def failing(call: str, error: int, path: Path, before: Callable[[], None] = lamb
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, call, fail)
         yield
+
+
+@pytest.fixture
+def ahead_sink(audit_folder: Path) -> Iterator[JsonlSink]:
+    """An open audit with two batches that are durable in the write-ahead only."""
+    opened = open_sink(audit_folder)
+    opened.append([access(1)])
+    opened.append([access(2)])
+    yield opened
+    opened.close()

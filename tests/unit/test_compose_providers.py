@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from desk_workbench import FakeVault, write_files
+from desk_workbench import write_files
+from fake_vault import FakeVault
 
 from broker_worker.app import vaults
 from broker_worker.app.clock import SystemClock

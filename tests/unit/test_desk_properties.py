@@ -6,7 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from desk_workbench import VALUES, DeskBench, Run
+from desk_workbench import DeskBench, Run
+from fake_vault import VALUES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import NOW, DeskBench, FakeVault, until
+from desk_workbench import NOW, DeskBench, until
+from fake_vault import FakeVault
 from vault_workbench import StateNotebook, hardened
 
 from agent_sdk.wire.messages import MAX_VALUE

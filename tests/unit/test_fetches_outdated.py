@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from desk_workbench import FakeVault, until
+from desk_workbench import until
+from fake_vault import FakeVault
 from vault_workbench import StateNotebook, hardened
 
 from broker_worker.pipeline.settling import Waiting

@@ -1,89 +1,19 @@
 """The files as a whole: both forms, what belongs together, and that nothing is silently empty."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from files_workbench import EXAMPLES, FIRST, ISSUERS, SECOND, folder, refusal
 
 from agent_sdk.wire.names import NamePattern
 from broker_worker.core.configuration import CacheSettings, Configuration, ServerSettings
-from broker_worker.core.errors import ConfigError
 from broker_worker.core.policy import decide
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.expectations import read_expectations
 
 NOW = 1_800_000_000_000
-EXAMPLES = Path(__file__).parents[2] / "config"
-ISSUERS = "issuers:\n  - {name: a, public_key: 3mxxo4lGY99I-1puMNFUsi8GGxX76FKNUAVLqv3vPP8, all_agents: true}\n"
-FILES = {
-    "broker.yaml": "provider: {type: local}\n",
-    "policy.yaml": "agents:\n  codex: {allow: [one]}\n",
-    "secrets.yaml": "secrets: {one: local://one}\n",
-    "issuers.yaml": ISSUERS,
-}
-FIRST = """\
-agents:
-  claude:
-    allow:
-      - openai.api_key
-      - anthropic.api_key
-  codex:
-    allow:
-      - github.read_token
-      - openai.api_key
-  grok:
-    allow:
-      - openai.api_key
-  random-script:
-    allow: []
-
-default: deny
-"""
-SECOND = """\
-server:
-  host: 127.0.0.1
-  port: 7700
-
-provider:
-  type: onepassword
-  token_env: OP_SERVICE_ACCOUNT_TOKEN
-
-cache:
-  default_ttl_seconds: 3600
-  max_entries: 500
-
-secrets:
-  github_token:
-    ref: "op://Agent-Orchestra-Secrets/GitHub-PAT/credential"
-    ttl_seconds: 1800
-  openai_key:
-    ref: "op://Agent-Orchestra-Secrets/OpenAI-Key/credential"
-    ttl_seconds: 3600
-  vercel_token:
-    ref: "op://Agent-Orchestra-Secrets/Vercel-Deploy/credential"
-    ttl_seconds: 900
-
-policies:
-  agent-researcher:
-    allow: [openai_key]
-  agent-deployer:
-    allow: [github_token, vercel_token]
-  agent-orchestrator:
-    allow: [openai_key, github_token]
-"""
-
-
-def folder(path: Path, **changes: str | None) -> Path:
-    """A folder of four valid files, with some replaced or left out."""
-    contents: Mapping[str, str | None] = FILES | {name.replace("_", "."): text for name, text in changes.items()}
-    for name, text in contents.items():
-        if text is not None:
-            (path / name).write_text(text)
-    return path
 
 
 def single(path: Path, text: str) -> Path:
@@ -91,13 +21,6 @@ def single(path: Path, text: str) -> Path:
     file = path / "all.yaml"
     file.write_text(text)
     return file
-
-
-def refusal(path: Path) -> ConfigError:
-    """The error that loading gives."""
-    with pytest.raises(ConfigError) as caught:
-        load_configuration(path)
-    return caught.value
 
 
 def may(configuration: Configuration, agent: str, name: str) -> bool:
@@ -293,82 +216,6 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     assert refusal(tmp_path / "config").hint == "expected a YAML file; `secret-broker init` makes commented ones"
 
 
-def test_the_digest_is_the_same_for_files_that_decide_alike(tmp_path: Path) -> None:
-    """Comments, quotes, the order of agents and of secrets, and roles do not count."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
-    two.mkdir()
-    plain = folder(
-        one,
-        policy_yaml="agents:\n  a: {allow: [one, two]}\n  b: {allow: []}\n",
-        secrets_yaml="secrets: {one: local://one, two: local://two}\n",
-    )
-    other = folder(
-        two,
-        policy_yaml='# why\nroles: {r: {allow: ["two"]}}\n'
-        "agents:\n  b:\n    allow: []\n  a: {roles: [r], allow: [one]}\n",
-        secrets_yaml="secrets:\n  two: {ref: local://two}\n  one: local://one\n",
-    )
-    first, second = load_configuration(plain), load_configuration(other)
-    assert (first.digest, first.policy.digest) == (second.digest, second.policy.digest)
-    assert len(first.digest) == 64
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"policy_yaml": "agents:\n  codex: {allow: [one, two]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [{secret: one, max_ttl: 5m}]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [{secret: one, rate: 5/m}]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [{secret: one, runs: [a]}]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [{secret: one, purpose: required}]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [{secret: one, not_after: 2030-01-01}]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [one], deny: [two]}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [one], limits: {run: 1/m}}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [one], limits: {agent: 1/m}}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [one]}\nlimits: {secret: 1/m}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [one]}\nlimits: {secrets: {one: 1/m}}\n"},
-        {"policy_yaml": "agents:\n  codex: {allow: [one]}\n  grok: {allow: []}\n"},
-        {"secrets_yaml": "secrets: {one: local://two}\n"},
-    ],
-)
-def test_whatever_decides_changes_the_policy_s_digest(tmp_path: Path, changes: dict[str, str]) -> None:
-    """Grants, conditions, denials, limits, agents and references."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    before, after = load_configuration(folder(tmp_path / "a")), load_configuration(folder(tmp_path / "b", **changes))
-    assert before.policy.digest != after.policy.digest
-    assert before.digest != after.digest
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"secrets_yaml": "secrets: {one: {ref: local://one, ttl_seconds: 5}}\n"},
-        {"secrets_yaml": "secrets: {one: {ref: local://one, max_stale: 5m}}\n"},
-        {"secrets_yaml": "secrets: {one: {ref: local://one, critical: true}}\n"},
-        {"broker_yaml": "provider: {type: local, budget: {reads_per_day: 5}}\n"},
-        {"broker_yaml": "provider: {type: local}\ncache: {max_entries: 5}\n"},
-        {"broker_yaml": "provider: {type: local, passphrase_env: X}\n"},
-        {"broker_yaml": "provider: {type: local}\nserver: {port: 1}\n"},
-        {"issuers_yaml": ISSUERS.replace("name: a", "name: b")},
-        {"issuers_yaml": ISSUERS.replace("all_agents: true", "agents: [grok]")},
-    ],
-)
-def test_what_does_not_decide_changes_the_configuration_s_digest_alone(tmp_path: Path, changes: dict[str, str]) -> None:
-    """Lifetimes, cache, provider options, server and issuers."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    before, after = load_configuration(folder(tmp_path / "a")), load_configuration(folder(tmp_path / "b", **changes))
-    assert before.policy.digest == after.policy.digest
-    assert before.digest != after.digest
-
-
-def test_a_digest_does_not_depend_on_the_one_before() -> None:
-    """Loading is repeatable."""
-    assert load_configuration(EXAMPLES) == load_configuration(EXAMPLES)
-
-
 def test_ttl_is_capped_by_the_maximum(tmp_path: Path) -> None:
     """An entry's own life counts up to the cache's maximum."""
     configuration = load_configuration(
@@ -417,110 +264,3 @@ def test_a_decision_looks_at_one_entry_however_many_there_are(
     assert may(big, "agent-499", "svc50.api_key")
     assert not may(big, "agent-499", "svc4000.api_key")
     assert tried == []
-
-
-WORDS = st.sampled_from(
-    [
-        "agents",
-        "policies",
-        "roles",
-        "limits",
-        "secrets",
-        "issuers",
-        "provider",
-        "cache",
-        "server",
-        "deny",
-        "allow",
-        "default",
-        "secret",
-        "pattern",
-        "rate",
-        "runs",
-        "ref",
-        "type",
-        "name",
-        "one",
-        "a.*",
-        "30/m",
-        "10m",
-        "local://one",
-        "local",
-        "on",
-        "12",
-        "~",
-        "2026-01-01",
-        "",
-    ]
-)
-TREES = st.recursive(
-    WORDS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4), max_leaves=20
-)
-TOPS = st.dictionaries(
-    st.sampled_from(
-        [
-            "agents",
-            "policies",
-            "secrets",
-            "issuers",
-            "provider",
-            "providers",
-            "cache",
-            "server",
-            "roles",
-            "deny",
-            "limits",
-            "default",
-        ]
-    ),
-    TREES,
-)
-
-
-def flow(tree: object) -> str:
-    """A tree in YAML's flow style, with plain scalars."""
-    if isinstance(tree, dict):
-        return "{" + ", ".join(f"{flow(key)}: {flow(value)}" for key, value in tree.items()) + "}"
-    if isinstance(tree, list):
-        return "[" + ", ".join(flow(item) for item in tree) + "]"
-    return str(tree) or "''"
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file to write to, again and again."""
-    return tmp_path_factory.mktemp("scratch") / "all.yaml"
-
-
-@given(tree=TOPS)
-def test_any_tree_loads_or_is_a_config_error(scratch: Path, tree: dict[str, object]) -> None:
-    """Wrong kinds in wrong places raise nothing but `ConfigError`, and it names the file."""
-    scratch.write_text(flow(tree))
-    assert outcome(scratch).startswith(str(scratch))
-
-
-@given(text=st.text(max_size=200))
-def test_any_text_loads_or_is_a_config_error(scratch: Path, text: str) -> None:
-    """The same for arbitrary text."""
-    scratch.write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert outcome(scratch).startswith(str(scratch))
-
-
-@given(
-    position=st.integers(0, len(SECOND) - 1),
-    cut=st.integers(0, 12),
-    inserted=st.text(alphabet="ab:-[]{}\"'* \n#&", max_size=3),
-)
-def test_a_damaged_file_loads_or_is_a_config_error(scratch: Path, position: int, cut: int, inserted: str) -> None:
-    """A valid file with a few characters lost or added."""
-    scratch.write_text(SECOND[:position] + inserted + SECOND[position + cut :])
-    assert outcome(scratch).startswith(str(scratch))
-
-
-def outcome(path: Path) -> str:
-    """The message of the error, or the path if the file loads."""
-    try:
-        load_configuration(path)
-    except ConfigError as error:
-        return str(error)
-    return str(path)

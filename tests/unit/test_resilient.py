@@ -1,87 +1,23 @@
 """A provider whose vault is slow, down, flapping or rationed, behind what all providers have in common."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from desk_workbench import FakeVault, ShiftedClock, until
+from desk_workbench import ShiftedClock, until
 from provider_conformance import CANARY, everything_said, failure_of
+from resilient_workbench import AWAY, REFS, REFUSED, LendingVault, MeteredVault, Vault, kinds
 from structlog.testing import capture_logs
 from vault_workbench import StateNotebook, hardened
 
 from broker_worker.core.budget import Budget
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.core.vault_state import FAILURES_TO_OPEN
-from broker_worker.ports import DynamicProvider, Fetched, Scope, ScopeReporter
+from broker_worker.ports import DynamicProvider, Fetched
 from broker_worker.providers.governor import Governor
-from broker_worker.providers.resilient import ATTEMPTS, BATCH, ResilientProvider, resilient
+from broker_worker.providers.resilient import ATTEMPTS, BATCH, resilient
 from broker_worker.providers.vault_calls import CALLS_AT_ONCE
 from broker_worker.state.vault_states import VaultStates
-
-AWAY = ProviderError(FailureKind.UNREACHABLE, "away", hint="look")
-REFUSED = ProviderError(FailureKind.UNAUTHENTICATED, "refused", hint="new token")
-REFS = [f"op://v/i{number}/f" for number in range(500)]
-
-
-class Vault(FakeVault):
-    """A vault whose calls fail in turn as a test says, and which counts what is under way."""
-
-    def __init__(self, failures: Sequence[Exception | None] = ()) -> None:
-        super().__init__({ref: ref.encode() for ref in REFS}, name="op")
-        self.failures = list(failures)
-        self.under_way = 0
-        self.most = 0
-        self.puts: list[str] = []
-        self.putting: Callable[[], Awaitable[str | None]] | None = None
-
-    async def get_many(self, refs: Sequence[str]) -> Any:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            await asyncio.sleep(0)
-            failure = self.failures.pop(0) if self.failures else None
-            if failure is not None:
-                self.calls.append(tuple(refs))
-                raise failure
-            return await super().get_many(refs)
-        finally:
-            self.under_way -= 1
-
-    async def put(self, ref: str, value: bytes, *, expected: str | None = None) -> str | None:
-        self.puts.append(ref)
-        return None if self.putting is None else await self.putting()
-
-
-class MeteredVault(Vault):
-    """A vault that counts one read a call and one a reference."""
-
-    def reads_of(self, refs: Sequence[str]) -> int:
-        return 1 + len(refs)
-
-
-class LendingVault(Vault):
-    """A vault that makes credentials, takes them back, and can say what it sees."""
-
-    revoked: str = ""
-
-    async def revoke(self, upstream_lease: str) -> None:
-        if self.failure is not None:
-            raise self.failure
-        self.revoked = upstream_lease
-
-    async def visible(self, refs: Sequence[str], written: Collection[str]) -> Scope | None:
-        return Scope("vaults", ("Private",), "narrow it")
-
-
-async def kinds(provider: ResilientProvider, refs: Sequence[str]) -> list[str]:
-    """What each reference gets: `value`, or why not."""
-    try:
-        answers = await provider.get_many(refs)
-    except ProviderError as error:
-        return [error.kind.value] * len(refs)
-    return ["value" if isinstance(answers[ref], Fetched) else str(answers[ref].kind) for ref in refs]  # type: ignore[union-attr]  # the other one is an error
 
 
 async def test_a_thousand_who_want_one_secret_ask_once() -> None:
@@ -310,25 +246,6 @@ async def test_a_read_that_makes_a_credential_is_not_repeated() -> None:
     assert len(vault.calls) == 1
 
 
-async def test_what_a_provider_sees_is_asked_where_it_can_tell() -> None:
-    """It costs a read; other providers answer that they cannot."""
-    states = StateNotebook()
-    provider = hardened(LendingVault(), states, Budget(2, None, 50))
-    assert isinstance(provider, ScopeReporter)
-    assert await provider.visible(REFS, ()) == Scope("vaults", ("Private",), "narrow it")
-    assert (await failure_of(provider.visible(REFS, ()))).kind is FailureKind.OVER_BUDGET
-    assert await hardened(Vault()).visible(REFS, ()) is None
-
-
-async def test_nothing_of_a_defect_is_repeated() -> None:
-    """Neither in the error, nor what led to it, nor in the log."""
-    vault = Vault([RuntimeError(f"it was {CANARY}")])
-    with capture_logs() as lines:
-        error = await failure_of(hardened(vault).get_many(REFS[:1]))
-    assert CANARY not in everything_said(error) + repr(lines)
-    assert [line["event"] for line in lines] == ["provider_defect", "vault_failed"]
-
-
 @pytest.mark.parametrize("kind", [FailureKind.CONFLICT, FailureKind.READ_ONLY, FailureKind.TOO_LARGE])
 async def test_what_is_about_a_write_is_no_failure_of_the_vault(kind: FailureKind) -> None:
     """An agent that writes what is there already fills no log."""
@@ -343,76 +260,11 @@ async def test_what_is_about_a_write_is_no_failure_of_the_vault(kind: FailureKin
     assert (error.kind, lines) == (kind, [])
 
 
-async def test_a_vault_that_begins_to_fail_is_logged_once_and_a_refusal_each_time() -> None:
-    """The operator sees what is wrong and what to do, again when the reason changes, and when it is over."""
-    vault, states = Vault(), StateNotebook()
-    provider = hardened(vault, states, deadline=0.5)
-    odd = ProviderError(FailureKind.UNKNOWN, "odd")
-    with capture_logs() as lines:
-        for failure in (odd, odd, AWAY, REFUSED, REFUSED, None, None):
-            vault.failure = failure
-            await kinds(provider, REFS[:1])
-            states.now += 3_600_000
-    assert [(line["event"], line.get("kind"), line.get("hint")) for line in lines] == [
-        ("vault_failed", "unknown", ""),
-        ("vault_failed", "unreachable", "look"),
-        ("vault_failed", "unauthenticated", "new token"),
-        ("vault_failed", "unauthenticated", "new token"),
-        ("vault_serves_again", None, None),
-    ]
-
-
-async def test_a_worker_says_what_another_found_out() -> None:
-    """Once: its own log says why it does not ask."""
-    states = StateNotebook()
-    await kinds(hardened(Vault([REFUSED]), states), REFS[:1])
-    vault = Vault()
-    provider = hardened(vault, states)
-    with capture_logs() as lines:
-        for _ in range(3):
-            assert await kinds(provider, REFS[:1]) == ["unauthenticated"]
-    assert (vault.calls, len(lines)) == ([], 1)
-
-
-async def test_a_budget_that_is_used_up_is_logged_once() -> None:
-    """Not for every request that it costs its value."""
-    provider = hardened(Vault(), StateNotebook(), Budget(2, None, 0))
-    with capture_logs() as lines:
-        for _ in range(5):
-            await kinds(provider, REFS[:1])
-    assert [line["event"] for line in lines] == ["vault_budget_used_up"]
-
-
 async def test_a_name_that_is_missing_is_no_failure_of_its_vault() -> None:
     """That is in the audit, and `doctor` lists it; a log line an unknown name would be an agent's to fill."""
     with capture_logs() as lines:
         assert await kinds(hardened(Vault()), ["op://v/missing/f"]) == ["not_found"]
     assert lines == []
-
-
-async def test_health_does_not_ask_a_vault_that_refused_us() -> None:
-    """A check that runs every minute must not burn what the breaker saves."""
-    vault, states = Vault([REFUSED]), StateNotebook()
-    provider = hardened(vault, states, Budget(100))
-    assert (await provider.health()).ok
-    await kinds(provider, REFS[:1])
-    health = await provider.health()
-    assert (health.ok, health.hint) == (False, "new token")
-    assert "not asked again for 60 s" in health.detail
-
-
-async def test_what_is_kept_on_disk_holds_neither_values_nor_references(tmp_path: Path) -> None:
-    """After reads, failures and a refusal: counts, kinds and our own words."""
-    folder = tmp_path / "vaults"
-    vault = Vault([None, AWAY, AWAY, AWAY, REFUSED])
-    vault.values[REFS[0]] = CANARY.encode()
-    provider = resilient(vault, Governor("op", VaultStates(folder, ShiftedClock()), Budget(100)), backoff=0.002)
-    for _ in range(3):
-        await kinds(provider, REFS[:2])
-    kept = (folder / "op.json").read_text()
-    assert "unauthenticated" in kept
-    assert CANARY not in kept
-    assert "op://" not in kept
 
 
 async def test_closing_tells_who_waits() -> None:

@@ -2,7 +2,9 @@
 
 from collections import Counter
 
-from scan_corpus import FORMED, NAMED, negatives, positives
+from scan_corpus import positives
+from scan_keys import FORMED, NAMED
+from scan_plain import negatives
 
 from agent_sdk.scan.detection import find_secrets
 from agent_sdk.scan.kinds import TITLES

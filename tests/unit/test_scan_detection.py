@@ -7,7 +7,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_corpus import HEX, Maker
+from scan_maker import HEX, Maker
 
 from agent_sdk.scan.checks import has_base62_checksum, is_bech32
 from agent_sdk.scan.detection import find_secrets

@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
-from desk_workbench import FakeVault
+from fake_vault import FakeVault
 
 from agent_sdk.wire.messages import Put
 from broker_worker.worker.writes import MAX_WRITES, Writes
