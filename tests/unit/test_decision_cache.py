@@ -243,7 +243,7 @@ async def test_fewer_verdicts_than_requests_release_nothing(tmp_path: Path) -> N
     async def admit_the_first(asks: Sequence[AdmissionAsk]) -> list[Verdict]:
         return [bench.admission._verdict(asks[0])]
 
-    bench.admission.admit = admit_the_first  # type: ignore[method-assign]
+    bench.admission.admit = admit_the_first  # type: ignore[method-assign]  # a queue that says too little
     with pytest.raises(ValueError, match="shorter"):
         await bench.serve(*[bench.entry(run, None, "openai.api_key") for _ in range(2)])
     assert (len(bench.sink.records), bench.sink.begun) == (before, ())
