@@ -23,7 +23,7 @@ from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.settling import Served, Settler, Waiting
 from broker_worker.pipeline.tally import Tally
 from broker_worker.pipeline.verdicts import Verdicts
-from broker_worker.ports import Admission, AdmissionAsk, Answer, AuditSink, Cache, Clock, Entry, Verdict
+from broker_worker.ports import Admission, Answer, AuditSink, Cache, Clock, Entry
 
 COLD_PER_TURN = 1
 """How many runs are proved a turn: each costs a quarter of a millisecond or more, and everybody else waits for it."""
@@ -168,9 +168,18 @@ class Desk:
             self.affairs.approvals.note_approved(asks, self.configuration, now)
         marks = [self._limits.admission_of(ask, now) for ask in asks]
         open_before = [[case for case in ask.cases if case.code is None] for ask in asks]
-        waiting, release, verdicts = await self._prepare_meanwhile(
-            [] if is_guarded else asks, admission, marks, noted, now, is_hasty=is_hasty
-        )
+        waiting, release = list[Waiting](), None
+        admitting = admission.admit(marks)
+        try:
+            if not is_guarded:
+                waiting, settled = self._fill_all(asks, now)
+                begin = self._is_calm and not waiting  # what is refused would cost two syncs for nothing
+                release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=begin)
+                self._releaser.seal(release, self.session)
+                if begin and is_hasty:
+                    self._releaser.flush()
+        finally:  # nobody else may find the answer on the lane's connection
+            verdicts = await admitting
         undisturbed, distrust = True, list[AuditRecord]()
         now = self._clock.now() if is_guarded else now  # an approval may have ended since
         if self._rules() != rules or not self._verdicts.all_hold(marks, verdicts, now):
@@ -193,37 +202,6 @@ class Desk:
         except BaseException:
             self.affairs.approvals.withdraw(asked)
             raise
-
-    async def _prepare_meanwhile(
-        self,
-        asks: Sequence[Ask],
-        admission: Admission,
-        marks: Sequence[AdmissionAsk],
-        noted: list[AuditRecord],
-        now: int,
-        *,
-        is_hasty: bool,
-    ) -> tuple[list[Waiting], Release | None, Sequence[Verdict]]:
-        """Prepare what asks get if they are admitted, if that is known already, and have the queue say so meanwhile.
-
-        Of many requests the queue has the longer part, of few the disk: whoever has that begins first.
-        """
-        waiting, release, begin = list[Waiting](), None, False
-        admitting = None if is_hasty else admission.admit(marks)
-        try:
-            if asks:
-                waiting, settled = self._fill_all(asks, now)
-                begin = self._is_calm and not waiting  # what is refused would cost two syncs for nothing
-                release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=begin)
-            if admitting is None:
-                admitting = admission.admit(marks)
-            if release is not None:
-                self._releaser.seal(release, self.session)
-                if begin and is_hasty:
-                    self._releaser.flush()
-        finally:  # nobody else may find the answer on the lane's connection
-            verdicts = [] if admitting is None else await admitting
-        return waiting, release, verdicts
 
     def _rules(self) -> tuple[Configuration, int, int]:
         """Tells whether what decides changed while something was waited for."""

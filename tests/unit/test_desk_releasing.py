@@ -1,7 +1,6 @@
 """What the desk releases: for how long, from where, and what it writes down of it."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from desk_workbench import NOW, SECRETS, DeskBench
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code
 from broker_worker.core.errors import QueueError
-from broker_worker.ports import AdmissionAsk, Fetched, Verdict
+from broker_worker.ports import Fetched
 
 HOUR = 3600 * 1000
 
@@ -103,27 +102,6 @@ async def test_the_disk_begins_with_a_batch_and_a_small_one_waits_for_it_meanwhi
     entry = bench.entry(run, None, "openai.api_key")
     await bench.desk.serve([entry], bench.admission, hand_over if hands_over else None)
     assert (seen, flushed) == ([0, 1], [] if hands_over else [1])
-
-
-@pytest.mark.parametrize("hands_over", [False, True])
-async def test_of_many_the_queue_is_asked_first_and_of_few_the_disk_begins(
-    bench: DeskBench, monkeypatch: pytest.MonkeyPatch, hands_over: bool
-) -> None:
-    """Whoever has the longer part has it first; the other one works meanwhile."""
-    run, admit, begun = bench.run(), bench.admission.admit, list[int]()
-
-    def note(asks: Sequence[AdmissionAsk]) -> Awaitable[Sequence[Verdict]]:
-        begun.append(len(bench.sink.begun))
-        return admit(asks)
-
-    async def hand_over() -> None:
-        """The other lane has nothing to do."""
-
-    await bench.ask_one(run, "openai.api_key")
-    monkeypatch.setattr(bench.admission, "admit", note)
-    entry = bench.entry(run, None, "openai.api_key")
-    await bench.desk.serve([entry], bench.admission, hand_over if hands_over else None)
-    assert begun == [0 if hands_over else 1]
 
 
 async def test_what_the_disk_began_with_is_replaced_if_the_queue_refuses(tmp_path: Path) -> None:
