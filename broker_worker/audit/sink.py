@@ -146,12 +146,6 @@ class JsonlSink:
             if not is_begun:
                 self._write_ahead.withdraw()
 
-    def flush(self) -> None:
-        """Wait for the disk to have what was prepared, so that `append` need not; never raises."""
-        with self._mutex:
-            if self._write_ahead is not None:
-                self._write_ahead.flush()
-
     def append(self, records: Sequence[AuditRecord]) -> None:
         """Chain the records, write them with a signed checkpoint and sync it all to disk, once for the batch.
 

@@ -48,7 +48,6 @@ class WriteAhead:
         self._used = 0
         self._staged: bytes | None = None
         """What stands behind the round; `_FAILED` if that is not known."""
-        self._is_flushed = False
         self._is_told = False
         path.unlink(missing_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFE_FLAGS, 0o600)
@@ -86,18 +85,6 @@ class WriteAhead:
                 os.posix_fadvise(self._fd, self._used, len(batch), os.POSIX_FADV_DONTNEED)
         return True
 
-    def flush(self) -> bool:
-        """Wait until what was staged is on disk; False if that failed."""
-        if self._staged is not None and not self._is_flushed:
-            try:
-                sync_data(self._fd)
-            except OSError as error:
-                self._tell(error)
-                self._staged = _FAILED
-                return False
-            self._is_flushed = True
-        return True
-
     def withdraw(self) -> None:
         """Make sure that what was staged is not taken for a part of the round after a crash."""
         if self._staged is not None:
@@ -118,15 +105,17 @@ class WriteAhead:
             Whether the batch is durable. If not, because there is no room or the file fails, the round is what it was:
             the caller then syncs the chain's file and begins a new round with `reset`.
         """
-        if self._staged is _FAILED:
-            return False
         if not self.is_in_place:
             self._tell(OSError(errno.ESTALE, "was removed, exchanged or cut"))
             self._staged = None
             return False
         if self._staged is not batch and not self._write(batch):
             return False
-        if not self.flush():
+        try:
+            sync_data(self._fd)
+        except OSError as error:
+            self._tell(error)
+            self._staged = _FAILED
             return False
         self._used += len(batch)
         self._staged = None
@@ -137,7 +126,7 @@ class WriteAhead:
         """Write a batch behind the round; False if there is no room, or the file fails."""
         if self._used + len(batch) > self._size:
             return False
-        self._staged, self._is_flushed = batch, False
+        self._staged = batch
         try:
             write_at(self._fd, batch, self._used)
         except OSError as error:

@@ -105,7 +105,7 @@ class Desk:
         noted += self._releaser.note(refused, configuration.policy.digest)
         asked: list[ApprovalRequest] = []
         try:
-            waiting, release, asked = await self._admit(asks, admission, noted, now, is_hasty=before_release is None)
+            waiting, release, asked = await self._admit(asks, admission, noted, now)
             if before_release is not None:
                 rules = self._rules()
                 await before_release()
@@ -157,7 +157,7 @@ class Desk:
         return any(of_run(each.agent_id, each.run_id, each.token_id) is not None for each in asking)
 
     async def _admit(
-        self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int, *, is_hasty: bool
+        self, asks: Sequence[Ask], admission: Admission, noted: list[AuditRecord], now: int
     ) -> tuple[list[Waiting], Release, list[ApprovalRequest]]:
         """Have asks marked and counted; what they get if they are admitted is prepared while the queue does so."""
         if not asks:
@@ -176,8 +176,6 @@ class Desk:
                 begin = self._is_calm and not waiting  # what is refused would cost two syncs for nothing
                 release = self._releaser.prepare(settled, noted, self.configuration.policy.digest, begin=begin)
                 self._releaser.seal(release, self.session)
-                if begin and is_hasty:
-                    self._releaser.flush()
         finally:  # nobody else may find the answer on the lane's connection
             verdicts = await admitting
         undisturbed, distrust = True, list[AuditRecord]()

@@ -124,7 +124,7 @@ class Releaser:
             asks: settled asks; a reply that was sealed before and still holds is kept.
             noted: what else the audit must be told.
             policy: digest of the policy that decided.
-            begin: have the disk begin with the records; `flush` waits for it.
+            begin: have the disk begin with the records.
         """
         plaintexts = [_encode(ask) if ask.draft is None else None for ask in asks]
         release = Release(asks, [*noted, *self.note(asks, policy)], plaintexts)
@@ -142,10 +142,6 @@ class Releaser:
             if plaintext is not None:
                 ask.draft = ask.peer.seal(session, plaintext, self._nonces.draw())
         release.plaintexts = ()
-
-    def flush(self) -> None:
-        """Wait for the disk to have what was prepared."""
-        self._sink.flush()
 
     def forget(self) -> None:
         """Take back what was prepared and will not be released."""

@@ -20,12 +20,8 @@ class AuditSink(Protocol):
 
         Args:
             records: what will probably be appended; nothing takes back what was prepared.
-            begin: have the disk begin with it: `flush` follows, and then `append`.
+            begin: have the disk begin with it, so that `append` has less to wait for.
         """
-        ...
-
-    def flush(self) -> None:
-        """Wait for the disk to have what was begun, so that `append` need not; never raises."""
         ...
 
     def append(self, records: Sequence[AuditRecord]) -> None:

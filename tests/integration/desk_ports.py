@@ -21,9 +21,6 @@ class Notebook:
     def prepare(self, records: Sequence[AuditRecord], *, begin: bool = False) -> None:
         self.begun = records if begin else ()
 
-    def flush(self) -> None:
-        """It was remembered at once."""
-
     def append(self, records: Sequence[AuditRecord]) -> None:
         if self.is_full:
             raise AuditError("cannot write the audit: No space left on device")

@@ -35,7 +35,6 @@ def begun(sink: JsonlSink, *numbers: int) -> list[AuditRecord]:
     """Records that the disk has, and that are not appended."""
     records = [access(number) for number in numbers]
     sink.prepare(records, begin=True)
-    sink.flush()
     return records
 
 
@@ -47,10 +46,10 @@ def runs_restored(folder: Path, sink: JsonlSink) -> list[str | None]:
     return runs_in(copy)[:-1]
 
 
-def test_what_was_begun_is_appended_without_another_sync(sink: JsonlSink, folder: Path) -> None:
-    """The disk has it already: appending only makes it part of the audit."""
+def test_what_was_begun_is_not_written_again(sink: JsonlSink, folder: Path) -> None:
+    """The disk has begun with it: appending waits for that, and makes it part of the audit."""
     records = begun(sink, 3)
-    with failing("fdatasync", errno.EIO, wal(folder)), failing("fdatasync", errno.EIO, sink.position.file.path):
+    with failing("pwrite", errno.EIO, wal(folder)), failing("fdatasync", errno.EIO, sink.position.file.path):
         sink.append(records)
     assert runs_restored(folder, sink) == ["run-1", "run-2", "run-3"]
 
@@ -96,13 +95,11 @@ def test_what_could_not_be_begun_is_appended_as_ever(sink: JsonlSink, folder: Pa
     assert runs_restored(folder, sink) == ["run-1", "run-2", "run-3"]
 
 
-def test_a_sync_that_failed_once_does_not_count_when_it_is_repeated(sink: JsonlSink, folder: Path) -> None:
-    """The system may have forgotten what it could not write: the audit itself is synced instead."""
-    records = [access(3)]
-    sink.prepare(records, begin=True)
+def test_what_the_disk_did_not_take_is_synced_in_the_audit_itself(sink: JsonlSink, folder: Path) -> None:
+    """The system may have forgotten what it could not write, so it is not asked for that again."""
+    records = begun(sink, 3)
     with capture_logs(), failing("fdatasync", errno.EIO, wal(folder)):
-        sink.flush()
-    sink.append(records)
+        sink.append(records)
     assert unsynced(sink) == 0
     assert runs_restored(folder, sink) == ["run-1", "run-2", "run-3"]
 
