@@ -97,7 +97,8 @@ class Access:
         ended = {name: ways[name] for name, secret in secrets.items() if secret.expired}  # while others were waited for
         if ended and not (whole and refusals):
             again = await self._ask(ended, purpose)
-            secrets = {name: secret for name, secret in secrets.items() if name not in ended} | again.secrets
+            live = {name: secret for name, secret in secrets.items() if name not in ended}
+            secrets = {**live, **again.secrets}
             refusals = (*refusals, *again.refusals)
         return Obtained({name: secrets[name] for name in ways if name in secrets}, refusals)
 
