@@ -94,6 +94,12 @@ class Access:
             if later is not None:
                 secrets.update(later.secrets)
                 refusals = (*(each for each in refusals if each not in pending), *later.refusals)
+        ended = {name: ways[name] for name, secret in secrets.items() if secret.expired}  # while others were waited for
+        if ended and not (whole and refusals):
+            again = await self._ask(ended, purpose)
+            live = {name: secret for name, secret in secrets.items() if name not in ended}
+            secrets = {**live, **again.secrets}
+            refusals = (*refusals, *again.refusals)
         return Obtained({name: secrets[name] for name in ways if name in secrets}, refusals)
 
     def heard(self, notice: Notice) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from mcp_types import CallToolResult, TextContent
 from msgspec import Meta, Struct
 
-from agent_sdk.errors import Refusal
+from agent_sdk.errors import LeaseExpired, Refusal
 from agent_sdk.secret import Secret
 from agent_sdk.wire.errors import Code, SecretBrokerError
 
@@ -174,7 +174,8 @@ def refusal_of(error: ToolRefused | RefusedNames) -> CallToolResult:
 
 def told(error: SecretBrokerError) -> ToolRefused:
     """What a model is told of a request that was not granted as a whole."""
-    return ToolRefused(error.code, str(error))
+    is_only_a_lease = isinstance(error, LeaseExpired) and error.code == Code.EXPIRED
+    return ToolRefused(error.code, str(error), "call again with the same purpose" if is_only_a_lease else "")
 
 
 def schema_of(kind: type[Struct]) -> dict[str, Any]:

@@ -69,11 +69,16 @@ class _Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take what came; what is no HTTP ends the body that is waited for, for which aiohttp goes on waiting."""
         super().data_received(data)
-        request = self._current_request
-        if request is None or not self._messages or request.content.is_eof():
+        if not self._messages or isinstance(
+            self._messages[-1][0], RawRequestMessage
+        ):  # where the next request would be
             return
-        if not isinstance(self._messages[-1][0], RawRequestMessage):  # where the next request would be
-            request.content.set_exception(RequestPayloadError("the body is not well-formed"))
+        contents = [content for _, content in self._messages]  # the request may still stand behind others
+        if self._current_request is not None:
+            contents.append(self._current_request.content)
+        for content in contents:
+            if not content.is_eof():
+                content.set_exception(RequestPayloadError("the body is not well-formed"))
 
     def handle_error(
         self,

@@ -1,11 +1,14 @@
 """What a command of `secret-agent mcp` needs is asked for in one request, however each value reaches it."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from desk_workbench import until
 from mcp import Client
 from mcp_house import CANARY, House, Person, call, client, held_open, house, python, text_of
 
@@ -95,6 +98,25 @@ async def test_a_person_is_shown_both_approvals_of_a_command_at_once(served: Cli
     assert shown.url == "https://desk.example/approvals"
     assert all(each.approval_id in shown.message for each in approvals)
     assert {tuple(each.names) for each in asked(home, purpose)} == {("prod.deploy_key", "prod.ca")}
+
+
+async def test_what_ends_while_a_person_is_waited_for_is_asked_for_again(
+    served: Client, home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable's value lives shorter than the person thinks about the file: the command runs all the same."""
+    purpose = "a slow person"
+    monkeypatch.setattr(home.desk, "ttl", timedelta(seconds=1))
+    PERSON.decides, PERSON.shown = lambda: "accept", []
+    arguments = python("pass", env={"A": "secret://openai.api_key"}, files={"B": "secret://prod.ca"}, wait_seconds=50)
+    running = asyncio.create_task(call(served, "run_command", **arguments | {"purpose": purpose}))
+    await until(home.pending)
+    first_ends = home.desk.clock() + 1000
+    await until(lambda: home.desk.clock() > first_ends)
+    monkeypatch.setattr(home.desk, "ttl", timedelta(minutes=5))
+    home.desk.approve()
+    result = await running
+    assert result.structured_content["exit_code"] == 0
+    assert asked(home, purpose)[-1].names == ("openai.api_key",)
 
 
 async def test_nobody_is_waited_for_when_the_command_cannot_run_anyway(served: Client, home: House) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import NOW, DeskBench, until
+from desk_workbench import IDENTITY, NOW, DeskBench, until
 from people_desk import GUARDED, SESSION, asked, bench_with, order
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as QueueAway
+from redis.exceptions import OutOfMemoryError
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
@@ -18,7 +19,7 @@ from agent_sdk.wire.messages import Notice, Resolve
 from agent_sdk.wire.sealing import run_public_key
 from broker_worker.core.leases import Holding
 from broker_worker.pipeline.letters import Letter
-from broker_worker.pipeline.session import Nonces
+from broker_worker.pipeline.session import LIFETIME_MS, Nonces, start_session
 from broker_worker.worker.control_tail import ControlTail
 from broker_worker.worker.outbox import AT_ONCE, Outbox
 
@@ -112,8 +113,8 @@ class BreaksOnce:
         made = self._client.pipeline(**options)
         execute = made.execute
 
-        async def breaking() -> Any:
-            result = await execute()
+        async def breaking(**options: Any) -> Any:
+            result = await execute(**options)
             if not self.is_broken:
                 self.is_broken = True
                 raise QueueAway("it is away")
@@ -149,3 +150,36 @@ async def test_a_run_that_cannot_be_told_keeps_no_notice_from_others(redis: Any)
         await box.send_some()
     assert [await redis.xlen(each.reply_stream) for each in (first, last)] == [1, 1]
     assert await redis.get(spoiled.reply_stream) == b"junk"
+
+
+async def test_notices_that_waited_for_the_queue_are_sealed_with_the_session_key_of_their_time(redis: Any) -> None:
+    """The certificate of the key before may be over by then, and what is sealed with it is believed by nobody."""
+    later = start_session(IDENTITY, "worker-1", NOW + LIFETIME_MS, secrets.token_bytes(32))
+    sessions = [SESSION, later]
+    box, sent = Outbox(BreaksOnce(redis), lambda: sessions[0], Nonces(secrets.token_bytes)), letters(AT_ONCE + 1)
+    box.add(sent)
+    with pytest.raises(QueueAway):
+        await box.send_some()
+    sessions.pop(0)
+    while box:
+        await box.send_some()
+    for letter in sent:
+        *_, (_, last) = await redis.xrange(letter.reply_stream)
+        assert later.certificate in last[keynames.MESSAGE_FIELD]
+
+
+async def test_a_queue_without_memory_for_notices_gets_them_when_it_has_some(redis: Any) -> None:
+    """Only what stands under a stream's name for ever is passed over; a stream that is spoiled hides no such answer."""
+    box, sent = outbox(redis), letters(AT_ONCE + 1)
+    await redis.set(sent[0].reply_stream, b"junk")
+    box.add(sent)
+    before = (await redis.config_get("maxmemory"))["maxmemory"]
+    await redis.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(OutOfMemoryError):
+            await box.send_some()
+    finally:
+        await redis.config_set("maxmemory", before)
+    while box:
+        await box.send_some()
+    assert all([await redis.xlen(letter.reply_stream) == 1 for letter in sent[1:]])
