@@ -69,9 +69,8 @@ class _Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take what came; what is no HTTP ends the body that is waited for, for which aiohttp goes on waiting."""
         super().data_received(data)
-        if not self._messages or isinstance(
-            self._messages[-1][0], RawRequestMessage
-        ):  # where the next request would be
+        last = self._messages[-1][0] if self._messages else None  # of what waits to be handled
+        if last is None or isinstance(last, RawRequestMessage):
             return
         contents = [content for _, content in self._messages]  # the request may still stand behind others
         if self._current_request is not None:
