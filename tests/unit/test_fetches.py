@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import NOW, DeskBench, until
+from desk_workbench import LONG, NOW, DeskBench, until
 from fake_vault import FakeVault
 from vault_workbench import StateNotebook, hardened
 
@@ -23,8 +23,9 @@ from broker_worker.worker.fetches import Fetches
 class Fetching:
     """Fetches that run, with two vaults, and what they put into the cache."""
 
-    def __init__(self, bench: DeskBench) -> None:
+    def __init__(self, bench: DeskBench, deadline: float) -> None:
         self.bench = bench
+        self.deadline = deadline
         self.local, self.other = FakeVault(), FakeVault({"env://A": b"from the environment"}, name="env")
         self.kept: dict[str, Any] = {}
         self.states = StateNotebook()
@@ -32,7 +33,7 @@ class Fetching:
 
     def wrapped(self, vault: FakeVault) -> ResilientProvider:
         """The vault as the broker wraps it."""
-        return hardened(vault, self.states, deadline=0.2)
+        return hardened(vault, self.states, deadline=self.deadline)
 
     def _keep(self, ref: str, result: Fetched | ProviderError, ttl_ms: int) -> None:
         self.kept[ref] = result
@@ -46,14 +47,20 @@ class Fetching:
         """The next requests that can go on."""
         found: list[Waiting] = []
         while len(found) < count:
-            await asyncio.wait_for(self.fetches.done.wait(), 5)
+            await asyncio.wait_for(self.fetches.done.wait(), LONG)
             found += self.fetches.take_ready()
         return found
 
 
 @pytest.fixture
-async def fetching(tmp_path: Path) -> AsyncIterator[Fetching]:
-    made = Fetching(DeskBench(tmp_path))
+def deadline() -> float:
+    """How long a vault may take; tests of one that hangs say less."""
+    return LONG
+
+
+@pytest.fixture
+async def fetching(tmp_path: Path, deadline: float) -> AsyncIterator[Fetching]:
+    made = Fetching(DeskBench(tmp_path), deadline)
     task = asyncio.create_task(made.fetches.run())
     yield made
     assert not task.done(), "a vault ended the loop that fetches"
@@ -177,6 +184,7 @@ async def test_a_value_that_could_not_be_sent_is_not_taken(
     assert isinstance(found, ProviderError) or found.version is None
 
 
+@pytest.mark.parametrize("deadline", [0.5])
 async def test_a_vault_that_hangs_holds_up_nobody_else(fetching: Fetching) -> None:
     """The other vault answers meanwhile; whoever waits for this one learns of the timeout."""
     fetching.local.gate = asyncio.Event()
