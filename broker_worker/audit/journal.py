@@ -120,7 +120,7 @@ class Journal:
             os.close(descriptor)
 
     def _size_under_name(self) -> int:
-        """The size of what the file's name stands for now: this finds removal, exchange and truncation."""
+        """The size of what the file's name stands for: this finds removal, exchange and truncation."""
         try:
             size = self._file.size_under_name()
         except FileNotFoundError:

@@ -61,7 +61,7 @@ class NamedFile:
         return identity_of(status) == identity_of(self.status)
 
     def size_under_name(self) -> int | None:
-        """The size of what the name stands for now; None if that is another file.
+        """The size of what the name stands for; None if that is another file.
 
         Raises:
             FileNotFoundError: if it stands for nothing.

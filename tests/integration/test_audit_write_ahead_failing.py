@@ -112,6 +112,17 @@ def test_a_refused_batch_leaves_no_trace_in_the_round(ahead_sink: JsonlSink, aud
     assert verified(copy).warnings == []
 
 
+def test_a_refused_batch_does_not_come_back_with_a_crash(ahead_sink: JsonlSink, audit_folder: Path) -> None:
+    """It was written behind the round before the disk refused it: nothing was released, so no restart takes it."""
+    chain, ahead = ahead_sink.position.file.path, wal(audit_folder)
+    with failing("fdatasync", errno.EIO, chain), failing("fdatasync", errno.EIO, ahead):
+        with pytest.raises(AuditError):
+            ahead_sink.append([access(3)])
+        copy = crashed(audit_folder, keep=ahead_sink.position.offset - unsynced(ahead_sink))
+    restarted(copy)
+    assert runs_in(copy) == ["run-1", "run-2", "run-99"]
+
+
 def test_pages_that_a_failed_sync_dropped_are_written_again(ahead_sink: JsonlSink, audit_folder: Path) -> None:
     """After a sync that failed the system may have forgotten the pages: the round has what was in them."""
     chain, ahead = ahead_sink.position.file.path, wal(audit_folder)

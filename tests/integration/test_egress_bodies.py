@@ -249,8 +249,8 @@ async def test_a_broken_body_of_the_agent_is_refused_at_once(bench: Bench) -> No
     assert (await bench.call("/openai/v1/f", "POST", data=pieces())).body == b"echo:onetwo"
 
 
-async def test_a_broken_body_is_refused_at_once_behind_another_request_too(bench: Bench) -> None:
-    """The request before it is answered whole, then the broken one is refused: nobody waits for more of it."""
+async def answers_behind(bench: Bench, *pieces: bytes) -> bytes:
+    """All that an agent gets for a whole request, and for what it sends while that one is not answered yet."""
     answered = asyncio.Event()
 
     async def later(_: Received, writer: asyncio.StreamWriter) -> None:
@@ -261,37 +261,28 @@ async def test_a_broken_body_is_refused_at_once_behind_another_request_too(bench
     reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
     writer.write(upload(bench, "Content-Length: 5") + b"hello")
     await until(lambda: bench.upstream.received)
-    for piece in (upload(bench, "Transfer-Encoding: chunked"), b"zz\r\n"):
+    for piece in pieces:
         writer.write(piece)
         await writer.drain()
         assert (await bench.call("/openai/v1/g")).status == 200  # by then the piece was read as well
     answered.set()
     raw = await asyncio.wait_for(reader.read(), sending._IDLE_SECONDS / 2)
+    writer.close()
+    return raw
+
+
+async def test_a_broken_body_is_refused_at_once_behind_another_request_too(bench: Bench) -> None:
+    """The request before it is answered whole, then the broken one is refused: nobody waits for more of it."""
+    raw = await answers_behind(bench, upload(bench, "Transfer-Encoding: chunked"), b"zz\r\n")
     assert raw.startswith(b"HTTP/1.1 200 ")
     assert raw.partition(b"hi")[2].endswith(b'"code":"body_broken"}')
-    writer.close()
 
 
 async def test_what_is_no_request_behind_a_whole_one_changes_nothing_for_that(bench: Bench) -> None:
     """The first one is answered as if nothing had come; then the connection ends with a refusal."""
-    answered = asyncio.Event()
-
-    async def later(_: Received, writer: asyncio.StreamWriter) -> None:
-        await answered.wait()
-        writer.write(answer(b"hi"))
-
-    bench.upstream.behave["/v1/up"] = later
-    reader, writer = await asyncio.open_connection("127.0.0.1", bench.port)
-    writer.write(upload(bench, "Content-Length: 5") + b"hello")
-    await until(lambda: bench.upstream.received)
-    writer.write(b"this is no request\r\n\r\n")
-    await writer.drain()
-    assert (await bench.call("/openai/v1/g")).status == 200  # by then the junk was read as well
-    answered.set()
-    raw = await asyncio.wait_for(reader.read(), sending._IDLE_SECONDS / 2)
+    raw = await answers_behind(bench, b"this is no request\r\n\r\n")
     assert raw.startswith(b"HTTP/1.1 200 ")
     assert raw.partition(b"hi")[2].endswith(b'"code":"malformed"}')
-    writer.close()
 
 
 async def pieces() -> AsyncIterator[bytes]:
