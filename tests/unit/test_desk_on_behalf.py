@@ -3,71 +3,25 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from desk_workbench import NOW, DeskBench, Run
+from desk_workbench import NOW, DeskBench
+from on_behalf_workbench import GATEWAY, KEY, POLICY, PROXIED, acting_desk, ask, refusal, shown
 from people_desk import GUARDED, asked, bench_with, decide, notice, order, revoke
 
 from agent_sdk.wire import keynames
-from agent_sdk.wire.audit import format_time
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Call, Operation, Release, Renew, Reply, Report, Resolve, Subject, Way
-from agent_sdk.wire.proof import sign_proof
+from agent_sdk.wire.messages import Resolve, Subject, Way
 from agent_sdk.wire.static_tokens import mint
 from broker_worker.core.configuration import StaticToken
 from broker_worker.core.policy import Origin
 from broker_worker.pipeline.delegation import FAULTS
-from broker_worker.ports import WriteNote
-
-GATEWAY = "http://127.0.0.1:7700"
-POLICY = f"""
-    agents:
-      claude:
-        allow:
-          - openai.api_key
-          - {{secret: anthropic.api_key, deliver: [proxy]}}
-      codex:
-        proof: required
-        allow: [openai.api_key]
-      grok:
-        allow: [openai.api_key]
-      egress:
-        allow: []
-        acts_for: {{agents: [claude, codex], deliver: [proxy]}}
-      gateway:
-        allow: []
-        acts_for: {{all_agents: true, deliver: [value], audience: "{GATEWAY}"}}
-"""
-KEY, PROXIED = "openai.api_key", "anthropic.api_key"
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> DeskBench:
     """A desk with two agents that act for others."""
-    return DeskBench(tmp_path / "config", policy=POLICY)
-
-
-def shown(run: Run, **claims: Any) -> Subject:
-    """What a run shows of itself; with a proof if an audience is named."""
-    credential = run.credential
-    if not claims:
-        return Subject(credential.token)
-    audience, now = claims["audience"], claims.get("now", run.now())
-    seed = claims.get("seed", credential.seed)
-    return Subject(credential.token, sign_proof(seed, credential.token, audience, now, 60_000, "once"))
-
-
-async def ask(bench: DeskBench, actor: Run, subject: Subject, name: str = PROXIED, way: Way = "proxy") -> Reply:
-    """One request of an actor on behalf of a run."""
-    body: Operation = Resolve((name,), "a call", None, way, subject)
-    return await bench.ask(actor, body=body)
-
-
-def refusal(bench: DeskBench) -> tuple[str | None, Code | None, str | None]:
-    """Whom the last record of the audit is about, what was answered, and why."""
-    record = bench.sink.records[-1]
-    return record.agent_id, record.code, record.reason
+    return acting_desk(tmp_path)
 
 
 async def test_a_proxy_has_what_the_run_may_use_and_the_run_has_not(bench: DeskBench) -> None:
@@ -199,16 +153,6 @@ async def test_whatever_is_revoked_gets_nothing_through_anybody(bench: DeskBench
     assert (await ask(bench, proxy, shown(other))).code == Code.REVOKED
 
 
-async def test_two_runs_have_leases_of_their_own_with_one_proxy(bench: DeskBench) -> None:
-    """And a run cannot renew what its proxy holds."""
-    first, second, proxy = bench.run("claude"), bench.run("claude"), bench.run("egress")
-    leases = [(await ask(bench, proxy, shown(run))).results[0].lease for run in (first, second, first)]
-    assert leases[0] == leases[2] != leases[1]
-    assert leases[0] is not None
-    assert (await bench.ask(first, body=Renew(leases[0]))).code == Code.INVALID
-    assert (await bench.ask(proxy, body=Renew(leases[0]))).status == "refused"
-
-
 async def test_the_scope_of_either_token_narrows(bench: DeskBench) -> None:
     """Whoever launches a proxy can hold it to the names of its routes."""
     run, narrow = bench.run("claude"), bench.run("claude", scope=["openai.*"])
@@ -244,57 +188,6 @@ async def test_a_changed_policy_holds_for_who_acts_for_others(bench: DeskBench) 
     assert (await ask(bench, proxy, shown(run))).code == Code.DENIED
 
 
-def call(at: int, **fields: Any) -> Call:
-    """A call that a proxy made."""
-    given: dict[str, Any] = {"route": "openai", "name": KEY, "host": "api.openai.com", "method": "POST"}
-    return Call(
-        at, **{**given, "path": "/v1/chat/*", "status": 200, "sent": 10, "received": 20, "elapsed": 7, **fields}
-    )
-
-
-async def test_calls_are_recorded_as_the_proxy_tells_them(bench: DeskBench) -> None:
-    """Each a line of its own, of the run that the proxy was shown; also late, and of a run that was revoked since."""
-    run, proxy = bench.run("claude", ttl=timedelta(minutes=2)), bench.run("egress")
-    calls = (call(NOW), call(NOW + 5, status=None, fault="upstream_timeout"))
-    reply = await bench.ask(proxy, body=Report(shown(run), calls))
-    assert reply.status == "ok"
-    first, second = bench.sink.of("call")
-    assert (first.agent_id, first.host, first.method, first.path, first.status) == (
-        "claude",
-        "api.openai.com",
-        "POST",
-        "/v1/chat/*",
-        200,
-    )
-    assert (first.sent_bytes, first.received_bytes, first.elapsed_ms, first.outcome) == (10, 20, 7, "granted")
-    assert (second.outcome, second.reason, second.status) == ("refused", "upstream_timeout", None)
-    revoke(bench, order("run", f"claude/{run.credential.run_id}"))
-    bench.clock.time += 2 * 60_000 + 45_000
-    assert (await bench.ask(proxy, body=Report(shown(run), (call(NOW),)))).status == "ok"
-    bench.clock.time += 10 * 60_000
-    assert (await bench.ask(proxy, body=Report(shown(run), (call(NOW),)))).code == Code.EXPIRED
-
-
-async def test_a_call_is_acknowledged_only_when_it_is_on_disk(bench: DeskBench) -> None:
-    """A full disk says so."""
-    bench.sink.is_full = True
-    reply = await bench.ask(bench.run("egress"), body=Report(shown(bench.run("claude")), (call(NOW),)))
-    assert reply.code == Code.AUDIT_UNAVAILABLE
-
-
-async def test_nobody_reports_for_others_but_a_proxy_and_no_report_holds_a_value(bench: DeskBench) -> None:
-    """What stands in the cache is not written down, wherever a proxy puts it."""
-    run = bench.run("claude")
-    reply = await bench.ask(run, body=Report(shown(run), (call(NOW),)))
-    assert reply.code == Code.DENIED
-    proxy = bench.run("egress")
-    await ask(bench, proxy, shown(run))
-    told = call(NOW, path="/value of anthropic", host="value of anthropic", fault="value of anthropic")
-    assert (await bench.ask(proxy, body=Report(shown(run), (told,)))).status == "ok"
-    assert "value of anthropic" not in repr(bench.sink.of("call"))
-    assert bench.sink.of("call")[-1].host != ""
-
-
 async def test_what_people_allow_a_proxy_they_do_not_allow_the_run(tmp_path: Path) -> None:
     """The way is a part of what is signed."""
     bench = bench_with(tmp_path, "run")
@@ -326,28 +219,6 @@ async def test_whoever_acts_for_others_does_not_act_for_itself(bench: DeskBench)
         assert refusal(bench)[2] == "may_not_act_for_itself"
 
 
-@pytest.mark.parametrize(("told", "recorded"), [(2**53 - 1, 0), (0, -30_000), (NOW + 86_400_000, 0)])
-async def test_a_call_stands_in_the_audit_at_a_time_at_which_it_can_have_been(
-    bench: DeskBench, told: int, recorded: int
-) -> None:
-    """Neither before the run's token was issued nor after the report, whatever a proxy says."""
-    run = bench.run("claude")
-    bench.clock.time += 30_000
-    assert (await bench.ask(bench.run("egress"), body=Report(shown(run), (call(told),)))).status == "ok"
-    assert bench.sink.of("call")[-1].timestamp == format_time(bench.clock.now() + recorded)
-
-
-async def test_a_calls_name_is_written_down_only_if_the_registry_has_it(bench: DeskBench) -> None:
-    """A value can have the form of a name."""
-    run, proxy = bench.run("claude"), bench.run("egress")
-    bench.vault.values["local://anthropic"] = b"openai"
-    await ask(bench, proxy, shown(run))
-    calls = (call(NOW), call(NOW, name="openai.other"))
-    assert (await bench.ask(proxy, body=Report(shown(run), calls))).status == "ok"
-    first, second = bench.sink.of("call")
-    assert (first.secret_name, "openai" in (second.secret_name or "")) == (KEY, False)
-
-
 async def test_what_was_decided_anew_is_recorded_once_whoever_asked(bench: DeskBench) -> None:
     """A revocation that comes while a batch waits for its turn leaves no record of a release that was none."""
     run, proxy = bench.run("claude"), bench.run("egress")
@@ -372,75 +243,6 @@ async def test_refusals_are_counted_for_each_run_by_itself(bench: DeskBench) -> 
         assert (await ask(bench, gateway, shown(run), KEY, "value")).code == Code.REVOKED
     found = [(record.agent_id, record.run_key) for record in bench.sink.of("request_refused")]
     assert found == [(run.agent, keynames.fingerprint(run.credential.run_public_key)) for run in runs]
-
-
-async def test_whoever_acts_for_a_run_gives_back_what_it_was_lent(bench: DeskBench) -> None:
-    """That lease is over then, and the audit says whose it was; nobody prolongs it without the run."""
-    run, proxy = bench.run("claude"), bench.run("egress")
-    (first,) = (await ask(bench, proxy, shown(run))).results
-    assert first.lease is not None
-    assert (await bench.ask(proxy, body=Renew(first.lease))).results[0].code == Code.DENIED
-    assert (await bench.ask(proxy, body=Release(first.lease))).status == "ok"
-    record = bench.sink.records[-1]
-    assert (record.agent_id, record.run_id, record.action) == ("claude", run.credential.run_id, "release")
-    assert record.actor == f"egress/{proxy.credential.run_id}"
-    assert (await bench.ask(proxy, body=Release(first.lease))).results[0].code == Code.EXPIRED
-    (second,) = (await ask(bench, proxy, shown(run))).results
-    assert second.lease != first.lease
-    assert bench.sink.records[-1].uses == 1
-
-
-async def test_who_acts_for_others_renews_no_lease_of_theirs_by_rights_of_its_own(bench: DeskBench) -> None:
-    """Nor on a worker that does not know the lease."""
-    policy = POLICY.replace("egress:\n        allow: []", "egress:\n        allow: [anthropic.api_key]")
-    bench.load(policy=policy)
-    proxy = bench.run("egress")
-    (result,) = (await ask(bench, proxy, shown(bench.run("claude")))).results
-    assert result.lease is not None
-    assert (await bench.ask(proxy, body=Renew(result.lease))).results[0].code == Code.DENIED
-    for holding in bench.affairs.leases.book:
-        bench.affairs.leases.book.end(holding)
-    assert (await bench.ask(proxy, body=Renew(result.lease))).results[0].code == Code.DENIED
-    assert (await bench.ask(proxy, body=Release(result.lease))).results[0].code == Code.EXPIRED
-
-
-async def test_whoever_acts_for_many_runs_is_told_once_of_a_new_version(bench: DeskBench) -> None:
-    """Else the notices of thousands of leases would push answers out of its stream."""
-    proxy = bench.run("egress")
-    for run in (bench.run("claude"), bench.run("claude")):
-        assert (await ask(bench, proxy, shown(run))).status == "ok"
-    note = WriteNote("0" * 32, "written", PROXIED, "local://anthropic", bench.clock.now(), version="8")
-    superseding, desk = bench.affairs.superseding, bench.desk
-    (letter,) = superseding.note(note, desk.configuration, bench.clock.now())
-    assert (notice(proxy, letter).event, notice(proxy, letter).name) == ("secret_rotated", PROXIED)
-
-
-@pytest.mark.parametrize("kind", ["agent", "run", "token"])
-async def test_revoking_who_acts_for_others_ends_what_it_was_lent(bench: DeskBench, kind: Any) -> None:
-    """It is told, also right after files changed, and the audit has the end of each lease."""
-    run, proxy, other = bench.run("claude"), bench.run("egress"), bench.run("gateway")
-    await ask(bench, proxy, shown(run))
-    await ask(bench, other, shown(run), KEY, "value")
-    identity = bench.desk.opener.verifier.verify(proxy.credential.token, bench.clock.now())
-    subject = {"agent": "egress", "run": f"egress/{identity.run_id}", "token": identity.token_id}[kind]
-    bench.load(policy=POLICY)
-    (letter,) = revoke(bench, order(kind, subject))
-    assert notice(proxy, letter).event == "run_revoked"
-    (ended,) = bench.sink.of("lease_ended")
-    assert (ended.agent_id, ended.secret_name) == ("claude", PROXIED)
-    assert [holding.lease.name for holding in bench.affairs.leases.book] == [KEY]
-
-
-async def test_a_lease_of_a_value_goes_on_only_while_the_run_may_have_it(bench: DeskBench) -> None:
-    """Once the policy gives it to a proxy alone, the run's own lease is not renewed."""
-    run = bench.run("claude")
-    (result,) = (await bench.ask(run, body=Resolve((KEY,), "", None, "env"))).results
-    assert result.lease is not None
-    assert (await bench.ask(run, body=Renew(result.lease))).status == "ok"
-    bench.load(policy=POLICY.replace("- openai.api_key", "- {secret: openai.api_key, deliver: [proxy]}"))
-    assert (await bench.ask(run, body=Renew(result.lease))).results[0].code == Code.DENIED
-    bench.load(policy=POLICY.replace("- openai.api_key", "- {secret: openai.api_key, deliver: [file]}"))
-    assert (await bench.ask(run, body=Renew(result.lease))).status == "ok"
 
 
 async def test_what_does_not_verify_is_looked_at_so_often_and_known_runs_go_on(bench: DeskBench) -> None:
@@ -480,15 +282,3 @@ async def test_the_audit_says_for_which_way_people_are_asked_and_by_whom(tmp_pat
     await ask(bench, bench.run("egress"), shown(bench.run("claude")), GUARDED)
     (record,) = bench.sink.of("approval_requested")
     assert (record.agent_id, record.deliver, record.actor) == ("claude", "proxy", "egress")
-
-
-async def test_a_run_that_is_revoked_while_its_lease_is_given_back_does_not_look_like_the_proxy(
-    bench: DeskBench,
-) -> None:
-    """Only that lease is answered as revoked: a client whose own run is revoked drops all that it holds."""
-    run, proxy = bench.run("claude"), bench.run("egress")
-    (result,) = (await ask(bench, proxy, shown(run))).results
-    assert result.lease is not None
-    bench.admission.before = lambda: revoke(bench, order("run", f"claude/{run.credential.run_id}"))
-    reply = await bench.ask(proxy, body=Release(result.lease))
-    assert (reply.code, reply.results[0].code) == (None, Code.REVOKED)
