@@ -7,6 +7,7 @@ XADD twice.
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ from broker_worker.core.errors import QueueError
 
 CONNECT_SECONDS = 5.0
 _INCOMPLETE = object()
+_let_others_run = getattr(os, "sched_yield", lambda: None)
+"""Gives the processor to those that who polls waits for, where the system has a call for that."""
 
 Command = tuple[str | bytes | int, ...]
 
@@ -110,7 +113,8 @@ class QueueConnection(asyncio.Protocol):
         replies = self._replies
         if poll_us and not replies:
             until = time.monotonic_ns() + poll_us * 1000
-            while not replies and self._broken is None and time.monotonic_ns() < until:  # noqa: ASYNC110  # events sleep
+            while not replies and self._broken is None and time.monotonic_ns() < until:
+                _let_others_run()
                 await asyncio.sleep(0)
         (reply,) = await self.receive_many(1)
         return reply

@@ -48,9 +48,10 @@ HAND_OVER = 16
 """A batch of this size or more lets the other lane read before it is released; below, the way round costs more."""
 BLOCK_MS = 1_000
 POLL_US = 300
-"""How long a worker looks for more after it served something, before it sleeps, microseconds: to wake a processor that
-sleeps, and whose caches others have filled meanwhile, costs the next request more than half of that. Not where there is
-only one."""
+"""How long a worker looks for more after it served few requests, before it sleeps, microseconds. Not where there is
+only one processor (docs/adr/0040)."""
+FEW = 4
+"""After a larger batch nothing is looked for: under load the processor is needed by the server and by agents."""
 SLICES = 10
 """The sweep looks at a tenth of the agents ten times a second, so that many agents never cost one long pause."""
 SLICE_SECONDS = 0.1
@@ -238,7 +239,7 @@ class Worker:
             poll_us = 0
             while has_turn and not self._stopping.is_set():
                 entries = await self._read(lane, poll_us)
-                poll_us = self._poll_us if entries else 0
+                poll_us = self._poll_us if 0 < len(entries) <= FEW else 0
                 if len(entries) >= HAND_OVER:
                     await lane.serve(entries, before_release=hand_over)
                 elif entries or self._desk.opener.has_cold:
