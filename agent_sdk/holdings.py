@@ -90,6 +90,12 @@ class Holdings:
             if loan.subject == subject:
                 loan.end("revoked")
 
+    def revoke_secret(self, name: str) -> None:
+        """End every loan of a secret, whatever its version."""
+        for loan in self._loans():
+            if loan.name == name:
+                loan.end("revoked")
+
     def shares_lease(self, loan: Loan) -> bool:
         """Whether another loan of the same lease goes on."""
         return loan.lease is not None and any(

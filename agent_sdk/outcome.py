@@ -111,7 +111,7 @@ def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, sub
     Every asked name ends up granted or refused: one that the reply leaves out, or grants without a value, counts as
     `unavailable`. Names that were not asked for are dropped. A reply that refuses the request as a whole grants
     nothing, whatever else it says; if it does so because the run was revoked, all that the run holds is dropped, or all
-    that was asked for on behalf of that run.
+    that was asked for on behalf of that run. Of a name that is refused as revoked, every copy is dropped.
 
     Args:
         reply: an authentic reply.
@@ -137,7 +137,10 @@ def settle(reply: Reply, asked: Sequence[str], holdings: Holdings, now: int, sub
         if result is not None and result.outcome == "granted" and result.value is not None:
             secrets[name] = holdings.lend(result, result.value, now, subject)
         else:
-            others.append(_refusal(name, result))
+            refusal = _refusal(name, result)
+            others.append(refusal)
+            if refusal.code == Code.REVOKED:
+                holdings.revoke_secret(name)
     return Answer(secrets, tuple(others))
 
 

@@ -79,6 +79,20 @@ async def test_an_answer_that_the_run_is_revoked_makes_up_for_a_lost_notice(
     assert secret.revoked
 
 
+async def test_an_answer_that_a_secret_is_revoked_makes_up_for_a_lost_notice(
+    client: FakeAsyncSecretBroker, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each copy of it is dropped, also what was lent for other runs; what else was asked for is there."""
+    held = [await client.get("a.key"), await client.get("a.key", deliver="proxy", on_behalf_of=Subject("token-1"))]
+    monkeypatch.setattr(desk, "notify", lambda *arguments: None)
+    desk.revoke("a.key")
+    assert not any(secret.revoked for secret in held)
+    answer = await client.get_many(["a.key", "b.key"], partial=True)
+    assert [refusal.code for refusal in answer.refusals] == [Code.REVOKED]
+    assert all(secret.revoked for secret in held)
+    assert answer.secrets["b.key"].reveal() == "value-b"
+
+
 async def test_a_notice_of_old_ends_nothing_that_was_released_later(
     client: FakeAsyncSecretBroker, desk: FakeDesk
 ) -> None:
