@@ -27,6 +27,8 @@ from starlette.routing import Route
 
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import RunCredential
+from agent_sdk.http_server import Connection
+from agent_sdk.http_server import Server as HttpServer
 from agent_sdk.mcp_server.access import Access
 from agent_sdk.mcp_server.allowed_commands import AllowedCommands
 from agent_sdk.mcp_server.commands import Commands
@@ -44,6 +46,7 @@ from agent_sdk.wire.messages import Notice
 HOST: Final = "127.0.0.1"
 PATH: Final = "/mcp"
 _MAX_SESSIONS: Final = 64
+_MAX_CONNECTIONS: Final = 256
 _END_SECONDS: Final = 5.0
 
 
@@ -159,21 +162,21 @@ async def serve_http(
             held.add("mcp-token", token.encode())
             app = HttpOutlet(_http_app(server, number, token), Outlet(held))
             config = uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2, lifespan="on"
+                app,
+                http=Connection,
+                lifespan="on",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=_MAX_CONNECTIONS,
+                timeout_graceful_shutdown=2,
             )
-            web = _Web(config)
+            web = HttpServer(config)
             announce(f"http://{HOST}:{number}{PATH}")
             with _on_signals(lambda: setattr(web, "should_exit", True)):
                 await web.serve(sockets=[listening])
-
-
-class _Web(uvicorn.Server):
-    """uvicorn without its own signal handlers, which would end the process before what is held was given back."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
 
 
 def _http_app(server: Server[Any], port: int, token: str) -> Starlette:

@@ -14,6 +14,7 @@ import uvicorn
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, make_url
 
+from agent_sdk.http_server import Server
 from broker_worker.core.errors import SetupError
 from broker_worker.dashboard.app import make_app
 from broker_worker.dashboard.context import Context
@@ -47,15 +48,6 @@ def read_only(address: str) -> Engine:
     if url.get_backend_name() == "sqlite" and url.database:
         url = url.set(database=f"file:{url.database}", query={"mode": "ro", "uri": "true"})
     return open_database(url.render_as_string(hide_password=False))
-
-
-class _Server(uvicorn.Server):
-    """A server that leaves signals to whoever runs it: uvicorn's own way ends the process before it has tidied up."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
 
 
 @dataclass
@@ -118,7 +110,7 @@ class Dashboard:
         )
 
     async def _serve(self, context: Context, sockets: list[socket.socket], ready: Callable[[str], None]) -> None:
-        server = _Server(
+        server = Server(
             uvicorn.Config(
                 make_app(context),
                 lifespan="off",

@@ -16,6 +16,7 @@ from dashboard_house import CHAIN, NOW
 from desk_workbench import write_files
 from sqlalchemy import create_engine
 
+from agent_sdk.http_server import Server
 from agent_sdk.wire.audit import event_id
 from broker_worker.dashboard import serving
 from broker_worker.dashboard.context import Context
@@ -68,9 +69,9 @@ class Site:
     @asynccontextmanager
     async def served(self) -> AsyncIterator["Site"]:
         """Serve until the block ends."""
-        server: list[serving._Server] = []
+        server: list[Server] = []
 
-        class Seen(serving._Server):
+        class Seen(Server):
             def __init__(self, config: Any) -> None:
                 super().__init__(config)
                 server.append(self)
@@ -81,7 +82,7 @@ class Site:
             self.origin = origin
             up.set()
 
-        with patch.object(serving, "_Server", Seen), patch.object(serving, "_now", lambda: self.clock()):
+        with patch.object(serving, "Server", Seen), patch.object(serving, "_now", lambda: self.clock()):
             dashboard = serving.Dashboard(self.settings, self.port)
             running = asyncio.create_task(dashboard.run(ready))
             waiting = asyncio.create_task(up.wait())

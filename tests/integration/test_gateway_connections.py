@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from gateway_bench import HEAD, HEADERS, Reached, serving
 
+from agent_sdk.http_server import Connection
 from broker_worker.core.errors import SetupError
 from broker_worker.gateway import app as gateway_app
 from broker_worker.gateway.app import Gateway
-from broker_worker.gateway.serving import Connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -1,9 +1,11 @@
 """`secret-agent mcp --http`: who reaches it, clients of both protocol eras, and what is left when it ends."""
 
+import asyncio
 import signal
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
@@ -29,7 +31,8 @@ async def home(valkey_socket: Path, tmp_path_factory: pytest.TempPathFactory) ->
         assert await process.wait() == 0
         made.wire.extend(await process.stdout.read() + await process.stderr.read())
         made.check_wire()
-        assert [each for each in made.desk.requests if each.operation == "release"], "nothing was given back"
+        asked = {each.operation for each in made.desk.requests}
+        assert "release" in asked or "resolve" not in asked, "nothing was given back"
 
 
 async def test_the_token_is_this_users_alone(home: House) -> None:
@@ -58,6 +61,26 @@ async def test_others_are_turned_away(home: House, headers: dict[str, str], stat
     }
     async with home.http_client(**{**own, **headers}) as web:
         assert (await web.post(home.url, json=PING)).status_code == status
+
+
+async def test_more_connections_than_it_serves_are_told_so(home: House) -> None:
+    """And when they have gone, the next client is served."""
+    address = urlsplit(home.url)
+    own = {
+        "Authorization": f"Bearer {home.token_file.read_text().strip()}",
+        "Accept": "application/json, text/event-stream",
+    }
+    opened = [await asyncio.open_connection(address.hostname, address.port) for _ in range(260)]
+    try:
+        async with home.http_client(**own) as web:
+            assert (await web.post(home.url, json=PING)).status_code == 503
+    finally:
+        for _, writer in opened:
+            writer.close()
+            await writer.wait_closed()
+    async with asyncio.timeout(10), home.http_client(**own) as web:
+        while (await web.post(home.url, json=PING)).status_code == 503:  # noqa: ASYNC110  # a process of its own
+            await asyncio.sleep(0.01)
 
 
 async def test_it_listens_on_loopback_only(home: House) -> None:
