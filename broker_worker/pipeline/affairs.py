@@ -33,6 +33,7 @@ TAKE_OVER_MS = 3_000
 _PURGE_EVERY_MS = 60_000
 _SETTLED_AT_ONCE = 32
 """How many requests are settled before everybody else has a turn: each costs syncs."""
+_RECORDED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Affairs:
         self._untold: dict[str, tuple[ApprovalRequest, Decision, int]] = {}
         self._seen_settled: dict[bytes, int] = {}
         self._unkept: dict[bytes, None] = {}
+        self._unrecorded: list[AuditRecord] = []
         self._purge_at = 0
         for revocation in revocation_log.poll():
             revocations.apply(revocation)
@@ -321,6 +323,7 @@ class Affairs:
         """
         self._keep()
         letters = self.revoke(self._log.poll(), configuration, now)
+        self._record_in_the_end(())
         self.leases.book.purge(now)
         self._recall.tell_vaults(configuration)
         if now >= self._purge_at:
@@ -355,7 +358,7 @@ class Affairs:
                 told, ended = self._recall.end(revocation, leases, now)
                 letters, noted = letters + told, noted + ended
         if noted:
-            self._record(noted)
+            self._record_in_the_end(noted)
             self._look_at = 0  # what was asked may be void
         self._recall.tell_vaults(configuration)
         return letters
@@ -368,10 +371,15 @@ class Affairs:
         """
         self.leases.book.inherit(holdings)
         letters, noted = self._recall.end_refused(holdings, self.revocations, now)
-        if noted:
-            self._record(noted)
+        self._record_in_the_end(noted)
         self._recall.tell_vaults(configuration)
         return letters
+
+    def _record_in_the_end(self, noted: Iterable[AuditRecord]) -> None:
+        """Record what is in force already: what the audit does not take now it is told again."""
+        self._unrecorded += noted
+        while self._unrecorded and self._record(self._unrecorded[:_RECORDED_AT_ONCE]):
+            del self._unrecorded[:_RECORDED_AT_ONCE]
 
     def _record(self, noted: Sequence[AuditRecord], kind: tuple[str, ...] | None = None, now: int = 0) -> bool:
         """Record; what anybody can cause without end is counted. False if the audit does not take it now."""

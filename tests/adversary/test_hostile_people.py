@@ -316,6 +316,22 @@ async def test_holders_are_told_although_the_audit_is_full_and_counts_are_due(be
     assert len(poll(bench)) == 1
 
 
+async def test_what_was_revoked_while_the_disk_was_full_is_recorded_later(bench: DeskBench) -> None:
+    """The order holds at once; when the disk is back, the audit has it and the lease that it ended, once."""
+    await bench.ask(bench.run(), "openai.api_key")
+    bench.sink.is_full = True
+    bench.orders.new.append(order("agent", "claude"))
+    for _ in range(3):
+        poll(bench)
+    bench.sink.is_full = False
+    for _ in range(2):
+        poll(bench)
+    assert [(r.event, r.subject) for r in bench.sink.records[1:]] == [
+        ("revoked", "agent:claude"),
+        ("lease_ended", "agent:claude"),
+    ]
+
+
 async def test_an_order_that_is_shown_for_ever_is_kept_once_while_the_disk_is_full(bench: DeskBench) -> None:
     """The queue cannot fill the memory with what the operator signed once; when the disk is back, it is written."""
     secret = CONTROL_SEED + run_public_key(CONTROL_SEED)
