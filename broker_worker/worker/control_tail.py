@@ -38,6 +38,8 @@ _MEND_EVERY = 20
 """Every so many polls, streams are looked at to which nobody can write any more."""
 
 _log = structlog.get_logger()
+ReadReport = Callable[[bytes, Callable[[AuditRecord], object]], None]
+"""Has a report of the job process recorded, if it is one and was not recorded before."""
 
 
 class ControlTail:
@@ -48,7 +50,7 @@ class ControlTail:
         consumer: this process's name in the consumer group of reports.
         desk: the gate; it takes what is read.
         writer: hears of writes.
-        read_report: the audit record of an authentic report of the job process; None if it is not.
+        read_report: has an authentic report of the job process recorded.
         clock: the time.
         stopping: set when the worker stops.
     """
@@ -59,7 +61,7 @@ class ControlTail:
         consumer: str,
         desk: Desk,
         writer: Writer,
-        read_report: Callable[[bytes], AuditRecord | None],
+        read_report: ReadReport,
         clock: Clock,
         stopping: asyncio.Event,
     ) -> None:
@@ -236,9 +238,7 @@ class ControlTail:
 
     async def _record_reports(self, entries: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> None:
         for entry_id, fields in entries:
-            record = self._read_report((fields or {}).get(keynames.MESSAGE_FIELD, b""))
-            if record is not None:
-                self._desk.record(record)
+            self._read_report((fields or {}).get(keynames.MESSAGE_FIELD, b""), self._desk.record)
             await self._client.xack(keynames.REPORTS, keynames.GROUP, entry_id)
             await self._client.xdel(keynames.REPORTS, entry_id)
 

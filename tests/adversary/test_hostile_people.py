@@ -18,10 +18,9 @@ from broker_worker.core.approval_book import KEPT_MS, Matter
 from broker_worker.core.approvals import ApprovalRequest, Decision, Ed25519Proof, sign_decision
 from broker_worker.core.control import decision_message, revocation_message
 from broker_worker.core.errors import SetupError
-from broker_worker.core.revocations import MAX_AT, Revocation, sign_revocation
+from broker_worker.core.revocations import Revocation, sign_revocation
 from broker_worker.pipeline.letters import Letter
 from broker_worker.ports import Fetched
-from broker_worker.state.revocation_file import RevocationFile
 
 ALICE, BOB = (bytes([n]) * 32 for n in (11, 12))
 GUARDED = "anthropic.api_key"
@@ -316,22 +315,6 @@ async def test_holders_are_told_although_the_audit_is_full_and_counts_are_due(be
     assert len(poll(bench)) == 1
 
 
-async def test_what_was_revoked_while_the_disk_was_full_is_recorded_later(bench: DeskBench) -> None:
-    """The order holds at once; when the disk is back, the audit has it and the lease that it ended, once."""
-    await bench.ask(bench.run(), "openai.api_key")
-    bench.sink.is_full = True
-    bench.orders.new.append(order("agent", "claude"))
-    for _ in range(3):
-        poll(bench)
-    bench.sink.is_full = False
-    for _ in range(2):
-        poll(bench)
-    assert [(r.event, r.subject) for r in bench.sink.records[1:]] == [
-        ("revoked", "agent:claude"),
-        ("lease_ended", "agent:claude"),
-    ]
-
-
 async def test_an_order_that_is_shown_for_ever_is_kept_once_while_the_disk_is_full(bench: DeskBench) -> None:
     """The queue cannot fill the memory with what the operator signed once; when the disk is back, it is written."""
     secret = CONTROL_SEED + run_public_key(CONTROL_SEED)
@@ -346,18 +329,6 @@ async def test_an_order_that_is_shown_for_ever_is_kept_once_while_the_disk_is_fu
             bench.affairs.take_control(raw, bench.desk.configuration, NOW)
     poll(bench)
     assert len(bench.orders.kept) == 1
-
-
-async def test_an_order_of_a_time_that_there_is_not_counts_for_nothing(bench: DeskBench, tmp_path: Path) -> None:
-    """A dashboard that was taken over has the control key: it must not keep workers from the orders of the file."""
-    control = run_public_key(CONTROL_SEED)
-    bench.affairs._log = orders = RevocationFile(tmp_path / "state" / "revocations.jsonl", control)
-    late = order("agent", "codex", order="reinstate", at=MAX_AT + 1)
-    raw = revocation_message(sign_revocation(late, CONTROL_SEED + control))
-    bench.affairs.take_control(raw, bench.desk.configuration, NOW)
-    orders.append(sign_revocation(order("agent", "codex"), CONTROL_SEED + control))
-    poll(bench)
-    assert (await bench.ask(bench.run("codex"), body=Resolve(("openai.api_key",)))).code == Code.REVOKED
 
 
 async def test_one_order_that_cannot_be_carried_out_does_not_hold_up_the_next(bench: DeskBench) -> None:
