@@ -20,6 +20,7 @@ from broker_worker.pipeline.session import Nonces
 from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Clock
 from broker_worker.queue.open_approvals import close_command, how_many, open_command
+from broker_worker.queue.pipelines import execute
 from broker_worker.queue.upkeep import clear_unusable
 from broker_worker.worker.outbox import Outbox
 
@@ -190,7 +191,7 @@ class ControlTail:
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
             pipeline.execute_command(*open_command(waiting.shown(request, configuration, now)))
-            await pipeline.execute()
+            await execute(pipeline)
         affairs.published(request, configuration)
 
     async def _take(self, found: Sequence[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
