@@ -378,7 +378,7 @@ class Worker:
             now = self._clock.now()
             self._hot_set.cool(now)
             self._fetches.give_up_overdue(now)
-            if now >= self._desk.session.rotate_at:
+            if self._desk.session.is_over(now):
                 self._desk.session = start_session(self._identity_seed, self._name, now, secrets.token_bytes(32))
             try:
                 self._desk.tick()
