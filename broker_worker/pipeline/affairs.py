@@ -22,6 +22,7 @@ from broker_worker.pipeline import records
 from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.letters import Letter, letters_to
+from broker_worker.pipeline.notifying import notification
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.recalling import Recall
 from broker_worker.pipeline.superseding import Superseding
@@ -34,6 +35,8 @@ _PURGE_EVERY_MS = 60_000
 _SETTLED_AT_ONCE = 32
 """How many requests are settled before everybody else has a turn: each costs syncs."""
 _RECORDED_AT_ONCE = 1024
+_DENIED_MS = 366 * KEPT_MS
+"""How long a denial is remembered: longer than any run that was granted something lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +143,7 @@ class Affairs:
         if not configuration.notifications or digest in self._announced:
             return
         self._announced.add(digest)
-        payload: dict[str, object] = {
-            "approval_id": request.approval_id,
-            "agent_id": request.agent_id,
-            "run_id": request.run_id,
-            "names": list(request.names),
-            "purpose": request.purpose,
-            "task": request.task or "",
-            "approvers": list(request.approvers),
-            "expires_at": request.expires_at,
-            "asked_today": request.asked_today,
-            "link": f"{configuration.dashboard.origin}/approvals/{request.approval_id}",
-        }
-        self._jobs.enqueue("notify_approval", payload)
+        self._jobs.enqueue("notify_approval", notification(request, configuration.dashboard.origin))
 
     def give_up(self, request: ApprovalRequest) -> None:
         """A request was not shown in time, and others took its place: it is void, and its run is told to ask anew.
@@ -183,7 +174,10 @@ class Affairs:
         except WireError:
             return
         matter = self.approvals.book.add(request)
-        if request.approval_id in self._settled.used():
+        settled = self._settled.used()
+        if request.denial_mark in settled:
+            matter.final = "denied"
+        if request.approval_id in settled:
             if now < request.expires_at:  # whoever settled it may have died before the queue was told
                 self.approvals.waiting.close(request)
         elif not _is_long_over(request, now):
@@ -299,15 +293,17 @@ class Affairs:
         ]
         if (noted or also) and not self._record([*noted, *also]):
             return False
-        for mark, (request, _, _) in found.items():
+        for mark, (request, decision, _) in found.items():
             del self._untold[mark]
             if mark not in told:
+                if decision.verdict == "deny":  # so that it holds after a restart, whatever the queue shows then
+                    self._note_told(request.denial_mark, request, now + _DENIED_MS)
                 self._note_told(mark, request, now)
         return True
 
-    def _note_told(self, mark: str, request: ApprovalRequest, now: int) -> None:
+    def _note_told(self, mark: str, request: ApprovalRequest, until: int) -> None:
         with suppress(AuditError):  # then the next process records it once more; this one does not
-            self._settled.use(mark, request.request_id.hex(), max(now, request.expires_at))
+            self._settled.use(mark, request.request_id.hex(), max(until, request.expires_at))
 
     def _forget(self, digest: bytes) -> None:
         self._open.pop(digest, None)
