@@ -245,7 +245,7 @@ def _rq_queue(url: str, jobs_key: bytes, clock: SystemClock) -> "RqJobQueue":
 
 
 class ReportReader:
-    """Turns what the job process reports into audit records, each report once.
+    """Has what the job process reports recorded, each report once.
 
     Args:
         key: from `jobs.reports.report_key`.
@@ -257,26 +257,25 @@ class ReportReader:
         self._clock = clock
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
-    def __call__(self, raw: bytes) -> AuditRecord | None:
-        """The record of a report.
+    def __call__(self, raw: bytes, record: Callable[[AuditRecord], object]) -> None:
+        """Record a report, unless our job process did not write it, it is a repetition, or its time is a day off.
+
+        Whoever owns the queue could repeat an old one for ever.
 
         Args:
             raw: an entry of the reports stream.
-
-        Returns:
-            None for what our job process did not write, for a repetition, and for what is older than a day: whoever
-            owns the queue could repeat it for ever.
+            record: takes the record; if it raises, the report counts as not seen.
         """
         try:
             report = decode_report(raw, self._key)
         except WireError:
-            return None
-        if report.report_id in self._seen or report.at < self._clock.now() - _REPORTS_FOR_MS:
-            return None
+            return
+        if report.report_id in self._seen or abs(report.at - self._clock.now()) > _REPORTS_FOR_MS:
+            return
+        record(report.record())
         self._seen[report.report_id] = None
         if len(self._seen) > _REPORTS_SEEN:
             self._seen.popitem(last=False)
-        return report.record()
 
 
 def intakes_of(keys: BrokerKeys) -> dict[bytes, Intake]:

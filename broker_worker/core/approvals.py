@@ -21,6 +21,7 @@ MAX_BYTES: Final = 32 * 1024
 """Largest request or decision on the queue, bytes."""
 _REQUEST_TAG = b"secret-broker approval request v1\x00"
 _DECISION_TAG = b"secret-broker approval decision v1\x00"
+_DENIAL_TAG = b"secret-broker approval denial v1\x00"
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Text = Annotated[str, Meta(max_length=256)]
@@ -86,6 +87,11 @@ class ApprovalRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     def approval_id(self) -> str:
         """The first 16 hexadecimal digits of the digest: what people and the audit call it."""
         return self.digest()[:8].hex()
+
+    @property
+    def denial_mark(self) -> str:
+        """What a denial of it is remembered by, whoever made it: of the form of an approval's id."""
+        return hashlib.sha256(_DENIAL_TAG + self.digest()).digest()[:8].hex()
 
     @property
     def grant_ms(self) -> int | None:

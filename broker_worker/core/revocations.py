@@ -10,12 +10,13 @@ from nacl.exceptions import BadSignatureError
 
 from agent_sdk.wire.codec import Codec
 from agent_sdk.wire.errors import WireError
-from agent_sdk.wire.messages import Time
 from agent_sdk.wire.names import check_agent_id, check_run_id, check_secret_name
 
 Kind = Literal["run", "agent", "secret", "lease", "token"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 MAX_BYTES: Final = 4096
+MAX_AT: Final = 253_402_300_799_999
+"""The last time that an order can have, ms since the epoch: the end of the year 9999, as in files and in the audit."""
 MAX_TOKEN_ID: Final = 64
 """Longest `jti` that a token may have, characters."""
 _LEASE_ID = re.compile("[0-9a-f]{32}")
@@ -33,7 +34,7 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
         subject: `agent/run` for a run, an agent id, a secret name, a lease id (32 hexadecimal digits), or a token's
             `jti`.
         version: of a secret: only this version; None for all.
-        at: when, ms since the epoch.
+        at: when, ms since the epoch; `MAX_AT` at most.
         reason: in the operator's words.
         by: who, as far as the program knows.
     """
@@ -43,7 +44,7 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     kind: Kind
     subject: Text
     version: Text | None = None
-    at: Time
+    at: Annotated[int, Meta(ge=0, le=MAX_AT)]
     reason: Text
     by: Text
 

@@ -14,6 +14,7 @@ from broker_worker.core.errors import SetupError
 from broker_worker.files.keys import load_seed
 from broker_worker.queue.acl import CONSOLE
 from broker_worker.queue.login import process_url
+from broker_worker.queue.pipelines import execute
 from broker_worker.settings import Settings
 
 CONTROL_LENGTH: Final = 10_000
@@ -41,7 +42,7 @@ async def announce(settings: Settings, messages: Sequence[bytes]) -> str:
             for message in messages:
                 fields: Any = {keynames.MESSAGE_FIELD: message}
                 pipeline.xadd(keynames.CONTROL, fields, maxlen=CONTROL_LENGTH, approximate=True)
-            await pipeline.execute()
+            await execute(pipeline)
     except TimeoutError:
         return f"no answer within {_QUEUE_SECONDS:.0f} s"
     except (RedisError, OSError) as error:

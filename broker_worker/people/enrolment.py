@@ -73,7 +73,10 @@ class Enrolment:
 
         Raises:
             ApprovalError: if it is not the credential that was asked for; after a few of those the link ends as well.
+                Or if the link has ended, also while this answer was on its way.
         """
+        if self.ended.is_set():
+            raise ApprovalError("the link was used already, or its time is over")
         self.attempts += 1
         try:
             self.key = verify_registration(answer, self.challenge, "localhost", origin)

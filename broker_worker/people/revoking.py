@@ -14,7 +14,7 @@ import nacl.bindings as sodium
 
 from broker_worker.core.control import revocation_message
 from broker_worker.core.errors import BrokerError, QueueError, SetupError
-from broker_worker.core.revocations import Kind, Revocation, Revocations, check_subject, sign_revocation
+from broker_worker.core.revocations import MAX_AT, Kind, Revocation, Revocations, check_subject, sign_revocation
 from broker_worker.files.keys import control_public, ensure_control_seed
 from broker_worker.people.announcing import announce
 from broker_worker.settings import Settings
@@ -157,7 +157,7 @@ def _write(
             kind=kind,
             subject=subject,
             version=version,
-            at=now if newest is None else max(now, newest.at + 1),  # it holds, also if the clock went back
+            at=now if newest is None else min(max(now, newest.at + 1), MAX_AT),  # it holds, also if the clock went back
             reason=reason,
             by=by,
         )

@@ -22,6 +22,7 @@ from broker_worker.pipeline import records
 from broker_worker.pipeline.approving import Approvals
 from broker_worker.pipeline.leasing import Leases
 from broker_worker.pipeline.letters import Letter, letters_to
+from broker_worker.pipeline.notifying import notification
 from broker_worker.pipeline.peers import PeerCache
 from broker_worker.pipeline.recalling import Recall
 from broker_worker.pipeline.superseding import Superseding
@@ -33,6 +34,9 @@ TAKE_OVER_MS = 3_000
 _PURGE_EVERY_MS = 60_000
 _SETTLED_AT_ONCE = 32
 """How many requests are settled before everybody else has a turn: each costs syncs."""
+_RECORDED_AT_ONCE = 1024
+_DENIED_MS = 366 * KEPT_MS
+"""How long a denial is remembered: longer than any run that was granted something lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Affairs:
         self._untold: dict[str, tuple[ApprovalRequest, Decision, int]] = {}
         self._seen_settled: dict[bytes, int] = {}
         self._unkept: dict[bytes, None] = {}
+        self._unrecorded: list[AuditRecord] = []
         self._purge_at = 0
         for revocation in revocation_log.poll():
             revocations.apply(revocation)
@@ -138,19 +143,7 @@ class Affairs:
         if not configuration.notifications or digest in self._announced:
             return
         self._announced.add(digest)
-        payload: dict[str, object] = {
-            "approval_id": request.approval_id,
-            "agent_id": request.agent_id,
-            "run_id": request.run_id,
-            "names": list(request.names),
-            "purpose": request.purpose,
-            "task": request.task or "",
-            "approvers": list(request.approvers),
-            "expires_at": request.expires_at,
-            "asked_today": request.asked_today,
-            "link": f"{configuration.dashboard.origin}/approvals/{request.approval_id}",
-        }
-        self._jobs.enqueue("notify_approval", payload)
+        self._jobs.enqueue("notify_approval", notification(request, configuration.dashboard.origin))
 
     def give_up(self, request: ApprovalRequest) -> None:
         """A request was not shown in time, and others took its place: it is void, and its run is told to ask anew.
@@ -181,7 +174,10 @@ class Affairs:
         except WireError:
             return
         matter = self.approvals.book.add(request)
-        if request.approval_id in self._settled.used():
+        settled = self._settled.used()
+        if request.denial_mark in settled:
+            matter.final = "denied"
+        if request.approval_id in settled:
             if now < request.expires_at:  # whoever settled it may have died before the queue was told
                 self.approvals.waiting.close(request)
         elif not _is_long_over(request, now):
@@ -297,15 +293,17 @@ class Affairs:
         ]
         if (noted or also) and not self._record([*noted, *also]):
             return False
-        for mark, (request, _, _) in found.items():
+        for mark, (request, decision, _) in found.items():
             del self._untold[mark]
             if mark not in told:
+                if decision.verdict == "deny":  # so that it holds after a restart, whatever the queue shows then
+                    self._note_told(request.denial_mark, request, now + _DENIED_MS)
                 self._note_told(mark, request, now)
         return True
 
-    def _note_told(self, mark: str, request: ApprovalRequest, now: int) -> None:
+    def _note_told(self, mark: str, request: ApprovalRequest, until: int) -> None:
         with suppress(AuditError):  # then the next process records it once more; this one does not
-            self._settled.use(mark, request.request_id.hex(), max(now, request.expires_at))
+            self._settled.use(mark, request.request_id.hex(), max(until, request.expires_at))
 
     def _forget(self, digest: bytes) -> None:
         self._open.pop(digest, None)
@@ -321,6 +319,7 @@ class Affairs:
         """
         self._keep()
         letters = self.revoke(self._log.poll(), configuration, now)
+        self._record_in_the_end(())
         self.leases.book.purge(now)
         self._recall.tell_vaults(configuration)
         if now >= self._purge_at:
@@ -355,7 +354,7 @@ class Affairs:
                 told, ended = self._recall.end(revocation, leases, now)
                 letters, noted = letters + told, noted + ended
         if noted:
-            self._record(noted)
+            self._record_in_the_end(noted)
             self._look_at = 0  # what was asked may be void
         self._recall.tell_vaults(configuration)
         return letters
@@ -368,10 +367,15 @@ class Affairs:
         """
         self.leases.book.inherit(holdings)
         letters, noted = self._recall.end_refused(holdings, self.revocations, now)
-        if noted:
-            self._record(noted)
+        self._record_in_the_end(noted)
         self._recall.tell_vaults(configuration)
         return letters
+
+    def _record_in_the_end(self, noted: Iterable[AuditRecord]) -> None:
+        """Record what is in force already: what the audit does not take now it is told again."""
+        self._unrecorded += noted
+        while self._unrecorded and self._record(self._unrecorded[:_RECORDED_AT_ONCE]):
+            del self._unrecorded[:_RECORDED_AT_ONCE]
 
     def _record(self, noted: Sequence[AuditRecord], kind: tuple[str, ...] | None = None, now: int = 0) -> bool:
         """Record; what anybody can cause without end is counted. False if the audit does not take it now."""

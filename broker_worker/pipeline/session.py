@@ -38,12 +38,17 @@ class Nonces:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session key pair with its certificate. `rotate_at` is in ms since the epoch."""
+    """One session key pair with its certificate, which begins at `begins_at`. Times are in ms since the epoch."""
 
     public: bytes
     secret: bytes = field(repr=False)
     certificate: bytes
+    begins_at: int
     rotate_at: int
+
+    def is_over(self, now: int) -> bool:
+        """Whether another one is due: at its time, or because the clock was set back and nobody would accept it."""
+        return not self.begins_at <= now < self.rotate_at
 
 
 def start_session(identity_seed: bytes, worker_id: str, now: int, entropy: bytes) -> Session:
@@ -59,5 +64,6 @@ def start_session(identity_seed: bytes, worker_id: str, now: int, entropy: bytes
         The session, certified from a minute ago for two hours.
     """
     public = sodium.crypto_scalarmult_base(entropy)
-    certificate = issue_certificate(identity_seed, public, now - BACKDATE_MS, now + LIFETIME_MS, worker_id)
-    return Session(public, entropy, certificate, now + LIFETIME_MS // 2)
+    begins_at = now - BACKDATE_MS
+    certificate = issue_certificate(identity_seed, public, begins_at, now + LIFETIME_MS, worker_id)
+    return Session(public, entropy, certificate, begins_at, now + LIFETIME_MS // 2)

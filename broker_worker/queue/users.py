@@ -7,6 +7,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from broker_worker.core.errors import QueueError
 from broker_worker.queue.acl import AGENT_PREFIX, operator_url, users_of
+from broker_worker.queue.pipelines import execute
 
 
 async def apply_acl(client: Redis, queue_key: bytes, agents: Iterable[str]) -> None:
@@ -29,7 +30,7 @@ async def apply_acl(client: Redis, queue_key: bytes, agents: Iterable[str]) -> N
                 pipeline.execute_command("ACL", "SETUSER", user, "reset", "on", *rules)
             if gone:
                 pipeline.execute_command("ACL", "DELUSER", *gone)
-            await pipeline.execute()
+            await execute(pipeline)
     except RedisError as error:
         raise QueueError(
             f"the queue does not let us set its users: {error}",

@@ -108,8 +108,11 @@ class LineFile:
         """Write lines and have the disk take them. Only while `locked`, and after a `poll` in there.
 
         Raises:
-            SetupError: if it cannot be written; as far as the disk allows, no part of it then stays in the file.
+            SetupError: if it cannot be written, or nobody would read the file any more as it would be too large; as far
+                as the disk allows, no part of it then stays in the file.
         """
+        if self._offset + sum(len(line) + 1 for line in lines) > MAX_BYTES:
+            raise self._too_large("would have")
         try:
             is_new = not self._path.exists()
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _SAFE
@@ -146,7 +149,7 @@ class LineFile:
                 raise SetupError(f"{self._path} is not a plain file", hint="move it away")
             check_private(self._path, status, "the file")
             if status.st_size > MAX_BYTES:
-                raise SetupError(f"{self._path} has more than {MAX_BYTES} bytes", hint="move what is over elsewhere")
+                raise self._too_large("has")
             return _state_of(status), file.read(status.st_size)
 
     def _write(self, descriptor: int, content: bytes) -> None:
@@ -162,6 +165,9 @@ class LineFile:
             with suppress(OSError):  # a part that stays is no line, or is taken away by the next append
                 os.ftruncate(descriptor, self._offset)
             raise
+
+    def _too_large(self, verb: str) -> SetupError:
+        return SetupError(f"{self._path} {verb} more than {MAX_BYTES} bytes", hint="move what is over elsewhere")
 
     def _failed(self, what: str, error: OSError) -> SetupError:
         return SetupError(

@@ -20,6 +20,7 @@ from broker_worker.pipeline.session import Nonces
 from broker_worker.pipeline.writing import Writer
 from broker_worker.ports import Clock
 from broker_worker.queue.open_approvals import close_command, how_many, open_command
+from broker_worker.queue.pipelines import execute
 from broker_worker.queue.upkeep import clear_unusable
 from broker_worker.worker.outbox import Outbox
 
@@ -38,6 +39,8 @@ _MEND_EVERY = 20
 """Every so many polls, streams are looked at to which nobody can write any more."""
 
 _log = structlog.get_logger()
+ReadReport = Callable[[bytes, Callable[[AuditRecord], object]], None]
+"""Has a report of the job process recorded, if it is one and was not recorded before."""
 
 
 class ControlTail:
@@ -48,7 +51,7 @@ class ControlTail:
         consumer: this process's name in the consumer group of reports.
         desk: the gate; it takes what is read.
         writer: hears of writes.
-        read_report: the audit record of an authentic report of the job process; None if it is not.
+        read_report: has an authentic report of the job process recorded.
         clock: the time.
         stopping: set when the worker stops.
     """
@@ -59,7 +62,7 @@ class ControlTail:
         consumer: str,
         desk: Desk,
         writer: Writer,
-        read_report: Callable[[bytes], AuditRecord | None],
+        read_report: ReadReport,
         clock: Clock,
         stopping: asyncio.Event,
     ) -> None:
@@ -188,7 +191,7 @@ class ControlTail:
         async with self._client.pipeline(transaction=False) as pipeline:
             pipeline.xadd(keynames.APPROVALS, fields, maxlen=STREAM_LENGTH, approximate=True)
             pipeline.execute_command(*open_command(waiting.shown(request, configuration, now)))
-            await pipeline.execute()
+            await execute(pipeline)
         affairs.published(request, configuration)
 
     async def _take(self, found: Sequence[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> None:
@@ -236,9 +239,7 @@ class ControlTail:
 
     async def _record_reports(self, entries: Iterable[tuple[bytes, dict[bytes, bytes] | None]]) -> None:
         for entry_id, fields in entries:
-            record = self._read_report((fields or {}).get(keynames.MESSAGE_FIELD, b""))
-            if record is not None:
-                self._desk.record(record)
+            self._read_report((fields or {}).get(keynames.MESSAGE_FIELD, b""), self._desk.record)
             await self._client.xack(keynames.REPORTS, keynames.GROUP, entry_id)
             await self._client.xdel(keynames.REPORTS, entry_id)
 

@@ -15,7 +15,6 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from agent_sdk.wire import keynames
-from agent_sdk.wire.audit import AuditRecord
 from broker_worker.core.errors import AuditError, QueueError
 from broker_worker.core.hot_set import NOBODY, HotSet
 from broker_worker.pipeline import Desk, records
@@ -35,7 +34,7 @@ from broker_worker.queue.streams import (
     trim_overfull,
 )
 from broker_worker.queue.upkeep import leave, mend
-from broker_worker.worker.control_tail import ControlTail
+from broker_worker.worker.control_tail import ControlTail, ReadReport
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.lane import InHand, Lane
 from broker_worker.worker.lease_keeping import LeaseKeeping
@@ -83,7 +82,7 @@ class Worker:
         lease_log: keeps what runs hold for the workers that come after.
         hot_set: the agents, and which of them are watched.
         identity_seed: certifies session keys.
-        read_report: the audit record of an authentic report of the job process; None if it is not.
+        read_report: has an authentic report of the job process recorded.
         clock: the time.
     """
 
@@ -99,7 +98,7 @@ class Worker:
         lease_log: LeaseLog,
         hot_set: HotSet,
         identity_seed: bytes,
-        read_report: Callable[[bytes], AuditRecord | None],
+        read_report: ReadReport,
         clock: Clock,
     ) -> None:
         self.consumer = f"{name}-{secrets.token_hex(4)}"
@@ -184,6 +183,8 @@ class Worker:
     def _report(loop: str, error: Exception, pause: float) -> None:
         if isinstance(error, QueueError | RedisError | OSError):
             _log.warning("queue_away", what=loop, error=str(error), pause=pause)
+        elif isinstance(error, AuditError):
+            _log.error("audit_unavailable", what=loop, error=str(error), hint=error.hint)
         else:  # of a foreign error only the type and the place: its text may repeat what it was given
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
@@ -377,7 +378,7 @@ class Worker:
             now = self._clock.now()
             self._hot_set.cool(now)
             self._fetches.give_up_overdue(now)
-            if now >= self._desk.session.rotate_at:
+            if self._desk.session.is_over(now):
                 self._desk.session = start_session(self._identity_seed, self._name, now, secrets.token_bytes(32))
             try:
                 self._desk.tick()

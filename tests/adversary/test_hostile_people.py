@@ -255,9 +255,11 @@ async def test_junk_decisions_do_not_have_everything_looked_at_again(bench: Desk
 # --- restarts ----------------------------------------------------------------------------------------------------
 
 
-def restarted(bench: DeskBench, folder: Path, raws: Sequence[bytes], decisions: Sequence[Decision]) -> DeskBench:
+def restarted(
+    bench: DeskBench, folder: Path, raws: Sequence[bytes], decisions: Sequence[Decision], grant: str = "once"
+) -> DeskBench:
     """Another process with the same files, which reads the same streams."""
-    again = bench_with(folder)
+    again = bench_with(folder, grant)
     again.clock.time = bench.clock.time
     for attribute in ("settled", "once"):
         getattr(again, attribute).uses.update(getattr(bench, attribute).uses)
@@ -288,6 +290,17 @@ async def test_a_denial_that_came_while_no_worker_ran_is_recorded(bench: DeskBen
     denial = signed(bench, request, "deny")
     again = restarted(bench, tmp_path / "again", [bench.affairs.signed(request)], [signed(bench, request), denial])
     assert [(r.outcome, r.approver) for r in again.sink.of("approval_decided")] == [("refused", "alice")]
+
+
+@pytest.mark.parametrize("grant", ["once", "15m", "run"])
+async def test_a_denial_holds_after_a_restart_although_the_queue_withholds_it(tmp_path: Path, grant: str) -> None:
+    """Who approved and took that back has taken it back, also where the approval alone is shown again."""
+    bench = bench_with(tmp_path, grant)
+    run = bench.run()
+    request = await approved(bench, run)
+    take(bench, signed(bench, request, "deny"))
+    again = restarted(bench, tmp_path / "again", [bench.affairs.signed(request)], [signed(bench, request)], grant)
+    assert (await again.ask_one(run, GUARDED, purpose=request.purpose)).code == Code.APPROVAL_DENIED
 
 
 async def test_an_old_request_that_is_shown_again_is_not_settled_again(bench: DeskBench, tmp_path: Path) -> None:

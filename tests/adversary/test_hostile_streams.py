@@ -39,7 +39,7 @@ def bench(tmp_path: Path) -> DeskBench:
 
 
 def tail_of(bench: DeskBench, client: Any) -> ControlTail:
-    return ControlTail(client, "worker-1-0", bench.desk, bench.writer, lambda _: None, bench.clock, asyncio.Event())
+    return ControlTail(client, "worker-1-0", bench.desk, bench.writer, lambda *_: None, bench.clock, asyncio.Event())
 
 
 @contextlib.asynccontextmanager

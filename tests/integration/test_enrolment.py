@@ -110,6 +110,31 @@ async def test_every_page_is_strict_about_what_it_loads() -> None:
     assert not re.search(r"<style|style=|\son[a-z]+=|javascript:", page)
 
 
+async def test_an_answer_that_was_held_back_replaces_nobodys_key() -> None:
+    """Who saw the link can begin to answer before the person does, and end after: it works once all the same."""
+    went_on = asyncio.Event()
+    async with enrolling() as (browser, serving):
+        challenge = (await browser.get("options")).json()["challenge"]
+        other = json.dumps(SoftwareAuthenticator().register(challenge, browser.origin)).encode()
+        begun = asyncio.Event()
+
+        async def held_back() -> AsyncIterator[bytes]:
+            yield other[:10]
+            begun.set()
+            await went_on.wait()
+            yield other[10:]
+
+        headers = {"origin": browser.origin, "content-type": "application/json"}
+        late = asyncio.create_task(browser.client.post("finish", content=held_back(), headers=headers))
+        await begun.wait()
+        for _ in range(5):  # by then the server has let it in
+            await browser.get("options")
+        assert (await browser.register()).status_code == 200
+        went_on.set()
+        assert (await late).status_code in (400, 404)  # 404 if the server let it in only now
+        assert await asyncio.wait_for(serving, 45) == browser.device.key
+
+
 WRONG: dict[str, Callable[[Browser, str], Any]] = {
     "another challenge": lambda browser, _: browser.device.register("AAAA", browser.origin),
     "another origin": lambda browser, challenge: browser.device.register(challenge, "http://localhost:7710"),

@@ -83,6 +83,15 @@ async def test_queue_that_is_away_leaves_the_order_in_force(home: Home, tmp_path
     assert home.queue_key.hex() not in str(caught.value)
 
 
+async def test_queue_that_refuses_is_quoted_without_the_order(home: Home) -> None:
+    """A person reads why, and not the bytes that were written."""
+    with Redis.from_url(home.settings.redis_url or "") as client:
+        client.set(keynames.CONTROL, b"no stream")
+    with pytest.raises(NotAnnouncedError, match=r"did not take it to others \(WRONGTYPE") as caught:
+        await revoke(home.settings, "agent", "claude", reason="gone mad", by="maria")
+    assert "gone mad" not in str(caught.value)
+
+
 async def test_queue_that_does_not_answer_is_given_up(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that hangs holds nobody up for ever."""
     monkeypatch.setattr(announcing, "_QUEUE_SECONDS", 0.05)

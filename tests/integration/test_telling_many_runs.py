@@ -72,7 +72,7 @@ async def test_requests_are_answered_before_all_notices_are_sealed(
     bench, stopping = DeskBench(tmp_path / "config"), asyncio.Event()
     lend_to_many(bench)
     run, other = bench.run(), bench.run("codex")
-    tail = ControlTail(redis, "worker-1-0", bench.desk, bench.writer, lambda _: None, bench.clock, stopping)
+    tail = ControlTail(redis, "worker-1-0", bench.desk, bench.writer, lambda *_: None, bench.clock, stopping)
     bench.orders.new.append(order("secret", "openai.api_key"))
     tasks = [asyncio.create_task(loop()) for loop in (tail.look, tail.attend)]
     await until(lambda: sealed)
@@ -92,7 +92,7 @@ async def test_requests_are_answered_before_all_notices_are_sealed(
 async def test_people_are_asked_before_all_runs_are_told(tmp_path: Path, redis: Any, sealed: list[Letter]) -> None:
     """What an operator or an approver is to see does not stand behind thousands of notices."""
     bench = bench_with(tmp_path / "config", "once")
-    tail = ControlTail(redis, "worker-1-0", bench.desk, bench.writer, lambda _: None, bench.clock, asyncio.Event())
+    tail = ControlTail(redis, "worker-1-0", bench.desk, bench.writer, lambda *_: None, bench.clock, asyncio.Event())
     tail.send(letters(MANY))
     await bench.ask(bench.run(), GUARDED)
     assert len(asked(bench)) == 1

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 from broker_home import Home
+from desk_workbench import until
 
 from agent_sdk.errors import Unavailable
+from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
 from broker_worker.audit import journal, write_ahead
+from broker_worker.files.keys import JOBS, ensure_seed
+from broker_worker.jobs.reports import encode_report, make_report, report_key
+from broker_worker.worker import control_tail
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
@@ -73,3 +78,33 @@ async def test_junk_while_the_disk_is_full_does_not_end_the_worker(home: Home, m
     records: list[Any] = home.records("unauthenticated")
     assert sum(record.count or 1 for record in records) == 30
     home.check_audit()
+
+
+async def test_a_full_disk_is_no_defect_and_loses_no_report(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the job process reports meanwhile is recorded when there is room, and the log says what is wrong."""
+    monkeypatch.setattr(control_tail, "_CLAIM_EVERY", 1)
+    monkeypatch.setattr(control_tail, "_CLAIM_IDLE_MS", 1)
+    key = report_key(ensure_seed(home.settings.keys_dir / JOBS))
+    raw = encode_report(make_report("notified", home.clock.now(), reason="bell", outcome="granted"), key)
+    said = ""
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def says(word: str) -> bool:
+        nonlocal said
+        said += "".join(capfd.readouterr())
+        return word in said
+
+    async with home.working():
+        with monkeypatch.context() as broken:
+            for place in (journal, write_ahead):
+                broken.setattr(place, "sync_data", refuse)
+            with home.redis() as redis:
+                redis.xadd(keynames.REPORTS, {keynames.MESSAGE_FIELD: raw})
+            await until(lambda: says("audit_unavailable"))
+        await until(lambda: home.records("notified"))
+    assert [record.reason for record in home.records("notified")] == ["bell"]
+    assert not says("defect")

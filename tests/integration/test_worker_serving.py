@@ -157,6 +157,16 @@ async def test_a_token_that_ends_ends_its_values_and_its_service(home: Home) -> 
         assert caught.value.code == Code.EXPIRED
 
 
+async def test_agents_are_answered_after_the_clock_was_set_back(home: Home) -> None:
+    """A host that starts with a clock an hour ahead: what certified its answers until then is of the future now."""
+    async with home.working() as process:
+        before = process.desk.session
+        home.clock.shift = -3_600_000
+        await until(lambda: process.desk.session is not before)
+        async with home.client() as claude:
+            assert (await claude.get("openai.api_key")).reveal() == "value of openai"
+
+
 async def test_scope_purpose_runs_and_not_after_narrow(home: Home) -> None:
     """What the token and the entry say holds end to end."""
     home.write(

@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import nacl.bindings
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
 from broker_worker.cli import main
 from broker_worker.cli.init import create_installation
+from broker_worker.core.revocations import MAX_AT, sign_revocation
 from broker_worker.files.keys import CONTROL, PUBLIC_CONTROL, ensure_control_seed, ensure_seed, load_seed
 from broker_worker.people.revoking import orders_of
 from broker_worker.settings import Settings
+from broker_worker.state.revocation_file import RevocationFile
 
 NOW = 1_800_000_000_000
 WHY = ("--reason", "laptop lost", "--by", "maria")
@@ -171,6 +175,17 @@ def test_order_holds_though_the_clock_went_back(settings: Settings, monkeypatch:
     assert run(settings, "reinstate", "agent", "claude", *WHY).exit_code == 0
     assert in_force(settings) == []
     run(settings, "revoke", "agent", "claude", *WHY)
+    assert in_force(settings) == ["agent:claude"]
+
+
+def test_order_holds_against_one_of_the_last_time_that_there_is(settings: Settings) -> None:
+    """Whoever had the control key for a while cannot have made anything irrevocable."""
+    run(settings, "revoke", "agent", "claude", *WHY)
+    public, secret = nacl.bindings.crypto_sign_seed_keypair(load_seed(settings.keys_dir / CONTROL))
+    last = structs.replace(next(iter(orders_of(settings))), order="reinstate", at=MAX_AT)
+    RevocationFile(settings.revocations_file, public).append(sign_revocation(last, secret))
+    assert in_force(settings) == []
+    assert run(settings, "revoke", "agent", "claude", *WHY).exit_code == 0
     assert in_force(settings) == ["agent:claude"]
 
 

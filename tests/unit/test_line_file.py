@@ -215,6 +215,17 @@ def test_file_that_grew_without_bound_is_not_read(path: Path) -> None:
         LineFile(path, is_line).poll()
 
 
+def test_file_does_not_grow_beyond_what_is_read(path: Path) -> None:
+    """What would not be read is refused, so that nobody takes it for written; the other lines still count."""
+    wrote(path, b"<1>\n")
+    file = LineFile(path, is_line)
+    with patch.object(line_file, "MAX_BYTES", 8):
+        append(file, b"<2>")
+        with pytest.raises(SetupError, match="would have more than 8 bytes"):
+            append(file, b"<3>")
+        assert LineFile(path, is_line).poll().lines == [b"<1>", b"<2>"]
+
+
 def test_several_writers_lose_no_line(path: Path) -> None:
     """Lines of writers that run at the same time all stand in the file, whole."""
 

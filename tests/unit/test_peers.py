@@ -89,6 +89,12 @@ def test_a_session_is_replaced_well_before_its_certificate_ends() -> None:
     assert session.rotate_at == NOW + LIFETIME_MS // 2
 
 
+@pytest.mark.parametrize(("at", "is_over"), [(-60_001, True), (-60_000, False), (0, False), (LIFETIME_MS // 2, True)])
+def test_a_session_is_over_at_its_time_and_when_the_clock_was_set_back(at: int, is_over: bool) -> None:
+    """By less than its certificate lies back nobody is in the way."""
+    assert start_session(IDENTITY, "worker-1", NOW, bytes([5]) * 32).is_over(NOW + at) is is_over
+
+
 def test_no_key_is_shown(peer: Peer) -> None:
     """Neither derived keys nor tokens are part of a repr."""
     peer.remember("eyJ-token", identity(1))
