@@ -175,6 +175,16 @@ def test_whoami_shows_no_key(agent: Agent, desk: FakeDesk) -> None:
     assert desk.requests == []
 
 
+def test_whoami_shows_an_end_beyond_the_calendar_as_its_last_second(
+    agent: Agent, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential may say any time up to 2^53 ms, and datetime reaches less far."""
+    run = desk.credential("claude")
+    run.expires_at = 2**53 - 1
+    monkeypatch.setattr(RunCredential, "load", lambda environ=None: run)
+    assert json.loads(agent("whoami", "--json").stdout)["expires"] == "9999-12-31T23:59:59Z"
+
+
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
