@@ -194,10 +194,11 @@ class SecretBroker:
         wait_for_approval: bool = True,
     ) -> Stored:
         """Store a value; see `AsyncSecretBroker.put`."""
-        wait = wait_for_approval
+        wait, take = wait_for_approval, _kept(value)
+        del value  # from what a traceback with local variables shows
         return self._run(
             lambda client: client.put(
-                name, value, purpose=purpose, replaces=replaces, timeout=timeout, wait_for_approval=wait
+                name, take(), purpose=purpose, replaces=replaces, timeout=timeout, wait_for_approval=wait
             )
         )
 
@@ -239,6 +240,11 @@ class SecretBroker:
             if self._loop is None:
                 self._loop = _LoopThread(self._make)
             return self._loop
+
+
+def _kept(value: T) -> Callable[[], T]:
+    """A value behind a function, so that what lists variables does not show it."""
+    return lambda: value
 
 
 class _LoopThread:

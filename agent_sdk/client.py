@@ -332,7 +332,10 @@ class AsyncSecretBroker:
             Conflict: if the name is taken, or has another version by now; nothing was written.
             NotGranted: if it was refused, or (`Unavailable`) nobody answered: then it may have been stored or not.
         """
-        body = checked_put(name, value, purpose, replaces)
+        try:
+            body = checked_put(name, value, purpose, replaces)
+        finally:
+            del value  # from what a traceback with local variables shows
         return await self._write(body, self._seconds(timeout), wait_for_approval)
 
     async def generate(
@@ -376,10 +379,7 @@ class AsyncSecretBroker:
 
     async def _resolve(self, body: Resolve, seconds: float, wait_for_approval: bool, *, partial: bool) -> Answer:
         started = time.monotonic()
-        if seconds <= REQUEST_SECONDS:
-            answer = await self._exchange.ask(body, body.names, seconds)
-        else:
-            answer = await self._ask(body, body.names, seconds)
+        answer = await self._ask(body, body.names, seconds)
         if wait_for_approval and answer.refusals and answer.refused is None:
             exchange, left = self._exchange, started + seconds - time.monotonic()
             return await until_settled(exchange.ask, exchange.settled, body, answer, left, partial=partial)
