@@ -81,13 +81,13 @@ class AsyncSecretBroker:
         transport: Transport | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
-        own = credential or RunCredential.load()
+        self._timeout = checked_seconds(timeout)
+        own = RunCredential.load() if credential is None else credential
         channel = RunChannel(own)
         if transport is None:
             from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415  # redis-py is long to load
 
             transport = RedisTransport(own.queue_url, own.shown_queue_url, own.agent_id, channel.replies)
-        self._timeout = checked_seconds(timeout)
         self._exchange = Exchange(own, channel, transport, on_notice, clock)
 
     @classmethod
