@@ -6,6 +6,7 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -70,6 +71,18 @@ def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp
     assert (link.is_symlink(), link.read_text(), path.read_text()) == (False, "value-a", "mine")
     assert "is a folder" in agent("get", "a.key", "-o", str(tmp_path)).stderr
     assert "neither a file nor a pipe" in agent("get", "a.key", "-o", "/dev/null").stderr
+
+
+@pytest.mark.parametrize("output", [(), ("-o", "-")])
+def test_a_value_is_not_shown_on_a_terminal(
+    agent: Agent, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch, output: tuple[str, ...]
+) -> None:
+    """By whatever name standard output is called; nothing is asked for."""
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("agent_sdk.cli.get.standard_output", lambda: terminal)
+    done = agent("get", "a.key", *output)
+    assert (done.exit_code, done.stdout, desk.requests) == (2, "", [])
+    assert "standard output is a terminal" in done.stderr
 
 
 def test_a_pipe_is_written_to(agent: Agent, tmp_path: Path) -> None:
