@@ -43,9 +43,15 @@ class Masker:
 
     Args:
         values: the values to mask, by name. Of two names with one value the first is shown.
+
+    Raises:
+        TypeError: if a value is no bytes.
     """
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
+        for name, value in values.items():
+            if not isinstance(value, bytes):
+                raise TypeError(f"values are bytes, as reveal_bytes() gives them; {name} is {type(value).__name__}")
         self.unmasked: Final = tuple(name for name, value in values.items() if not can_be_masked(value))
         self._names: dict[bytes, str] = {}
         for name, value in values.items():
