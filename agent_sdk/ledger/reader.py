@@ -103,10 +103,7 @@ class AuditReader:
     ) -> None:
         if state is not None and positions is not None:
             raise ValueError("expected either a state file or positions, not both")
-        if not isinstance(identity_public_key, bytes) or len(identity_public_key) != KEY_BYTES:
-            raise ValueError(
-                f"the broker's identity has {KEY_BYTES} bytes; `secret-broker keys show` has it in base64url"
-            )
+        _check_key(identity_public_key)
         self._client = _client(url)
         self._group = group
         self._from_now = from_now
