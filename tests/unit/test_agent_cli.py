@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,7 @@ from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire.errors import Code
 
 Agent = Callable[..., Result]
+ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.fixture
@@ -55,6 +59,22 @@ def test_get_writes_a_private_file_and_says_so_to_the_policy(agent: Agent, desk:
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("value-a", 0o600)
     assert desk.requests[0].deliver == "file"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_does_not_leave_a_value_beside_its_place(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever is ended while writing leaves the whole file and nothing else."""
+    code = f"""
+import os
+from pathlib import Path
+from agent_sdk.cli.private_output import write_output
+sync = os.fsync
+os.fsync = lambda descriptor: (os.kill(os.getpid(), {number}), sync(descriptor))
+write_output(Path("key"), b"value", force=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRON, timeout=60, check=False)
+    assert done.returncode == -number
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("key", "value")]
 
 
 def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp_path: Path) -> None:
