@@ -63,7 +63,7 @@ class SecretBroker:
         cls, *, timeout: float = TIMEOUT_SECONDS, on_notice: Callable[[Notice], None] | None = None
     ) -> Self:
         """The client of the run that this process was launched as (`RunCredential.load`)."""
-        return cls(RunCredential.load(), timeout=timeout, on_notice=on_notice)
+        return cls(timeout=timeout, on_notice=on_notice)
 
     def __enter__(self) -> Self:
         return self

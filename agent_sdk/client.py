@@ -95,7 +95,7 @@ class AsyncSecretBroker:
         cls, *, timeout: float = TIMEOUT_SECONDS, on_notice: Callable[[Notice], None] | None = None
     ) -> Self:
         """The client of the run that this process was launched as (`RunCredential.load`)."""
-        return cls(RunCredential.load(), timeout=timeout, on_notice=on_notice)
+        return cls(timeout=timeout, on_notice=on_notice)
 
     async def __aenter__(self) -> Self:
         self._exchange.start()

@@ -147,6 +147,9 @@ class RunCredential:
     def from_json(cls, text: str | bytes) -> Self:
         """Read the form of `to_json`, strictly.
 
+        Args:
+            text: the JSON document, UTF-8 if bytes; at most 64 KiB.
+
         Raises:
             CredentialInvalid: if anything is missing, unknown or malformed.
         """

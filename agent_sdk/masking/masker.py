@@ -124,6 +124,9 @@ class Masker:
     def replace(self, whole: bytes) -> bytes:
         """Mask a complete text on its own, apart from the stream.
 
+        Args:
+            whole: the text's bytes.
+
         Returns:
             What `feed` and then `flush` of a new masker give.
         """
@@ -135,6 +138,9 @@ class Masker:
 
     def finds(self, whole: bytes) -> tuple[str, ...]:
         """The values that `replace` would mask in a complete text.
+
+        Args:
+            whole: the text's bytes.
 
         Returns:
             Their names, in the order in which the masker was given them.

@@ -123,7 +123,13 @@ def test_what_is_no_credential_is_said_to_be_none(client: Callable[[Any], object
 def test_a_wrong_timeout_does_not_use_up_the_credential(monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be taken once, so what is wrong with the call is said first."""
     monkeypatch.setenv("SECRET_BROKER_CREDENTIAL", FakeDesk().credential().to_json())
-    for client in (AsyncSecretBroker, SecretBroker):
+    made: tuple[Callable[..., object], ...] = (
+        AsyncSecretBroker,
+        AsyncSecretBroker.from_environment,
+        SecretBroker,
+        SecretBroker.from_environment,
+    )
+    for client in made:
         with pytest.raises(InvalidRequest, match="a timeout is a positive number"):
             client(timeout=0)
-    SecretBroker()
+    SecretBroker.from_environment()
