@@ -359,3 +359,15 @@ def test_a_socket_whose_path_is_too_long_says_what_to_do(tmp_path: Path) -> None
     folder.mkdir()
     with SigningServer([]) as server, pytest.raises(OSError, match="choose a shorter TMPDIR"):
         server.listen(folder / "agent.sock")
+
+
+@pytest.mark.parametrize("line", [b"ssh-ed25519 \xff\xfe x", "ssh-ed25519 \u00fc\u00fc\u00fc\u00fc x".encode(), b""])
+def test_a_file_that_is_no_public_key_is_said_to_be_none(
+    line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever bytes it has: it is the caller's mistake, and no defect."""
+    (tmp_path / "key.pub").write_bytes(line)
+    monkeypatch.setattr("agent_sdk.cli.ssh_agent.SecretBroker", lambda timeout: FakeSecretBroker())
+    result = CliRunner().invoke(main, ["ssh-agent", "--key", f"a.key={tmp_path}/key.pub", "--", "true"])
+    assert result.exit_code == 2
+    assert "this is no line of an SSH public key" in result.stderr

@@ -93,7 +93,7 @@ def test_a_signals_handler_may_use_a_client_that_is_being_made(closes: bool) -> 
 def test_a_source_works_in_a_child_that_was_forked_while_a_thread_asked() -> None:
     """The lock of the thread that asks in the parent is held for ever in the child."""
     code = """
-import os, threading
+import os, signal, threading
 from agent_sdk.testing import FakeSecretBroker
 broker = FakeSecretBroker({"a": "x"})
 broker.desk.silent = True
@@ -105,6 +105,7 @@ threading.Thread(target=source, daemon=True).start()
 asking.wait()
 child = os.fork()
 if not child:
+    signal.alarm(50)
     broker.desk.silent = False
     os._exit(7 if source() == "x" else 1)
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
