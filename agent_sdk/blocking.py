@@ -10,9 +10,9 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from agent_sdk.client import TIMEOUT_SECONDS, AsyncSecretBroker
 from agent_sdk.credential import RunCredential
-from agent_sdk.errors import ClientClosed
+from agent_sdk.errors import ClientClosed, InvalidRequest
 from agent_sdk.outcome import Resolution, Stored
-from agent_sdk.request import Deliver
+from agent_sdk.request import Deliver, checked_seconds
 from agent_sdk.secret import Secret
 from agent_sdk.source import SecretSource
 from agent_sdk.wire.messages import Delivery, Notice, Way
@@ -30,7 +30,7 @@ class SecretBroker:
     Args:
         credential: the run's; taken by `RunCredential.load()` if neither it nor `client` is given.
         timeout: seconds that a request may take, if the call does not say.
-        on_notice: called on the client's thread for each notice; it must not block.
+        on_notice: called on the client's thread for each notice; it must not block, nor use this client.
         client: makes the asynchronous client, once in each process, in place of the arguments above.
 
     Raises:
@@ -48,12 +48,13 @@ class SecretBroker:
         client: Callable[[], AsyncSecretBroker] | None = None,
     ) -> None:
         if client is None:
+            checked_seconds(timeout)  # before the credential is taken, which is possible once
             taken = RunCredential.load() if credential is None else credential
             AsyncSecretBroker(taken, timeout=timeout)  # what cannot be used is refused here, not at the first request
             client = lambda: AsyncSecretBroker(taken, timeout=timeout, on_notice=on_notice)  # noqa: E731  # a closure over three arguments
         self._make = client
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler that closes us may interrupt who holds it
         self._process = os.getpid()
         self._loop: _LoopThread | None = None
 
@@ -62,7 +63,7 @@ class SecretBroker:
         cls, *, timeout: float = TIMEOUT_SECONDS, on_notice: Callable[[Notice], None] | None = None
     ) -> Self:
         """The client of the run that this process was launched as (`RunCredential.load`)."""
-        return cls(RunCredential.load(), timeout=timeout, on_notice=on_notice)
+        return cls(timeout=timeout, on_notice=on_notice)
 
     def __enter__(self) -> Self:
         return self
@@ -73,11 +74,17 @@ class SecretBroker:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. Requests in flight end with `ClientClosed`; later ones too."""
+        """Close the connections and end the thread. Requests in flight end with `ClientClosed`; later ones too.
+
+        Raises:
+            InvalidRequest: if `on_notice` calls it; nothing is closed then.
+        """
         if self._process != os.getpid():
             self._closed = True  # the thread and connections belong to the parent
             return
         with self._lock:
+            if self._loop is not None:
+                self._loop.check_thread()
             self._closed = True
             loop, self._loop = self._loop, None
         if loop is not None:
@@ -194,10 +201,11 @@ class SecretBroker:
         wait_for_approval: bool = True,
     ) -> Stored:
         """Store a value; see `AsyncSecretBroker.put`."""
-        wait = wait_for_approval
+        wait, take = wait_for_approval, _kept(value)
+        del value  # from what a traceback with local variables shows
         return self._run(
             lambda client: client.put(
-                name, value, purpose=purpose, replaces=replaces, timeout=timeout, wait_for_approval=wait
+                name, take(), purpose=purpose, replaces=replaces, timeout=timeout, wait_for_approval=wait
             )
         )
 
@@ -232,13 +240,25 @@ class SecretBroker:
     def _running(self) -> "_LoopThread":
         if self._process != os.getpid():
             # The parent's lock may have been held at the fork, and its thread does not exist here.
-            self._lock, self._loop, self._process = threading.Lock(), None, os.getpid()
+            self._lock, self._loop, self._process = threading.RLock(), None, os.getpid()
         with self._lock:
-            if self._closed:
+            if self._needs_loop():
+                made = _LoopThread(self._make)
+                if self._needs_loop():
+                    self._loop = made
+                else:  # a signal's handler used or closed us meanwhile
+                    made.stop()
+            if self._closed or self._loop is None:
                 raise ClientClosed("the client was closed: make a new one")
-            if self._loop is None:
-                self._loop = _LoopThread(self._make)
             return self._loop
+
+    def _needs_loop(self) -> bool:
+        return self._loop is None and not self._closed
+
+
+def _kept(value: T) -> Callable[[], T]:
+    """A value behind a function, so that what lists variables does not show it."""
+    return lambda: value
 
 
 class _LoopThread:
@@ -247,13 +267,26 @@ class _LoopThread:
     def __init__(self, make: Callable[[], AsyncSecretBroker]) -> None:
         self._client = make()
         self._loop = asyncio.new_event_loop()
-        self._submitting = threading.Lock()
+        self._submitting = threading.RLock()
         self._stopped = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="secret-broker", daemon=True)
         self._thread.start()
 
+    def check_thread(self) -> None:
+        """Make sure that the caller is not `on_notice`: it would wait for itself, and so would everybody else.
+
+        Raises:
+            InvalidRequest: if it is.
+        """
+        if threading.current_thread() is self._thread:
+            raise InvalidRequest(
+                "on_notice runs on the client's own thread and cannot wait for it: note what is to be done, and have "
+                "another thread ask or close"
+            )
+
     def run(self, call: Callable[[AsyncSecretBroker], Coroutine[Any, Any, T]]) -> T:
         """Run a call of the client and wait for it; an interrupt of the waiting thread ends the call too."""
+        self.check_thread()
         with self._submitting:
             if self._stopped:
                 raise ClientClosed("the client was closed: make a new one")

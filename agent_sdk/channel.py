@@ -73,6 +73,8 @@ class RunChannel:
     """
 
     def __init__(self, credential: RunCredential) -> None:
+        if not isinstance(credential, RunCredential):
+            raise CredentialInvalid(f"a RunCredential is expected; got {type(credential).__name__}")
         self.ignored = Ignored()
         self.replies = keynames.replies(credential.agent_id, keynames.fingerprint(credential.run_public_key))
         self._identity = credential.broker

@@ -81,13 +81,13 @@ class AsyncSecretBroker:
         transport: Transport | None = None,
         clock: Callable[[], int] = wall_clock,
     ) -> None:
-        own = credential or RunCredential.load()
+        self._timeout = checked_seconds(timeout)
+        own = RunCredential.load() if credential is None else credential
         channel = RunChannel(own)
         if transport is None:
             from agent_sdk.redis_transport import RedisTransport  # noqa: PLC0415  # redis-py is long to load
 
             transport = RedisTransport(own.queue_url, own.shown_queue_url, own.agent_id, channel.replies)
-        self._timeout = checked_seconds(timeout)
         self._exchange = Exchange(own, channel, transport, on_notice, clock)
 
     @classmethod
@@ -95,7 +95,7 @@ class AsyncSecretBroker:
         cls, *, timeout: float = TIMEOUT_SECONDS, on_notice: Callable[[Notice], None] | None = None
     ) -> Self:
         """The client of the run that this process was launched as (`RunCredential.load`)."""
-        return cls(RunCredential.load(), timeout=timeout, on_notice=on_notice)
+        return cls(timeout=timeout, on_notice=on_notice)
 
     async def __aenter__(self) -> Self:
         self._exchange.start()
@@ -332,7 +332,10 @@ class AsyncSecretBroker:
             Conflict: if the name is taken, or has another version by now; nothing was written.
             NotGranted: if it was refused, or (`Unavailable`) nobody answered: then it may have been stored or not.
         """
-        body = checked_put(name, value, purpose, replaces)
+        try:
+            body = checked_put(name, value, purpose, replaces)
+        finally:
+            del value  # from what a traceback with local variables shows
         return await self._write(body, self._seconds(timeout), wait_for_approval)
 
     async def generate(
@@ -376,10 +379,7 @@ class AsyncSecretBroker:
 
     async def _resolve(self, body: Resolve, seconds: float, wait_for_approval: bool, *, partial: bool) -> Answer:
         started = time.monotonic()
-        if seconds <= REQUEST_SECONDS:
-            answer = await self._exchange.ask(body, body.names, seconds)
-        else:
-            answer = await self._ask(body, body.names, seconds)
+        answer = await self._ask(body, body.names, seconds)
         if wait_for_approval and answer.refusals and answer.refused is None:
             exchange, left = self._exchange, started + seconds - time.monotonic()
             return await until_settled(exchange.ask, exchange.settled, body, answer, left, partial=partial)

@@ -12,7 +12,7 @@ import select
 import stat
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Annotated, Literal, NoReturn, Self, final
 from urllib.parse import urlsplit
 
@@ -35,7 +35,9 @@ DESCRIPTOR_SECONDS = 5.0
 
 _STANDARD_ERROR = 2
 _KEY = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{43}$")]
-_MASK = re.compile(r"(//[^/@:]*):[^/@]*@|((?:^|[?&])password=)[^&]*")
+_PASSWORD_OPTION = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
+_PASSWORD_OF_USER = re.compile(r"(//[^:?#]*):.*@", re.DOTALL)
+"""Up to the last `@`, as URLs are read, and over slashes too: a password that should have been escaped has them."""
 
 
 class _Document(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,6 +92,9 @@ class RunCredential:
         queue_url: str,
         expires_at: int,
     ) -> None:
+        _check_types({"agent_id": agent_id, "run_id": run_id, "token": token, "queue_url": queue_url}, str, "a text")
+        _check_types({"seed": seed, "broker": broker, "intake": intake}, bytes, "bytes")
+        _check_types({"expires_at": expires_at}, int, "a number of ms")
         try:
             self.agent_id = check_agent_id(agent_id)
             self.run_id = check_run_id(run_id)
@@ -98,7 +103,7 @@ class RunCredential:
         for name, key in (("seed", seed), ("broker", broker), ("intake", intake)):
             if len(key) != KEY_BYTES:
                 raise CredentialInvalid(f"run credential: {name} has {len(key)} bytes; expected {KEY_BYTES}")
-        if urlsplit(queue_url).scheme not in ("redis", "rediss", "unix"):
+        if _scheme(queue_url) not in ("redis", "rediss", "unix"):
             raise CredentialInvalid("run credential: queue_url must begin with redis://, rediss:// or unix://")
         self.token = token
         self.seed = seed
@@ -115,7 +120,7 @@ class RunCredential:
     @property
     def shown_queue_url(self) -> str:
         """The queue's URL with its password masked, fit for messages."""
-        return _MASK.sub(lambda found: f"{found[1]}:***@" if found[1] else f"{found[2]}***", self.queue_url)
+        return _PASSWORD_OF_USER.sub(r"\1:***@", _PASSWORD_OPTION.sub(r"\1***", self.queue_url))
 
     def __repr__(self) -> str:
         return f"RunCredential(agent_id={self.agent_id!r}, run_id={self.run_id!r}, queue_url={self.shown_queue_url!r})"
@@ -141,6 +146,9 @@ class RunCredential:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read the form of `to_json`, strictly.
+
+        Args:
+            text: the JSON document, UTF-8 if bytes; at most 64 KiB.
 
         Raises:
             CredentialInvalid: if anything is missing, unknown or malformed.
@@ -191,7 +199,24 @@ class RunCredential:
         )
 
 
+def _check_types(given: Mapping[str, object], kind: type, words: str) -> None:
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise CredentialInvalid(f"run credential: {name} is {words}; got {type(value).__name__}")
+
+
+def _scheme(url: str) -> str:
+    """The scheme of a URL. What urlsplit says of one that it refuses can repeat the password, so it ends here."""
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        pass
+    raise CredentialInvalid("run credential: queue_url cannot be understood; escape its password's special characters")
+
+
 def _parse(text: str | bytes) -> _Document:
+    if not isinstance(text, str | bytes):
+        raise CredentialInvalid(f"run credential: expected its JSON text; got {type(text).__name__}")
     if len(text) > MAX_BYTES:
         raise CredentialInvalid(f"run credential: longer than {MAX_BYTES} bytes")
     try:

@@ -24,6 +24,10 @@ WINDOW = 512
 """How many requests are in flight at most; more wait. The broker keeps more replies than that for a run."""
 
 _LOG = logging.getLogger(__name__)
+_ANOTHER_LOOP = (
+    "this client belongs to the event loop that used it first, and this is another one: make one client in each "
+    "asyncio.run(), or use SecretBroker, which may be used from any thread"
+)
 _NO_ANSWER = (
     "the request is on the queue, but no worker answered; `secret-broker doctor` on the broker's host says more"
 )
@@ -94,6 +98,7 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._state: Literal["new", "open", "closed"] = "new"
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to connect, if that was not done.
@@ -103,13 +108,23 @@ class Exchange:
         """
         if self._state == "new":
             self._state = "open"
+            self._loop = asyncio.get_running_loop()
             self._transport.start(self)
         elif self._state == "closed":
             raise ClientClosed("the client was closed: make a new one")
 
     async def close(self) -> None:
-        """End the requests in flight with `ClientClosed` and close the transport."""
+        """End the requests in flight with `ClientClosed` and close the transport.
+
+        Raises:
+            InvalidRequest: if another event loop than ours calls it while ours is there.
+        """
         was_open = self._state == "open"
+        if was_open and self._loop is not None and self._loop.is_closed():
+            self._state = "closed"
+            return  # whatever waited or was connected went with it
+        if was_open and self._loop is not asyncio.get_running_loop():
+            raise InvalidRequest(_ANOTHER_LOOP)
         self._state = "closed"
         for pending in (*self._pending.values(), *self._waiting.values()):
             pending.fail(ClientClosed("the client was closed while the request was in flight"))
@@ -131,10 +146,13 @@ class Exchange:
         Raises:
             NotGranted: if there is no answer.
             ClientClosed: if the client is closed, or is closed meanwhile.
+            InvalidRequest: if another event loop than ours calls it.
         """
         if self._state != "open":
             self.start()
         loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            raise InvalidRequest(_ANOTHER_LOOP)
         deadline = loop.time() + seconds
         pending = _Pending(loop.create_future(), body, names, deadline)
         request_id = os.urandom(16)

@@ -6,13 +6,15 @@ where no agent runs; `secret-broker launch` does so.
 
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from typing import NoReturn
 
 from agent_sdk.credential import RunCredential
 from agent_sdk.errors import InvalidRequest
 from agent_sdk.secret import wall_clock
 from agent_sdk.wire.errors import WireError
+from agent_sdk.wire.messages import MAX_TOKEN
 from agent_sdk.wire.names import NamePattern
 from agent_sdk.wire.sealing import KEY_BYTES, run_public_key
 from agent_sdk.wire.tokens import MAX_SCOPE, MAX_TASK, RunIdentity, sign_token
@@ -30,7 +32,7 @@ class RunIssuer:
         clock: the time in ms since the epoch.
 
     Raises:
-        InvalidRequest: if the seed is not 32 bytes long.
+        InvalidRequest: if the seed is not 32 bytes long, or a name is no printable text.
     """
 
     __slots__ = ("_clock", "_issuer", "_seed", "_trust_domain")
@@ -43,8 +45,12 @@ class RunIssuer:
         trust_domain: str = "secret-broker.local",
         clock: Callable[[], int] = wall_clock,
     ) -> None:
+        if not isinstance(seed, bytes):
+            raise InvalidRequest(f"an issuer's seed has {KEY_BYTES} bytes; got {type(seed).__name__}")
         if len(seed) != KEY_BYTES:
             raise InvalidRequest(f"an issuer's seed has {KEY_BYTES} bytes; this one has {len(seed)}")
+        _check_printable(issuer, "an issuer's name")
+        _check_printable(trust_domain, "a trust domain")
         self._seed = seed
         self._issuer = issuer
         self._trust_domain = trust_domain
@@ -52,6 +58,9 @@ class RunIssuer:
 
     def __repr__(self) -> str:
         return f"RunIssuer({self._issuer!r})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a run issuer cannot be pickled or copied: it holds the key that speaks for its agents")
 
     @property
     def public_key(self) -> bytes:
@@ -83,14 +92,18 @@ class RunIssuer:
             scope: secret-name patterns that narrow, for this run, what the policy allows; None for no narrowing.
 
         Raises:
-            InvalidRequest: if an argument is not in its canonical form.
+            InvalidRequest: if an argument is not in its canonical form, or task and scope are too long for a token.
+            CredentialInvalid: if the broker's keys or the queue's URL cannot be used.
         """
+        _check_printable(agent_id, "an agent id")
+        if run_id is not None and not isinstance(run_id, str):
+            raise InvalidRequest(f"a run id is a text; got {type(run_id).__name__}")
+        if not isinstance(ttl, timedelta):
+            raise InvalidRequest(f"a run's ttl is a timedelta; got {type(ttl).__name__}")
         if ttl < _SHORTEST:
             raise InvalidRequest(f"a run's ttl is at least a second; got {ttl}")
-        if task is not None and not (1 <= len(task) <= MAX_TASK and task.isprintable()):
-            raise InvalidRequest(f"a task is a printable text of 1 to {MAX_TASK} characters")
-        if scope is not None and len(scope) > MAX_SCOPE:
-            raise InvalidRequest(f"a scope has at most {MAX_SCOPE} patterns; got {len(scope)}")
+        if task is not None:
+            _check_printable(task, "a task", MAX_TASK)
         seed = secrets.token_bytes(KEY_BYTES)
         issued_at = self._clock() // 1000 * 1000
         try:
@@ -103,11 +116,13 @@ class RunIssuer:
                 issued_at=issued_at,
                 expires_at=issued_at + int(ttl.total_seconds()) * 1000,
                 task=task,
-                scope=None if scope is None else tuple(NamePattern(pattern) for pattern in scope),
+                scope=_patterns(scope),
             )
             token = sign_token(self._seed, identity, self._trust_domain)
         except WireError as error:
             raise InvalidRequest(str(error)) from None
+        if len(token) > MAX_TOKEN:
+            raise InvalidRequest(f"scope and task make a token of {len(token)} characters; at most {MAX_TOKEN} fit")
         return RunCredential(
             agent_id=agent_id,
             run_id=identity.run_id,
@@ -118,6 +133,27 @@ class RunIssuer:
             queue_url=queue_url,
             expires_at=identity.expires_at,
         )
+
+
+def _patterns(scope: Sequence[str] | None) -> tuple[NamePattern, ...] | None:
+    if scope is None:
+        return None
+    if isinstance(scope, str) or not isinstance(scope, Iterable):
+        raise InvalidRequest(f"a scope is a list of patterns; got {type(scope).__name__}")
+    patterns = tuple(scope)
+    if len(patterns) > MAX_SCOPE:
+        raise InvalidRequest(f"a scope has at most {MAX_SCOPE} patterns; got {len(patterns)}")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise InvalidRequest(f"a scope is a list of patterns; got {type(pattern).__name__} in it")
+    return tuple(map(NamePattern, patterns))
+
+
+def _check_printable(text: str, what: str, limit: int = MAX_TOKEN) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{what} is a text; got {type(text).__name__}")
+    if not (1 <= len(text) <= limit and text.isprintable()):
+        raise InvalidRequest(f"{what} is a printable text of 1 to {limit} characters")
 
 
 def new_run_id() -> str:

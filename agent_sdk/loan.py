@@ -14,7 +14,8 @@ from agent_sdk.errors import LeaseExpired, LeaseRevoked
 from agent_sdk.wire.messages import Source
 
 Ending = Literal["expired", "released", "revoked"]
-_END = 253_402_300_799_000  # the last second of the year 9999, which is as far as datetime reaches
+END_OF_CALENDAR = 253_402_300_799_000
+"""The last second of the year 9999, ms since the epoch, which is as far as datetime reaches."""
 
 _WORDS: dict[Ending, str] = {
     "expired": "{name} expired at {ends:%Y-%m-%dT%H:%M:%SZ}: ask the broker for it again",
@@ -74,7 +75,11 @@ class Loan(Struct, weakref=True, eq=False):
     @property
     def ends(self) -> datetime | None:
         """When it ends by itself, in UTC; None if never."""
-        return None if self.expires_at is None else datetime.fromtimestamp(min(self.expires_at, _END) / 1000, UTC)
+        return (
+            None
+            if self.expires_at is None
+            else datetime.fromtimestamp(min(self.expires_at, END_OF_CALENDAR) / 1000, UTC)
+        )
 
     def value(self) -> bytes:
         """The value.

@@ -1,6 +1,7 @@
 """What a caller asks, checked before anything is sent. No message repeats an argument: it may be a value by mistake."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import get_args
 
@@ -34,6 +35,8 @@ from agent_sdk.wire.names import check_secret_name, is_secret_name
 Deliver = Delivery | Mapping[str, Delivery]
 """How values are wanted: all in one way, or each name in its own."""
 _DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
+_LONG = 10**15
+"""Seconds beyond which one number is as good as another, and floats and texts still hold it."""
 
 
 def checked_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -80,8 +83,7 @@ def checked_resolve(
         _check_text(purpose, "purpose")
     if len(purpose) > MAX_PURPOSE:
         raise InvalidRequest(f"a purpose has at most {MAX_PURPOSE} characters; got {len(purpose)}")
-    if not purpose.isascii() and any("\ud800" <= character <= "\udfff" for character in purpose):
-        raise InvalidRequest("a purpose is a text of whole characters; this one has half of a surrogate pair")
+    _check_whole(purpose, "purpose")
     way, ways = _ways_of(wanted, deliver)
     if on_behalf_of is not None:
         _check_fields(on_behalf_of, Subject, "subject")
@@ -174,16 +176,18 @@ def checked_put(name: str, value: str | bytes, purpose: str, replaces: str | Non
     Raises:
         InvalidRequest: names the argument, what was found and what is expected; it never shows the value.
     """
-    if not isinstance(value, str | bytes):
-        raise InvalidRequest(f"a value is a text or bytes; got {type(value).__name__}")
+    raw = b""
     try:
-        raw = value.encode() if isinstance(value, str) else bytes(value)
-    except UnicodeEncodeError:
-        raw = b""
-    if not 1 <= len(raw) <= MAX_VALUE:
-        raise InvalidRequest(f"a value has 1 to {MAX_VALUE} bytes, of whole characters if it is a text")
-    _check_written(name, purpose, replaces)
-    return Put(name, raw, purpose, replaces)
+        _check_written(name, purpose, replaces)
+        if not isinstance(value, str | bytes):
+            raise InvalidRequest(f"a value is a text or bytes; got {type(value).__name__}")
+        with suppress(UnicodeEncodeError):
+            raw = value.encode() if isinstance(value, str) else bytes(value)
+        if not 1 <= len(raw) <= MAX_VALUE:
+            raise InvalidRequest(f"a value has 1 to {MAX_VALUE} bytes, of whole characters if it is a text")
+        return Put(name, raw, purpose, replaces)
+    finally:
+        del value, raw  # a traceback with local variables, as error trackers send it, does not have them
 
 
 def checked_generate(name: str, recipe: str, purpose: str, replaces: str | None, *, reveal: bool) -> Generate:
@@ -193,6 +197,7 @@ def checked_generate(name: str, recipe: str, purpose: str, replaces: str | None,
         InvalidRequest: names the argument, what was found and what is expected.
     """
     _check_text(recipe, "recipe")
+    _check_whole(recipe, "recipe")
     if not 1 <= len(recipe) <= MAX_RECIPE:
         raise InvalidRequest(f"a recipe is a text such as hex:32; this one has {len(recipe)} characters")
     _check_written(name, purpose, replaces)
@@ -204,6 +209,7 @@ def _check_written(name: str, purpose: str, replaces: str | None) -> None:
     if replaces is None:
         return
     _check_text(replaces, "version")
+    _check_whole(replaces, "version")
     if not 1 <= len(replaces) <= MAX_VERSION:
         raise InvalidRequest("`replaces` is the version that is there, as a text; leave it out to create the name")
 
@@ -217,16 +223,16 @@ def checked_seconds(timeout: float) -> float:
     if not isinstance(timeout, int | float):
         raise InvalidRequest(f"a timeout is a positive number of seconds; got {type(timeout).__name__}")
     if not timeout > 0:
-        raise InvalidRequest(f"a timeout is a positive number of seconds; got {timeout:g}")
-    return timeout
+        raise InvalidRequest(f"a timeout is a positive number of seconds; got {max(timeout, -_LONG):g}")
+    return min(timeout, _LONG)
 
 
 def _whole_seconds(ttl: timedelta | int) -> int:
     seconds = int(ttl.total_seconds()) if isinstance(ttl, timedelta) else ttl
-    if not isinstance(seconds, int):
+    if isinstance(seconds, bool) or not isinstance(seconds, int):
         raise InvalidRequest(f"a ttl is a timedelta or whole seconds; got {type(ttl).__name__}")
     if not 1 <= seconds <= MAX_TTL_SECONDS:
-        raise InvalidRequest(f"a ttl is 1 to {MAX_TTL_SECONDS} s; got {seconds}")
+        raise InvalidRequest(f"a ttl is 1 to {MAX_TTL_SECONDS} s; got {max(-_LONG, min(seconds, _LONG))}")
     return seconds
 
 
@@ -236,6 +242,11 @@ def _refuse_name(name: str) -> None:
         check_secret_name(name)
     except WireError as error:
         raise InvalidRequest(str(error)) from None
+
+
+def _check_whole(text: str, what: str) -> None:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidRequest(f"a {what} is a text of whole characters; this one has half of a surrogate pair")
 
 
 def _check_text(argument: str, what: str) -> None:

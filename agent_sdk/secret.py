@@ -130,14 +130,15 @@ class Secret:
     def matches(self, other: "Secret | str | bytes") -> bool:
         """Compare with another value in time that depends only on the lengths.
 
+        Args:
+            other: a secret, a text (compared as UTF-8) or bytes.
+
         Raises:
             LeaseExpired: if it, or the other secret, is over.
+            TypeError: if the other is neither a secret nor a text nor bytes.
         """
-        if isinstance(other, Secret):
-            other = other.reveal_bytes()
-        elif isinstance(other, str):
-            other = other.encode()
-        return hmac.compare_digest(self.reveal_bytes(), other)
+        # In no variable, which a traceback of a secret that is over would show.
+        return hmac.compare_digest(self.reveal_bytes(), _bytes_of(other))
 
     def __repr__(self) -> str:
         return f"[secret {self.name}]"
@@ -160,6 +161,12 @@ class Secret:
 def loan_of(secret: Secret) -> Loan:
     """What stands behind a secret; for the client, which renews and releases it."""
     return secret._loan  # noqa: SLF001  # out of the way of completion in an agent's editor
+
+
+def _bytes_of(other: Secret | str | bytes) -> bytes:
+    if isinstance(other, Secret):
+        return other.reveal_bytes()
+    return other.encode("utf-8", "surrogatepass") if isinstance(other, str) else other
 
 
 def _decode(value: bytes) -> str | None:

@@ -1,6 +1,7 @@
 """A secret as a callable, for clients that take one in place of a key: asked for when it is needed, and then again."""
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -22,12 +23,13 @@ class SecretSource:
         name: its name.
     """
 
-    __slots__ = ("_get", "_lock", "_secret", "name")
+    __slots__ = ("_get", "_lock", "_process", "_secret", "name")
 
     def __init__(self, get: Callable[[], Secret], name: str) -> None:
         self.name = name
         self._get = get
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._secret: Secret | None = None
 
     def __call__(self) -> str:
@@ -37,6 +39,8 @@ class SecretSource:
             NotGranted: if the broker refuses it, or does not answer.
             NotText: if it is not UTF-8.
         """
+        if self._process != os.getpid():  # a thread of the parent may have held its lock at the fork
+            self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:  # many threads that start at once ask once
             if self._secret is None or _is_nearly_over(self._secret):
                 self._secret = self._get()

@@ -3,6 +3,7 @@
 import click
 
 from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
+from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.conventions.aws import credential_of_one, credential_of_parts
 
 
@@ -25,6 +26,7 @@ def aws_credentials(
 
     In ~/.aws/config: `credential_process = secret-agent aws-credentials --secret aws.deploy`.
     """
+    standard_output()
     parts = [name for name in (access_key_id, secret_access_key, session_token) if name is not None]
     if secret is not None and not parts:
         click.echo(credential_of_one(ask_for(secret, purpose=purpose or "aws", timeout=timeout)[secret]))

@@ -6,7 +6,7 @@ import click
 
 from agent_sdk.cli.asking import ask_for
 from agent_sdk.cli.root import fail
-from agent_sdk.cli.standard_streams import standard_input
+from agent_sdk.cli.standard_streams import standard_input, standard_output
 from agent_sdk.conventions.docker import (
     MAX_SERVER,
     NOT_FOUND,
@@ -40,7 +40,8 @@ def _answer(operation: str) -> int:
     if operation == "list":
         click.echo(listing(registries))
     elif operation == "get":
-        server = standard_input().read(MAX_SERVER + 1)
+        server = standard_input().buffer.read(MAX_SERVER + 1).decode("utf-8", "surrogateescape")
+        standard_output()
         registry = registry_of(server, registries)
         if registry is None:
             click.echo(NOT_FOUND)

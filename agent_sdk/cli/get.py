@@ -24,6 +24,8 @@ def get(name: str, output: Path | None, force: bool, purpose: str, timeout: floa
 
     For scripts: KEY=$(secret-agent get openai.api_key). A terminal keeps what it shows, so there --force is needed.
     """
+    if output == Path("-"):
+        output = None
     on_terminal = output is None and standard_output().isatty()
     if on_terminal and not force:
         click.echo("error: standard output is a terminal, which would keep the value on its screen", err=True)

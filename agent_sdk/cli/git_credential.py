@@ -3,7 +3,7 @@
 import click
 
 from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
-from agent_sdk.cli.standard_streams import standard_input
+from agent_sdk.cli.standard_streams import standard_input, standard_output
 from agent_sdk.conventions.git import MAX_INPUT, covers, credential, parse_description
 from agent_sdk.wire.errors import SecretBrokerError
 
@@ -26,8 +26,11 @@ def git_credential(
     description = parse_description(standard_input().buffer.read(MAX_INPUT + 1))
     if operation != "get" or not covers(description, hosts):
         return
+    out = standard_output().buffer  # git's protocol has bytes, whatever this process's encoding is
     try:
-        click.echo(credential(username, ask_for(secret, purpose=purpose or "git", timeout=timeout)[secret]), nl=False)
+        answer = credential(username, ask_for(secret, purpose=purpose or "git", timeout=timeout)[secret])
+        out.write(answer.encode("utf-8", "surrogateescape"))
+        out.flush()
     except SecretBrokerError:
         click.echo("quit=1")  # git must not ask a person, or an agent, to type it in
         raise

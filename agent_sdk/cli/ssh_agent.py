@@ -54,7 +54,7 @@ def _signer(broker: SecretBroker, key: str, purpose: str) -> tuple[Identity, Sec
     source = broker.source(name, purpose=purpose)
     if equals:
         file = Path(public).expanduser()  # no shell does, behind NAME= with a dot in it
-        return parse_public_key(file.read_text("utf-8"), name), source
+        return parse_public_key(file.read_text("utf-8", "replace"), name), source
     return identity_of(load_private_key(source().encode(), name), name), source
 
 

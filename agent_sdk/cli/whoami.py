@@ -7,6 +7,7 @@ import click
 
 from agent_sdk.cli.asking import JSON
 from agent_sdk.credential import RunCredential
+from agent_sdk.loan import END_OF_CALENDAR
 
 
 @click.command()
@@ -14,7 +15,8 @@ from agent_sdk.credential import RunCredential
 def whoami(as_json: bool) -> None:
     """Say which agent and run the credential is for, and until when. Asks nobody, and shows no key."""
     credential = RunCredential.load()
-    ends = f"{datetime.fromtimestamp(credential.expires_at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    seconds = min(credential.expires_at, END_OF_CALENDAR) / 1000
+    ends = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
     facts = {
         "agent": credential.agent_id,
         "run": credential.run_id,

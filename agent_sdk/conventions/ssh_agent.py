@@ -4,7 +4,6 @@ Keys are listed, and data is signed. Adding, removing and locking are refused: k
 """
 
 import base64
-import binascii
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ def parse_public_key(text: str, comment: str) -> Identity:
     try:
         blob = base64.b64decode(parts[1], validate=True)
         kind = _Reader(blob).text()
-    except (IndexError, binascii.Error, _MalformedError):
+    except (IndexError, ValueError):  # base64 raises it, and of text that is not ASCII nothing narrower
         raise InvalidRequest("this is no line of an SSH public key, such as `ssh-ed25519 AAAA… comment`") from None
     if kind != parts[0].encode():
         raise InvalidRequest("this is no line of an SSH public key: its two parts name different kinds")

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ from agent_sdk.wire.audit import AuditEvent
 from agent_sdk.wire.audit_chain import Fault
 from agent_sdk.wire.audit_stream import unpack_segment
 from agent_sdk.wire.errors import Code, SecretBrokerError, WireError
+from agent_sdk.wire.sealing import KEY_BYTES
 
 READER: Final = "reader"
 """The one consumer of a group: a chain is checked by whoever reads all of it."""
@@ -86,7 +88,7 @@ class AuditReader:
 
     Raises:
         AuditNotReadable: if the state file cannot be read.
-        ValueError: if both `state` and `positions` are given.
+        ValueError: if both `state` and `positions` are given, the URL cannot be understood, or the identity is no key.
     """
 
     def __init__(
@@ -101,13 +103,8 @@ class AuditReader:
     ) -> None:
         if state is not None and positions is not None:
             raise ValueError("expected either a state file or positions, not both")
-        self._client: Redis = Redis.from_url(
-            url,
-            protocol=2,
-            socket_connect_timeout=5.0,
-            socket_timeout=30.0,
-            retry=Retry(NoBackoff(), 0),  # a read that is repeated blindly would skip what the lost answer held
-        )
+        _check_key(identity_public_key)
+        self._client = _client(url)
         self._group = group
         self._from_now = from_now
         self._state = None if state is None else Path(state)
@@ -296,6 +293,26 @@ class AuditReader:
         what = type(error).__name__ if passing else str(error)
         hint = "is the queue up?" if passing else "may this user read the stream as a group?"
         return AuditNotReadable(f"the audit's stream cannot be read: {what}; {hint}", passing=passing)
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+        raise ValueError(
+            f"the broker's identity has {KEY_BYTES} bytes; `secret-broker keys show` prints it in base64url"
+        )
+
+
+def _client(url: str) -> Redis:
+    """A client of the queue. What is said elsewhere of a URL that is refused can repeat its password."""
+    with suppress(ValueError, AttributeError):
+        return Redis.from_url(
+            url,
+            protocol=2,
+            socket_connect_timeout=5.0,
+            socket_timeout=30.0,
+            retry=Retry(NoBackoff(), 0),  # a read that is repeated blindly would skip what the lost answer held
+        )
+    raise ValueError("the queue's URL must be redis://, rediss:// or unix://, with special characters escaped")
 
 
 def _read_state(path: Path) -> tuple[ChainPosition, ...]:

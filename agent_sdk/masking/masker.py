@@ -43,9 +43,15 @@ class Masker:
 
     Args:
         values: the values to mask, by name. Of two names with one value the first is shown.
+
+    Raises:
+        TypeError: if a value is no bytes.
     """
 
     def __init__(self, values: Mapping[str, bytes]) -> None:
+        for name, value in values.items():
+            if not isinstance(value, bytes):
+                raise TypeError(f"values are bytes, as reveal_bytes() gives them; {name} is {type(value).__name__}")
         self.unmasked: Final = tuple(name for name, value in values.items() if not can_be_masked(value))
         self._names: dict[bytes, str] = {}
         for name, value in values.items():
@@ -118,6 +124,9 @@ class Masker:
     def replace(self, whole: bytes) -> bytes:
         """Mask a complete text on its own, apart from the stream.
 
+        Args:
+            whole: the text's bytes.
+
         Returns:
             What `feed` and then `flush` of a new masker give.
         """
@@ -129,6 +138,9 @@ class Masker:
 
     def finds(self, whole: bytes) -> tuple[str, ...]:
         """The values that `replace` would mask in a complete text.
+
+        Args:
+            whole: the text's bytes.
 
         Returns:
             Their names, in the order in which the masker was given them.

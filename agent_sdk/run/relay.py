@@ -3,6 +3,7 @@
 A thread a stream: a reader of one that is slow holds up neither the other nor signals.
 """
 
+import errno
 import os
 import select
 import threading
@@ -18,6 +19,8 @@ CHUNK: Final = 256 * 1024
 PAUSE_MS: Final = 50
 """After so long without output the masker is asked for what it holds back; it gives no value away by that."""
 _SETTLING_SECONDS: Final = 0.2
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a file that takes no more. Any other means that nobody reads, as of a pipe or a terminal."""
 
 
 class Relay:
@@ -43,6 +46,8 @@ class Relay:
         self._pages = Pages.of(source, target, CHUNK)
         self.has_ended = False
         """Whether everything is out, or nobody reads it any more."""
+        self.lost: int | None = None
+        """The system's error number, if there was no room for what the command had written; it cannot know."""
         self._at_work = threading.Lock()
         self._told, self._tell = os.pipe()
         threading.Thread(target=self._run, name="relay", daemon=True).start()
@@ -64,8 +69,9 @@ class Relay:
         try:
             self._carry()
             self._write(self._masker.flush())
-        except OSError:
-            return  # nobody reads it any more; the command learns it at its next write
+        except OSError as error:  # the command learns it at its next write, if there is one
+            if error.errno in _FULL:
+                self.lost = error.errno
         finally:
             with self._at_work:
                 os.close(self._source)

@@ -24,6 +24,8 @@ from agent_sdk.run.value_file import ValueFile, open_value_file
 _FOREGROUND_SECONDS: Final = 0.25
 """How often to look whether a command that was sent to the background is in the foreground again: no signal says so."""
 _FROM_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP})
+_FAILED: Final = 1 << 8
+"""The status, as `wait` says it, of a command that leaves with 1."""
 _ENDING: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP})
 
 
@@ -172,7 +174,15 @@ class _Supervision:
                 self._heard(child, event)
             elif isinstance(event, _Heard) and event.number in _ENDING:
                 return int(event.number)  # the reader of our output is slow, and the command is no more
-        return status
+        return self._with_losses(status)
+
+    def _with_losses(self, status: int) -> int:
+        """The command's status; a failure if it reports success and its output did not fit where it goes."""
+        lost = next((relay.lost for relay in self._relays if relay.lost is not None), None)
+        if lost is None:
+            return status
+        self.tell(f"what the command wrote could not all be written: {os.strerror(lost)}")
+        return status or _FAILED
 
     def _next(self) -> _Event | None:
         """The next event; None after a while in which we may have come to the foreground again."""

@@ -126,8 +126,9 @@ class FakeDesk:
         self.silent = False
         """While true, nothing is answered, so that requests end with `Unavailable` at their deadline."""
         self.requests: list[RecordedRequest] = []
-        self.calls: list[Call] = []
         """What was asked, in order."""
+        self.calls: list[Call] = []
+        """What was reported of calls on behalf of runs, in order."""
         self._connected: list[DeskTransport] = []
         self._people = FakePeople()
         self._leases = FakeLeases()
@@ -145,7 +146,12 @@ class FakeDesk:
         self._ahead += _milliseconds(time)
 
     def credential(self, agent_id: str = "test-agent", *, queue_url: str = "unix:///in-memory") -> RunCredential:
-        """Mint a run of an agent at this desk."""
+        """Mint a run of an agent at this desk.
+
+        Args:
+            agent_id: the agent.
+            queue_url: what the credential says of the queue; nothing connects to it.
+        """
         issuer = RunIssuer(secrets.token_bytes(32), "test", clock=self.clock)
         broker = run_public_key(self._identity_seed)
         return issuer.mint(agent_id, broker=broker, intake=self._intake_public, queue_url=queue_url)
@@ -198,7 +204,12 @@ class FakeDesk:
         self.notify(Notice("run_revoked", self.clock()))
 
     def rotate(self, name: str, value: str | bytes) -> None:
-        """Put a new value in place of one, and tell whoever holds the old one."""
+        """Put a new value in place of one, and tell whoever holds the old one.
+
+        Args:
+            name: the secret.
+            value: a text (UTF-8) or bytes.
+        """
         self.values[name] = value
         self.versions[name] = self.versions.get(name, 0) + 1
         for lease in self._leases.end(name, "superseded", self.clock()):
@@ -217,7 +228,12 @@ class FakeDesk:
         return self._seal(Kind.REPLY, REPLY.encode(self._reply(request, run_key)), run_key, agent_id)
 
     def notify(self, notice: Notice, run_key: bytes | None = None) -> None:
-        """Show a notice to every client that is connected, or to those of one run."""
+        """Show a notice to every client that is connected, or to those of one run.
+
+        Args:
+            notice: what happened; `at` is in ms since the epoch, as `clock` says it.
+            run_key: the run's public key (`RunCredential.run_public_key`).
+        """
         for transport in list(self._connected):
             if run_key in (None, transport.credential.run_public_key):
                 transport.deliver(self.notice(notice, transport.credential))

@@ -305,3 +305,19 @@ def test_importing_the_reader_loads_neither_client_nor_broker() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("url", ["hunter2", "redis://u:hunter2@[::1/0", "redis://u:hunter2@ho\u2100st/0", None])
+def test_a_url_that_cannot_be_understood_is_not_repeated(url: Any) -> None:
+    """It has a password in it."""
+    with pytest.raises(ValueError, match="the queue's URL must be redis://") as caught:
+        AuditReader(url, IDENTITY, "ledger")
+    assert caught.value.__context__ is None
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [None, b"", IDENTITY.hex()])
+def test_an_identity_that_is_no_key_is_refused_at_once(key: Any) -> None:
+    """Rather than that every line of the audit looks forged."""
+    with pytest.raises(ValueError, match="the broker's identity has 32 bytes"):
+        AuditReader("redis://localhost", key, "ledger")

@@ -15,10 +15,12 @@ from broker_worker.settings import Settings
 BROKER = (sys.executable, "-m", "broker_worker.cli")
 
 
-def without(stream: str, command: tuple[str, ...], environ: Mapping[str, str]) -> tuple[int, bytes, str]:
+def without(
+    stream: str, command: tuple[str, ...], environ: Mapping[str, str], given: bytes = b""
+) -> tuple[int, bytes, str]:
     """Run a command without a stream, `<&-` or `>&-`: exit code, output, errors."""
     shell = ["sh", "-c", f'"$@" {stream}', "sh", *command]
-    done = subprocess.run(shell, env=dict(environ), input=b"", capture_output=True, timeout=3 * LONG, check=False)
+    done = subprocess.run(shell, env=dict(environ), input=given, capture_output=True, timeout=3 * LONG, check=False)
     return done.returncode, done.stdout, done.stderr.decode()
 
 
@@ -26,7 +28,9 @@ def without(stream: str, command: tuple[str, ...], environ: Mapping[str, str]) -
     "arguments",
     [
         ("get", "a.key"),
+        ("get", "a.key", "-o", "-"),
         ("inject", "-i", "TEMPLATE", "-o", "-"),
+        ("aws-credentials", "--secret", "a.key"),
         ("token",),
         ("headers",),
     ],
@@ -42,6 +46,26 @@ def test_what_would_be_written_nowhere_is_not_asked_for(
         2,
         "error: standard output is closed, so nobody would get what is written there\n"
         "hint: leave it open, or name a file\n",
+    )
+    assert agent_house.desk.requests == []
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ((*AGENT, "git-credential", "--host", "x.y", "--secret", "a.key", "get"), b"protocol=https\nhost=x.y\n\n"),
+        ((sys.executable, "-c", "from agent_sdk.cli.docker_credential import main; main()", "get"), b"x.y"),
+    ],
+)
+def test_no_helper_asks_for_what_its_program_would_not_get(
+    agent_house: AgentHouse, command: tuple[str, ...], given: bytes
+) -> None:
+    """The same for the helpers of git and Docker."""
+    environ = agent_house.environ(SECRET_AGENT_DOCKER="x.y=me:a.key")
+    code, _, err = without(">&-", command, environ, given)
+    assert (code, err.splitlines()[:1]) == (
+        2,
+        ["error: standard output is closed, so nobody would get what is written there"],
     )
     assert agent_house.desk.requests == []
 

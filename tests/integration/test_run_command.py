@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from agent_workbench import AGENT, KEY, LONG, AgentHouse, agent, until
 
 from agent_sdk.credential import FILE_VARIABLE, RunCredential
@@ -188,6 +189,19 @@ def test_a_reader_that_goes_ends_the_command_as_in_any_pipe(agent_house: AgentHo
     with started(agent_house, "--env", "A=secret://a.key", "--", "sh", "-c", "echo ready; exec yes") as process:
         process.stdout.close()
         assert process.wait() == -signal.SIGPIPE
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
+@pytest.mark.parametrize(("script", "expected"), [("echo lost", 1), ("echo lost; exit 3", 3)])
+def test_output_that_does_not_fit_is_no_success(agent_house: AgentHouse, script: str, expected: int) -> None:
+    """The command has written it and cannot know that the disk is full, so it is said and the exit code tells."""
+    command = (*AGENT, "run", "--env", "A=secret://a.key", "--", "sh", "-c", script)
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, env=agent_house.environ(), stdout=full, stderr=subprocess.PIPE, timeout=LONG, check=False
+        )
+    said = b"secret-agent: what the command wrote could not all be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (expected, said)
 
 
 def test_what_goes_on_in_the_background_is_not_waited_for(agent_house: AgentHouse) -> None:

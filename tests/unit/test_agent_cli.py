@@ -2,10 +2,14 @@
 
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +20,7 @@ from agent_sdk.testing import FakeAsyncSecretBroker, FakeDesk
 from agent_sdk.wire.errors import Code
 
 Agent = Callable[..., Result]
+ENVIRON = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.fixture
@@ -56,6 +61,22 @@ def test_get_writes_a_private_file_and_says_so_to_the_policy(agent: Agent, desk:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_does_not_leave_a_value_beside_its_place(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever is ended while writing leaves the whole file and nothing else."""
+    code = f"""
+import os
+from pathlib import Path
+from agent_sdk.cli.private_output import write_output
+sync = os.fsync
+os.fsync = lambda descriptor: (os.kill(os.getpid(), {number}), sync(descriptor))
+write_output(Path("key"), b"value", force=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=ENVIRON, timeout=60, check=False)
+    assert done.returncode == -number
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("key", "value")]
+
+
 def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp_path: Path) -> None:
     """And then it is private; a link is replaced, and what it leads to is left alone."""
     path, link = tmp_path / "notes", tmp_path / "link"
@@ -70,6 +91,18 @@ def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp
     assert (link.is_symlink(), link.read_text(), path.read_text()) == (False, "value-a", "mine")
     assert "is a folder" in agent("get", "a.key", "-o", str(tmp_path)).stderr
     assert "neither a file nor a pipe" in agent("get", "a.key", "-o", "/dev/null").stderr
+
+
+@pytest.mark.parametrize("output", [(), ("-o", "-")])
+def test_a_value_is_not_shown_on_a_terminal(
+    agent: Agent, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch, output: tuple[str, ...]
+) -> None:
+    """By whatever name standard output is called; nothing is asked for."""
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("agent_sdk.cli.get.standard_output", lambda: terminal)
+    done = agent("get", "a.key", *output)
+    assert (done.exit_code, done.stdout, desk.requests) == (2, "", [])
+    assert "standard output is a terminal" in done.stderr
 
 
 def test_a_pipe_is_written_to(agent: Agent, tmp_path: Path) -> None:
@@ -173,6 +206,16 @@ def test_whoami_shows_no_key(agent: Agent, desk: FakeDesk) -> None:
     assert list(facts) == ["agent", "run", "queue", "expires"]
     assert f"run      {facts['run']}\n" in agent("whoami").stdout
     assert desk.requests == []
+
+
+def test_whoami_shows_an_end_beyond_the_calendar_as_its_last_second(
+    agent: Agent, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential may say any time up to 2^53 ms, and datetime reaches less far."""
+    run = desk.credential("claude")
+    run.expires_at = 2**53 - 1
+    monkeypatch.setattr(RunCredential, "load", lambda environ=None: run)
+    assert json.loads(agent("whoami", "--json").stdout)["expires"] == "9999-12-31T23:59:59Z"
 
 
 @pytest.mark.parametrize(

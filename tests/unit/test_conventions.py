@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from agent_sdk import InvalidRequest, Secret
 from agent_sdk.cli import main
+from agent_sdk.cli.docker_credential import docker_credential
 from agent_sdk.conventions import aws, docker, git, ssh_agent
 from agent_sdk.conventions.ssh_serving import SigningServer
 from agent_sdk.source import AsyncSecretSource, SecretSource
@@ -77,6 +78,20 @@ def test_git_asks_nobody_else_whatever_went_wrong(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("agent_sdk.cli.git_credential.ask_for", lambda name, **_: {name: secret(b"\xff", name)})
     result = CliRunner().invoke(main, command, input=b"protocol=https\nhost=github.com\n\n")
     assert (result.exit_code, result.stdout) == (1, "quit=1\n")
+
+
+def test_git_gets_the_bytes_of_a_value_in_any_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password with an umlaut is UTF-8 to the server, whatever the encoding of standard output."""
+    monkeypatch.setattr("agent_sdk.cli.git_credential.ask_for", lambda name, **_: {name: secret("k\u00fc", name)})
+    command = ["git-credential", "--host", "github.com", "--secret", "github.token", "get"]
+    result = CliRunner(charset="latin-1").invoke(main, command, input=b"protocol=https\nhost=github.com\n\n")
+    assert b"password=k\xc3\xbc\n" in result.stdout_bytes
+
+
+def test_docker_that_asks_for_bytes_that_are_no_text_is_told_that_there_is_nothing() -> None:
+    """And not that this is a defect of ours."""
+    result = CliRunner().invoke(docker_credential, ["get"], input=b"\xff\xfe")
+    assert (result.exit_code, result.stdout) == (1, f"{docker.NOT_FOUND}\n")
 
 
 @pytest.mark.parametrize(
@@ -344,3 +359,15 @@ def test_a_socket_whose_path_is_too_long_says_what_to_do(tmp_path: Path) -> None
     folder.mkdir()
     with SigningServer([]) as server, pytest.raises(OSError, match="choose a shorter TMPDIR"):
         server.listen(folder / "agent.sock")
+
+
+@pytest.mark.parametrize("line", [b"ssh-ed25519 \xff\xfe x", "ssh-ed25519 \u00fc\u00fc\u00fc\u00fc x".encode(), b""])
+def test_a_file_that_is_no_public_key_is_said_to_be_none(
+    line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever bytes it has: it is the caller's mistake, and no defect."""
+    (tmp_path / "key.pub").write_bytes(line)
+    monkeypatch.setattr("agent_sdk.cli.ssh_agent.SecretBroker", lambda timeout: FakeSecretBroker())
+    result = CliRunner().invoke(main, ["ssh-agent", "--key", f"a.key={tmp_path}/key.pub", "--", "true"])
+    assert result.exit_code == 2
+    assert "this is no line of an SSH public key" in result.stderr

@@ -113,6 +113,60 @@ def test_a_password_in_the_urls_query_is_masked_too() -> None:
     assert run.shown_queue_url == "unix:///run/valkey.sock?db=0&password=***&x=1"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://agent:hunter2/x@localhost:6379/0",
+        "redis://agent:hun@hunter2@localhost/0",
+        "redis://agent:hun\n@hunter2@localhost/0",
+        "redis://ag@ent:hunter2@localhost/0",
+        "rediss://localhost/0?ssl_password=hunter2",
+        "rediss://localhost/0?PASSWORD=hunter2&x=1",
+        "redis://localhost:6379/0?password=hun@hunter2",
+    ],
+)
+def test_a_password_that_was_not_escaped_is_masked_whole(url: str) -> None:
+    """What should have been escaped ends the password for nobody who shows it, nor does an option of another name."""
+    run = FakeDesk().credential(queue_url=url)
+    assert "hunter2" not in run.shown_queue_url
+    assert "***" in run.shown_queue_url
+
+
+@pytest.mark.parametrize("host", ["[::1", "[hunter2]", "ho\u2100st"])
+def test_a_url_that_cannot_be_split_is_refused_and_not_repeated(run: RunCredential, host: str) -> None:
+    """Python's own words repeat the password of a URL that it refuses; they do not come out."""
+    text = _document(run, queue_url=f"redis://agent:hunter2@{host}:6379/0")
+    with pytest.raises(CredentialInvalid, match="queue_url cannot be understood") as caught:
+        RunCredential.from_json(text)
+    assert caught.value.__context__ is None
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"agent_id": None}, "agent_id is a text; got NoneType"),
+        ({"token": b"x"}, "token is a text; got bytes"),
+        ({"queue_url": 1}, "queue_url is a text; got int"),
+        ({"seed": "x" * 32}, "seed is bytes; got str"),
+        ({"intake": None}, "intake is bytes; got NoneType"),
+        ({"expires_at": "tomorrow"}, "expires_at is a number of ms; got str"),
+    ],
+)
+def test_a_field_of_another_type_is_named(run: RunCredential, changes: dict[str, Any], expected: str) -> None:
+    """Whoever puts a credential together is told which part is wrong, and not by a library."""
+    fields = {name: getattr(run, name) for name in RunCredential.__slots__}
+    with pytest.raises(CredentialInvalid, match=expected):
+        RunCredential(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("text", [None, {}, 7])
+def test_what_is_no_text_is_no_credential(text: Any) -> None:
+    """A parsed document, say, instead of its text."""
+    with pytest.raises(CredentialInvalid, match="expected its JSON text; got"):
+        RunCredential.from_json(text)
+
+
 @pytest.mark.parametrize("store", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_a_credential_is_not_stored_by_accident(run: RunCredential, store: Any) -> None:
     """Pickling and copying fail and name the way on purpose."""

@@ -1,6 +1,9 @@
 """An issuer mints runs that the broker's verifier accepts, and refuses what it would refuse."""
 
+import copy
+import pickle
 import secrets
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -66,6 +69,13 @@ def test_an_empty_scope_covers_nothing(issuer: RunIssuer, verifier: TokenVerifie
         ({"task": "a\x1b[31m"}, "a task is a printable text"),
         ({"scope": ["Open AI"]}, "this secret-name pattern is not valid"),
         ({"scope": ["a"] * 65}, "a scope has at most 64 patterns; got 65"),
+        ({"scope": "openai"}, "a scope is a list of patterns; got str"),
+        ({"scope": [None]}, "a scope is a list of patterns; got NoneType in it"),
+        ({"scope": ["x" * 120] * 60}, r"a token of \d+ characters; at most 4096 fit"),
+        ({"agent_id": None}, "an agent id is a text; got NoneType"),
+        ({"run_id": 7}, "a run id is a text; got int"),
+        ({"task": b"x"}, "a task is a text; got bytes"),
+        ({"ttl": 3600}, "a run's ttl is a timedelta; got int"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_it_is_signed(
@@ -82,3 +92,14 @@ def test_an_issuer_neither_shows_its_seed_nor_takes_a_short_one() -> None:
     assert repr(RunIssuer(seed, "ci")) == "RunIssuer('ci')"
     with pytest.raises(InvalidRequest, match="an issuer's seed has 32 bytes; this one has 31"):
         RunIssuer(seed[:31], "ci")
+    with pytest.raises(InvalidRequest, match="an issuer's seed has 32 bytes; got str"):
+        RunIssuer(seed.hex(), "ci")  # type: ignore[arg-type]  # what is tested
+    with pytest.raises(InvalidRequest, match="an issuer's name is a text; got NoneType"):
+        RunIssuer(seed, None)  # type: ignore[arg-type]  # what is tested
+
+
+@pytest.mark.parametrize("store", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_an_issuer_is_not_stored_by_accident(issuer: RunIssuer, store: Callable[[RunIssuer], object]) -> None:
+    """Pickling and copying fail: its key speaks for all its agents."""
+    with pytest.raises(TypeError, match="cannot be pickled or copied"):
+        store(issuer)

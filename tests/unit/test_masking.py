@@ -7,6 +7,7 @@ import re
 import shlex
 import textwrap
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -225,6 +226,14 @@ def test_a_masker_shows_no_value() -> None:
     found.feed(TOKEN[:-1])
     assert repr(found) == "<Masker of 1 value>"
     assert all(TOKEN[:8].decode() not in repr(part) for part in (found, found._index, found._index._needles))
+
+
+def test_a_value_that_is_no_bytes_is_named_and_not_shown() -> None:
+    """As `reveal()` gives it, say."""
+    text: Any = "canary-7c1f0e"
+    with pytest.raises(TypeError, match=r"as reveal_bytes\(\) gives them; a\.key is str") as caught:
+        Masker({"a.key": text})
+    assert text not in str(caught.value)
 
 
 def test_nothing_to_mask_changes_nothing() -> None:

@@ -30,7 +30,10 @@ CANARY = "canary-7c1f0e"
         ({"timeout": CANARY}, "a timeout is a positive number of seconds; got str"),
         ({"timeout": -1}, "a timeout is a positive number of seconds; got -1"),
         ({"ttl": CANARY}, "a ttl is a timedelta or whole seconds; got str"),
+        ({"timeout": -(10**5000)}, r"a timeout is a positive number of seconds; got -1e\+15"),
         ({"ttl": 1.5}, "a ttl is a timedelta or whole seconds; got float"),
+        ({"ttl": True}, "a ttl is a timedelta or whole seconds; got bool"),
+        ({"ttl": 10**5000}, "a ttl is 1 to 2592000 s; got 10+"),
     ],
 )
 def test_an_argument_of_the_wrong_type_is_an_invalid_request(arguments: dict[str, Any], expected: str) -> None:

@@ -15,6 +15,7 @@ from agent_sdk import (
     Conflict,
     Denied,
     InvalidRequest,
+    NotGranted,
     RateLimited,
     Unavailable,
 )
@@ -163,3 +164,48 @@ async def test_a_revealed_value_ends_like_any_other() -> None:
         secret = made.secret
         assert secret is not None
         await until(lambda: secret.revoked)
+
+
+def _shown_with_locals(error: BaseException) -> str:
+    """What an error tracker sends: every frame with its variables."""
+    return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"name": "A"}, {"purpose": 3}, {"timeout": 0}, {"replaces": "7"}, {"name": "no.such"}]
+)
+async def test_a_failed_write_does_not_leave_its_value_in_a_traceback(arguments: dict[str, Any]) -> None:
+    """Refused here, refused by the broker or not answered: no frame of the client has the value among its variables."""
+    desk = FakeDesk({"a.key": "old"})
+    desk.silent = arguments == {"name": "no.such"}
+    given = {"name": "a.key", "timeout": 0.05 if desk.silent else 5, **arguments}
+    values = [CANARY[:3] + CANARY[3:]]
+    async with FakeAsyncSecretBroker(desk=desk) as broker:
+        with pytest.raises(NotGranted) as caught:
+            await broker.put(value=values.pop(), **given)
+    assert CANARY not in _shown_with_locals(caught.value)
+    values = [CANARY[:3] + CANARY[3:]]
+    with FakeSecretBroker(desk=desk) as blocking, pytest.raises(NotGranted) as caught:
+        blocking.put(value=values.pop(), **given)
+    assert CANARY not in _shown_with_locals(caught.value)
+
+
+@pytest.mark.parametrize("value", [3, "", CANARY + "\ud800", CANARY * 100_000])
+async def test_a_value_that_is_none_is_not_left_in_a_traceback(value: Any) -> None:
+    """Neither as it was given nor as bytes."""
+    values = [value]
+    del value
+    async with FakeAsyncSecretBroker() as broker:
+        with pytest.raises(InvalidRequest, match="a value") as caught:
+            await broker.put("a.key", values.pop())
+    assert CANARY not in _shown_with_locals(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["replaces", "recipe"])
+async def test_half_a_character_is_an_invalid_request(argument: str) -> None:
+    """As from a command line that is not UTF-8; it could not be sent."""
+    given: dict[str, Any] = {"recipe": "hex:32", argument: "\udcff"}
+    async with FakeAsyncSecretBroker() as broker:
+        with pytest.raises(InvalidRequest, match="a text of whole characters"):
+            await broker.generate("a.key", **given)
+        assert broker.desk.requests == []

@@ -175,6 +175,18 @@ def test_matches_compares_values(secret: Secret) -> None:
     assert secret.matches(VALUE.encode())
     assert secret.matches(Secret("other", VALUE.encode()))
     assert not secret.matches("something else")
+    assert not secret.matches("half of a pair: \ud800")
+
+
+@pytest.mark.parametrize("is_over", [0, 1])
+def test_comparing_with_what_is_over_does_not_show_the_other(secret: Secret, is_over: int) -> None:
+    """The variables of the frames that refuse it hold secrets, and no values."""
+    pair = [secret, Secret("other", VALUE.encode())]
+    pair[is_over] = Secret("over", b"x", expires_at=0)
+    with pytest.raises(LeaseExpired) as caught:
+        pair[0].matches(pair[1])
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert VALUE not in "".join(report.format())
 
 
 def test_what_the_broker_said_beside_the_value_is_there() -> None:
