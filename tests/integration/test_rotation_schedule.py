@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from desk_workbench import until
 from test_rotation import NAME, Bench, announced
 
+from agent_sdk.wire import keynames
 from broker_worker.app import operator_vault
 from broker_worker.app.rotating import rotate_if_due
 from broker_worker.app.rotation_schedule import LOOK_EVERY_MS, Schedule
@@ -63,6 +64,22 @@ async def test_what_is_due_is_rotated_by_the_job_process(processes: Processes, e
         await until(lambda: (state := file.load()) is not None and state.step == "retired" and state.version == "2")
     steps = [(r.reason, r.approver) for r in embedded_home.records("rotation")]
     assert steps == [(step, "schedule") for step in ("started", "drafted", "probed", "promoted", "retired")]
+
+
+async def test_what_the_schedule_of_up_records_is_on_the_stream(processes: Processes, embedded_home: Home) -> None:
+    """The process that rotates may publish its audit: ledgers on other hosts see it at once."""
+    write_due_key(embedded_home)
+    processes.start("up", "--no-ledger", "--no-dashboard")
+    published = b'"reason":"retired"'
+    await until(lambda: "worker_ready" in processes.log, 60)
+    with embedded_home.redis() as redis:
+        await until(lambda: published in b"".join(map(lines_of, redis.xrange(keynames.AUDIT))), 60)
+    assert "NoPermissionError" not in processes.log
+
+
+def lines_of(entry: tuple[bytes, dict[bytes, bytes]]) -> bytes:
+    """The lines of an entry of the audit's stream."""
+    return entry[1].get(b"d", b"")
 
 
 @pytest.fixture
