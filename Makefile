@@ -60,7 +60,7 @@ bench: $(STAMP) ## Measure the broker beside a null broker, and beside slow vaul
 lock: $(STAMP) ## Resolve the dependencies again, for development and for the images
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(COMPILE) --extra all --extra keyring --group dev -o requirements.lock pyproject.toml # not tpm: that one is compiled
-	$(COMPILE) -c requirements.lock --extra broker --extra onepassword --extra aws --extra vault -o deploy/locks/broker.lock pyproject.toml
+	$(COMPILE) -c requirements.lock --extra broker --extra dashboard --extra onepassword --extra aws --extra vault -o deploy/locks/broker.lock pyproject.toml
 	$(COMPILE) -c requirements.lock -o deploy/locks/agent.lock pyproject.toml
 	$(COMPILE) -c requirements.lock --group build -o deploy/locks/build.lock
 

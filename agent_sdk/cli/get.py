@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from agent_sdk.cli.asking import FORCE, NAME, PURPOSE, TIMEOUT, ask
-from agent_sdk.cli.private_output import write_output
+from agent_sdk.cli.private_output import check_output, write_output
 from agent_sdk.cli.root import USAGE
 from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.wire.messages import Way
@@ -31,6 +31,8 @@ def get(name: str, output: Path | None, force: bool, purpose: str, timeout: floa
         click.echo("error: standard output is a terminal, which would keep the value on its screen", err=True)
         click.echo("hint: name a file with -o, use a pipe or $(…), `secret-agent run`, or --force", err=True)
         raise click.exceptions.Exit(USAGE)
+    if output is not None:
+        check_output(output, force=force)
     way: Way = "value" if output is None else "file"
     secret = ask(lambda client: client.get(name, purpose=purpose, timeout=timeout, deliver=way))
     value = secret.reveal_bytes()

@@ -8,6 +8,7 @@ from agent_sdk.cli.asking import FORCE, PURPOSE, TIMEOUT, ask
 from agent_sdk.cli.private_output import check_output, write_output
 from agent_sdk.cli.standard_streams import standard_input, standard_output
 from agent_sdk.errors import InvalidRequest
+from agent_sdk.run.env_file import read_input
 from agent_sdk.template import MAX_TEMPLATE, Template
 
 
@@ -45,11 +46,7 @@ def inject(source: Path, output: Path, force: bool, purpose: str, timeout: float
 
 
 def _read(source: Path) -> bytes:
-    if str(source) == "-":
-        raw = standard_input().buffer.read(MAX_TEMPLATE + 1)
-    else:
-        with source.open("rb") as file:
-            raw = file.read(MAX_TEMPLATE + 1)
+    raw = standard_input().buffer.read(MAX_TEMPLATE + 1) if str(source) == "-" else read_input(source, MAX_TEMPLATE + 1)
     if len(raw) > MAX_TEMPLATE:
         raise InvalidRequest(f"{source}: longer than {MAX_TEMPLATE} bytes; is it the right file?")
     return raw

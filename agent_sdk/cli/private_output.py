@@ -38,7 +38,12 @@ def check_output(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: if not.
     """
-    if str(path) == "-" or not os.path.lexists(path):
+    if str(path) == "-":
+        return
+    if not os.path.lexists(path):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            what = "is closed to this user" if path.parent.is_dir() else "is not there"
+            raise OutputError(f"{path} cannot be written: the folder {path.parent} {what}", "name another place")
         return
     with contextlib.suppress(OSError):
         status = path.stat()

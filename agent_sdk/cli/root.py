@@ -39,6 +39,7 @@ _HINTS = {
     Code.AUDIT_UNAVAILABLE: "tell the broker's operator; `secret-broker doctor` on its host says what is wrong",
     Code.CONFLICT: "name the version that is to be replaced with --replaces, if the policy lets this run replace it",
 }
+_FORMS = "`--help` of the command says what it takes; a recipe makes 128 random bits at least"
 _EPILOG = "Exit codes: 0 ok, 1 refused or not answered, 2 usage, 7 no usable credential, 130 interrupted."
 
 
@@ -56,7 +57,7 @@ def fail(error: Exception, *, debug: bool = False) -> NoReturn:
     if isinstance(error, CredentialMissing | CredentialInvalid):
         code, hint = NO_CREDENTIAL, _LAUNCH
     elif isinstance(error, InvalidRequest):
-        code = USAGE
+        code, hint = USAGE, hint or (_FORMS if error.refusals else "")
     elif isinstance(error, SecretBrokerError):
         code, hint = getattr(error, "exit_code", REFUSED), hint or _HINTS.get(error.code, "")
     elif isinstance(error, OSError) and error.strerror:

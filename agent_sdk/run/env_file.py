@@ -24,14 +24,25 @@ def read_env_file(path: Path) -> Mapping[str, str]:
         path: a file, or a pipe such as `<(…)` of a shell; it is read once.
 
     Raises:
-        InvalidRequest: with file and line, without what stands there.
-        OSError: if it cannot be read.
+        InvalidRequest: if it cannot be read, or with file and line, without what stands there.
     """
-    with path.open("rb") as file:
-        raw = file.read(MAX_BYTES + 1)
+    raw = read_input(path, MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise InvalidRequest(f"{path}: longer than {MAX_BYTES} bytes; is it the right file?")
     return parse_env_file(raw, str(path))
+
+
+def read_input(path: Path, size: int) -> bytes:
+    """At most so many bytes of a file, or a pipe, that the command line names.
+
+    Raises:
+        InvalidRequest: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror or 'not a file name'}") from None
 
 
 def parse_env_file(raw: bytes, shown: str) -> Mapping[str, str]:

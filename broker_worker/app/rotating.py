@@ -220,12 +220,36 @@ async def rotate(settings: Settings, name: str, by: str) -> Progress:
     """
     file = RotationFile(settings.rotations_dir, name)
     with file.held():
-        async with operator_vault(settings, by) as vault:
-            entry = vault.entry_of(name)
-            if entry.rotation is None:
-                raise SetupError(f"{name} has no `rotation` in secrets.yaml", hint="write how it is made and tried")
+        return await _go_on(settings, name, by, file)
 
-            async def revoke_old(version: str) -> None:
-                await revoke(settings, "secret", name, version=version, reason="rotated", by=by)
 
-            return await Rotation(vault, file, entry, revoke_old).run()
+async def rotate_if_due(
+    settings: Settings, name: str, by: str, is_due: Callable[[RotationState | None], bool]
+) -> Progress | None:
+    """Rotate a secret if it is still due, looked at while no other process can rotate it; otherwise like `rotate`.
+
+    Args:
+        settings: the installation.
+        name: a canonical secret name.
+        by: who orders it, for the audit.
+        is_due: says so of its last rotation, None if there was none.
+
+    Returns:
+        Where it stands; None if it is not due.
+    """
+    file = RotationFile(settings.rotations_dir, name)
+    with file.held():
+        return await _go_on(settings, name, by, file) if is_due(file.load()) else None
+
+
+async def _go_on(settings: Settings, name: str, by: str, file: RotationFile) -> Progress:
+    async with operator_vault(settings, by) as vault:
+        entry = vault.entry_of(name)
+        if entry.rotation is None:
+            hint = "write under its entry how the next version is made (`recipe`) and tried (`probe`)"
+            raise SetupError(f"{name} has no `rotation` in secrets.yaml", hint=hint)
+
+        async def revoke_old(version: str) -> None:
+            await revoke(settings, "secret", name, version=version, reason="rotated", by=by)
+
+        return await Rotation(vault, file, entry, revoke_old).run()

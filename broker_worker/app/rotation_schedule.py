@@ -3,21 +3,22 @@
 import asyncio
 import gc
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.hardening import harden
-from broker_worker.app.rotating import RotationFailedError, rotate
+from broker_worker.app.rotating import RotationFailedError, rotate_if_due
 from broker_worker.core.errors import BrokerError
-from broker_worker.core.rotation import due_at
+from broker_worker.core.rotation import RotationRule, RotationState, due_at
 from broker_worker.files.configuration import load_configuration
 from broker_worker.jobs.payloads import ROTATE, ROTATIONS
 from broker_worker.jobs.rotating import Rotating
 from broker_worker.jobs.serving import JobProcess
 from broker_worker.settings import Settings
-from broker_worker.state.rotation_file import RotationFile
+from broker_worker.state.rotation_file import FirstSeen, RotationFile
 
 LOOK_EVERY_MS = 30_000
 """How often the schedule is looked at, ms."""
@@ -31,36 +32,65 @@ class Schedule:
 
     Args:
         settings: the installation.
-        clock: the time.
+        now: the time, ms since the epoch.
     """
 
-    def __init__(self, settings: Settings, clock: SystemClock) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], int]) -> None:
         self._settings = settings
-        self._clock = clock
-        self._first_seen: dict[str, int] = {}
+        self._now = now
+        self._first_seen = FirstSeen(settings.rotations_dir)
         self._look_at = 0
+
+    def is_due(self, name: str, state: RotationState | None) -> bool:
+        """Whether a rotation is to be gone on with, or the next one to begin.
+
+        A job that waited for old leases may find that somebody else retired them: then nothing is due any more.
+
+        Raises:
+            BrokerError: if the files cannot be read.
+        """
+        rules = self._rules()
+        rule = rules.get(name)
+        if rule is None:
+            return False
+        if state is not None and not state.is_over:
+            return True
+        now = self._now()
+        at = due_at(rule, state, self._seen(rules, now).get(name, now))
+        return at is not None and at <= now
 
     def due(self) -> Iterator[tuple[str, int]]:
         """The names that are due, and since when (ms since the epoch); nothing if it was looked a moment ago."""
-        now = self._clock.now()
+        now = self._now()
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY_MS
         try:
-            entries = load_configuration(self._settings.config_dir).registry
+            rules = self._rules()
         except BrokerError:
             return  # the workers say so
-        for name, entry in entries.items():
-            if entry.rotation is None:
-                continue
+        try:
+            seen = self._seen(rules, now)
+        except BrokerError as error:
+            _log.error("rotation_file", error=str(error), hint=error.hint)
+            seen = {}
+        for name, rule in rules.items():
             try:
                 state = RotationFile(self._settings.rotations_dir, name).load()
             except BrokerError as error:
                 _log.error("rotation_file", error=str(error), hint=error.hint)
                 continue
-            at = due_at(entry.rotation, state, self._first_seen.setdefault(name, now))
+            at = due_at(rule, state, seen.get(name, now))
             if at is not None and at <= now:
                 yield name, at
+
+    def _rules(self) -> dict[str, RotationRule]:
+        entries = load_configuration(self._settings.config_dir).registry
+        return {name: entry.rotation for name, entry in entries.items() if entry.rotation is not None}
+
+    def _seen(self, rules: dict[str, RotationRule], now: int) -> dict[str, int]:
+        """Since when each secret with a schedule is known."""
+        return self._first_seen.keep((name for name, rule in rules.items() if rule.every_seconds), now)
 
 
 def serve_rotations(settings: Settings, url: str, jobs_key: bytes, *, until_stdin_ends: bool = False) -> None:
@@ -77,17 +107,17 @@ def serve_rotations(settings: Settings, url: str, jobs_key: bytes, *, until_stdi
     """
     harden()
     clock = SystemClock()
-    schedule = Schedule(settings, clock)
+    schedule = Schedule(settings, clock.now)
     process = JobProcess(url, jobs_key, ROTATIONS, clock.now)
     loop = asyncio.new_event_loop()
 
     def go_on(name: str) -> float | None:
         try:
-            progress = loop.run_until_complete(rotate(settings, name, BY))
+            progress = loop.run_until_complete(rotate_if_due(settings, name, BY, partial(schedule.is_due, name)))
         except RotationFailedError as error:
             _log.error("rotation_failed", secret_name=name, fault=error.fault)
             return None
-        until = progress.wait_until
+        until = None if progress is None else progress.wait_until
         return None if until is None else max(1.0, (until - clock.now()) / 1000)
 
     def hand_over() -> None:

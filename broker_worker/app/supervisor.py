@@ -151,8 +151,13 @@ class Supervisor:
         )
 
     def _jobs(self, queue: str, wanted: asyncio.Event) -> Part:
-        """A job process, logged in as the user `jobs`: it never sees the key that all passwords come from."""
-        url = acl.user_url(self._settings.queue_address, self._queue_key, acl.JOBS)
+        """A job process, logged in as the user `jobs`: it never sees the key that all passwords come from.
+
+        But what rotates: it has that key, takes jobs as `jobs`, gives orders as `console`, and publishes its audit as
+        `broker`, so it is given the address as it is.
+        """
+        address = self._settings.queue_address
+        url = address if queue == ROTATIONS else acl.user_url(address, self._queue_key, acl.JOBS)
         return Part("jobs", queue, ("jobs", "--queue", queue), {"REDIS_URL": url}, wanted)
 
     def _want_jobs(self, configuration: Configuration) -> None:

@@ -98,7 +98,7 @@ class Follower:
     def _cannot_read(self, error: OSError) -> AuditError:
         return AuditError(
             f"cannot read the audit: {error.filename or self._folder}: {error.strerror}",
-            hint="run it as the broker's user, or name the folder with --folder",
+            hint="run it as the broker's user; name its home with --home, or the folder with --folder",
         )
 
 

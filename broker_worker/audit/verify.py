@@ -57,7 +57,7 @@ def verify_folder(
     except OSError as error:
         raise AuditError(
             f"cannot read the audit: {error.filename or folder}: {error.strerror}",
-            hint="run it as the broker's user, or name the folder with --folder",
+            hint="run it as the broker's user; name its home with --home, or the folder with --folder",
         ) from error
     return report
 

@@ -106,7 +106,9 @@ def rewrap(settings: Settings, kind: str | None) -> None:
     sealed = _section(settings)
     if sealed is None:
         raise ConfigError(
-            "there is no sealed cache", file=str(settings.config_dir / BROKER_FILE), hint="write `sealed: true`"
+            "there is no sealed cache",
+            file=str(settings.config_dir / BROKER_FILE),
+            hint="write `cache: {sealed: true}` there",
         )
     if kind is not None and sealed.master_key not in {"auto", kind}:
         raise click.UsageError(f"broker.yaml says `master_key: {sealed.master_key}`; change it, or leave out --to")

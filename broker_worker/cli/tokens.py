@@ -55,6 +55,8 @@ def issue(settings: Settings, agent: str, ttl: int) -> None:
 @click.pass_obj
 def list_command(settings: Settings, as_json: bool) -> None:
     """List the tokens; what each of them is, nobody can say any more."""
+    if not settings.config_dir.is_dir():
+        load_configuration(settings.config_dir)  # says that it is not there; an empty list would be a lie
     known, now = TokensFile(settings.config_dir).tokens(), now_ms()
     if as_json:
         click.echo(json.dumps([_as_json(token, now) for token in known.values()], indent=2))

@@ -7,7 +7,7 @@ from filelock import FileLock, Timeout
 
 from broker_worker.core.errors import SetupError
 from broker_worker.dashboard.links import Links
-from broker_worker.private_files import make_private_folder, read_private
+from broker_worker.private_files import read_private
 from broker_worker.settings import Settings
 
 _MAX_ADDRESS = 1024
@@ -25,17 +25,23 @@ def make_link(settings: Settings) -> str:
         SetupError: if none runs on this installation.
     """
     folder = shared_folder(settings)
+    if not folder.is_dir():
+        raise _none_runs(settings)
     lock = FileLock(folder / "running.lock", mode=0o600)
     try:
-        make_private_folder(folder)
         lock.acquire(timeout=0)
     except Timeout:
         origin = read_private(folder / "address", "the dashboard's address", _MAX_ADDRESS, hint="is it starting?")
         return link_of(settings, origin.decode())
     lock.release()
-    raise SetupError(
-        f"no dashboard of {settings.home} is running", hint="`secret-broker dashboard` or `secret-broker up` starts it"
+    raise _none_runs(settings)
+
+
+def _none_runs(settings: Settings) -> SetupError:
+    hint = (
+        "`secret-broker up` or `secret-broker dashboard` starts it; is it the right home (--home, SECRET_BROKER_HOME)?"
     )
+    return SetupError(f"no dashboard of {settings.home} is running", hint=hint)
 
 
 def link_of(settings: Settings, origin: str) -> str:

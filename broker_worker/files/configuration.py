@@ -15,6 +15,7 @@ from pathlib import Path
 from broker_worker.core.approvers import Approvers
 from broker_worker.core.configuration import CacheSettings, Configuration, Dashboard, StaticToken
 from broker_worker.core.digest import configuration_digest, policy_digest
+from broker_worker.core.errors import ConfigError
 from broker_worker.core.places import versioned_part
 from broker_worker.core.references import check_for, is_built_in, nearest_type, type_of
 from broker_worker.files import approvers, broker, policy, registry, tokens
@@ -46,6 +47,9 @@ def load_configuration(path: Path) -> Configuration:
     Raises:
         ConfigError: with file and line, for the first thing that cannot be meant.
     """
+    if not path.exists():
+        hint = "name the home with --home or SECRET_BROKER_HOME; `secret-broker init` makes one"
+        raise ConfigError("does not exist", file=str(path), hint=hint)
     return _load_folder(path) if path.is_dir() else _load_file(path)
 
 

@@ -216,7 +216,8 @@ def _in_use(engine: Engine) -> SetupError:
 def _no_ledger(engine: Engine) -> SetupError:
     return SetupError(
         f"there is no ledger at {name_of(engine)} yet",
-        hint="`secret-broker up` keeps one; without it, `secret-broker ledger rebuild` makes one from the audit",
+        hint="is it the right home (--home, SECRET_BROKER_HOME)? `secret-broker up` keeps a ledger there; without it,"
+        " `secret-broker ledger rebuild` makes one from the audit",
     )
 
 

@@ -154,7 +154,9 @@ class Inbox:
         """
         found = [matter for matter in self._book if text and matter.request.approval_id.startswith(text)]
         if not found:
-            raise ApprovalError(f"there is no approval {text[:32]!r}", hint="`secret-broker approvals list` shows all")
+            raise ApprovalError(
+                f"there is no approval {text[:32]!r}", hint="`secret-broker approvals list --all` shows all"
+            )
         if len(found) > 1:
             ids = ", ".join(matter.request.approval_id for matter in found[:4])
             raise ApprovalError(f"{len(found)} approvals begin with {text!r}", hint=f"write more of it: {ids}")

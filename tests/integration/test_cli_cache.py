@@ -86,7 +86,8 @@ def test_nothing_there_is_said_and_nothing_is_made(settings: Settings) -> None:
     assert run(settings, "status").output == "off: values are kept in memory only\n"
     assert document(settings) == {"sealed": False}
     assert list(examine(settings, ("cache",))) == []
-    assert run(settings, "rewrap").exit_code == 3
+    result = run(settings, "rewrap")
+    assert (result.exit_code, "hint: write `cache: {sealed: true}` there" in result.output) == (3, True)
 
 
 def test_trouble_has_an_exit_code_and_changes_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,7 @@ async def test_no_link_without_a_dashboard(served: Served) -> None:
     process = served.start("link")
     assert process.wait(DEADLINE) == 7
     assert "no dashboard of" in served.output.read_text()
+    assert not served.output.with_name("state").exists()
 
 
 async def test_one_dashboard_an_installation(running: Served) -> None:

@@ -142,8 +142,18 @@ def test_inject_writes_nothing_if_anything_is_wrong(agent: Agent, desk: FakeDesk
     out.write_text("mine")
     out.chmod(0o644)
     assert agent("inject", "-i", "-", "-o", str(out), stdin=b"{{ secret://a.key }}").exit_code == 1
-    assert agent("inject", "-i", str(tmp_path / "none"), "-o", "-").stderr.startswith("error: No such file")
+    done = agent("inject", "-i", str(tmp_path / "none"), "-o", "-")
+    assert (done.exit_code, "none cannot be read: No such file" in done.stderr) == (2, True)
+    done = agent("get", "a.key", "-o", str(tmp_path / "gone" / "o"))
+    assert (done.exit_code, f"the folder {tmp_path / 'gone'} is not there\nhint: name" in done.stderr) == (1, True)
     assert len(desk.requests) == asked
+
+
+def test_a_request_that_the_broker_finds_invalid_says_where_to_look(agent: Agent, desk: FakeDesk) -> None:
+    """Such as a recipe that would make a short password."""
+    desk.refused["a.key"] = Code.INVALID
+    done = agent("generate", "a.key", "password:4")
+    assert (done.exit_code, "hint: `--help` of the command" in done.stderr) == (2, True)
 
 
 def test_a_template_without_references_asks_nobody(agent: Agent, desk: FakeDesk) -> None:

@@ -135,6 +135,14 @@ def test_what_cannot_be_done_is_said(home: Home, arguments: tuple[str, ...], cod
     assert not home.file.exists()
 
 
+def test_a_home_that_is_none_has_no_list(tmp_path: Path) -> None:
+    """The wrong home is said, not shown as one without tokens."""
+    for arguments in ((), ("--json",)):
+        result = CliRunner().invoke(main, ["--home", str(tmp_path / "none"), "tokens", "list", *arguments])
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert "hint: name the home with --home" in result.stderr
+
+
 def test_which_of_several_is_to_end_must_be_said(home: Home) -> None:
     """And one that is over is not rotated."""
     ids = [home.issued("issue", "--agent", "claude", "--ttl", "1d")[4:12] for _ in range(2)]

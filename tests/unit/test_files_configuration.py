@@ -212,8 +212,9 @@ def test_a_single_file_with_more_than_a_policy_needs_a_registry(tmp_path: Path) 
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    """With what to do."""
-    assert refusal(tmp_path / "config").hint == "expected a YAML file; `secret-broker init` makes commented ones"
+    """With what to do: most often it is another home than the one that was meant."""
+    hint = "name the home with --home or SECRET_BROKER_HOME; `secret-broker init` makes one"
+    assert refusal(tmp_path / "config").hint == hint
 
 
 def test_ttl_is_capped_by_the_maximum(tmp_path: Path) -> None:

@@ -273,13 +273,22 @@ def test_locks_of_the_images_agree_with_the_lock(name: str) -> None:
     assert {package for package, versions in part.items() if not versions <= whole.get(package, set())} == set()
 
 
+def names(requirements: list[str]) -> set[str]:
+    """The packages that requirements name."""
+    return {re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower() for requirement in requirements}
+
+
+@pytest.mark.parametrize("extra", ["broker", "dashboard", "onepassword", "aws", "vault"])
+def test_broker_image_has_what_its_services_need(extra: str) -> None:
+    """The compose file starts the dashboard from the same image as the broker."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = names(project["dependencies"]) | names(project["optional-dependencies"][extra])
+    assert wanted - set(locked(ROOT / "deploy" / "locks" / "broker.lock")) == set()
+
+
 def test_agent_image_has_what_an_agent_needs_and_no_more() -> None:
     """The agent's lock holds the base dependencies and nothing of the broker's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-    def names(requirements: list[str]) -> set[str]:
-        return {re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower() for requirement in requirements}
-
     agent = set(locked(ROOT / "deploy" / "locks" / "agent.lock"))
     assert names(project["dependencies"]) <= agent
     assert not agent & names(project["optional-dependencies"]["broker"])
