@@ -55,8 +55,16 @@ def check_output(path: Path, *, force: bool) -> None:
             raise OutputError(f"{path} is a folder", "name a file")
         if not stat.S_ISREG(status.st_mode):
             raise OutputError(f"{path} is neither a file nor a pipe", "name a file, a pipe, or - for standard output")
+        if path.is_symlink() and _is_the_systems(path):  # /dev/stdout, into a file
+            raise OutputError(f"{path} is a link of the system's own", "use - for standard output")
     if not force and not _is_private(path):
         raise OutputError(f"{path} exists, and others could read it or it is another's", "--force replaces it")
+
+
+def _is_the_systems(path: Path) -> bool:
+    """Whether a place is among devices and processes; /dev/shm is memory for everybody's files."""
+    _, *parts = path.absolute().parts
+    return parts[0] == "proc" or (parts[0] == "dev" and parts[1:2] != ["shm"])
 
 
 def write_output(path: Path, content: bytes, *, force: bool) -> None:

@@ -93,6 +93,25 @@ def test_a_file_that_others_can_read_is_replaced_only_by_force(agent: Agent, tmp
     assert "neither a file nor a pipe" in agent("get", "a.key", "-o", "/dev/null").stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="this system's /dev/stdout is no link")
+def test_the_systems_own_links_are_not_replaced(tmp_path: Path) -> None:
+    """Root could replace /dev/stdout, which every program uses; a pipe of a shell's `>(…)` is written to."""
+    code = """
+import os, sys
+from pathlib import Path
+from agent_sdk.cli.private_output import OutputError, check_output
+reading, writing = os.pipe()
+check_output(Path(f"/dev/fd/{writing}"), force=True)
+try:
+    check_output(Path("/dev/stdout"), force=True)
+except OutputError as error:
+    print(error, file=sys.stderr)
+"""
+    with (tmp_path / "out").open("wb") as out:
+        done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, check=True)
+    assert done.stderr == b"/dev/stdout is a link of the system's own\n"
+
+
 @pytest.mark.parametrize("output", [(), ("-o", "-")])
 def test_a_value_is_not_shown_on_a_terminal(
     agent: Agent, desk: FakeDesk, monkeypatch: pytest.MonkeyPatch, output: tuple[str, ...]
