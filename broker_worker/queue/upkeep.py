@@ -3,11 +3,12 @@
 Both are scripts, because between looking and acting an entry could come in and be lost.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from agent_sdk.wire import keynames
 from broker_worker.core.errors import QueueError
+from broker_worker.core.hot_set import NOBODY
 from broker_worker.queue.connection import Command, QueueConnection
 from broker_worker.queue.streams import AHEAD_MS
 
@@ -72,7 +73,7 @@ async def mend(connection: QueueConnection, agents: Collection[str], now: int) -
         QueueError: if the connection broke or the server refuses.
     """
     latest = now + AHEAD_MS
-    answers = await _each(connection, _MEND, agents, latest)
+    answers = await _each(connection, _MEND, [keynames.requests(agent) for agent in agents], latest)
     states = dict(zip(agents, answers, strict=True))
     return [a for a in agents if states[a] == 2], [a for a in agents if states[a] == 1]
 
@@ -104,22 +105,21 @@ async def leave(connection: QueueConnection, consumer: str, agents: Collection[s
     Args:
         connection: an open connection that nobody reads from meanwhile.
         consumer: who leaves; the empty text for nobody.
-        agents: whose streams.
+        agents: whose streams. The stream that is read while nobody is active, and that of reports, are left as well.
 
     Raises:
         QueueError: if the connection broke or the server refuses.
     """
-    await _each(connection, _LEAVE, agents, consumer, GONE_MS)
+    keys = [*map(keynames.requests, (NOBODY, *agents)), keynames.REPORTS]
+    await _each(connection, _LEAVE, keys, consumer, GONE_MS)
 
 
 async def _each(
-    connection: QueueConnection, script: bytes, agents: Collection[str], *arguments: str | int
+    connection: QueueConnection, script: bytes, keys: Iterable[str], *arguments: str | int
 ) -> Sequence[int]:
-    commands: list[Command] = [
-        ("EVAL", script, 1, keynames.requests(agent), keynames.GROUP, *arguments) for agent in agents
-    ]
+    commands: list[Command] = [("EVAL", script, 1, key, keynames.GROUP, *arguments) for key in keys]
     replies = await connection.call_all(commands)
     for reply in replies:
         if isinstance(reply, Exception):
-            raise QueueError(f"the queue refuses to look after a request stream: {reply}") from reply
+            raise QueueError(f"the queue refuses to look after a stream: {reply}") from reply
     return replies

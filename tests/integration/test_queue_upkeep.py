@@ -10,6 +10,7 @@ from redis import Redis
 
 from agent_sdk.wire import keynames
 from broker_worker.core.errors import QueueError
+from broker_worker.core.hot_set import NOBODY
 from broker_worker.ports import Entry
 from broker_worker.queue.claims import claim, hold
 from broker_worker.queue.connection import QueueConnection
@@ -64,6 +65,18 @@ async def test_who_is_gone_is_cleared_away(
     admin.xgroup_createconsumer(STREAM, keynames.GROUP, "dead")
     await leave(connection, "", ["claude"])
     assert consumers(admin) == {"holder"}
+
+
+@pytest.mark.parametrize("stream", [keynames.requests(NOBODY), keynames.REPORTS])
+async def test_no_worker_stays_in_the_groups_that_are_no_agents(
+    connection: QueueConnection, admin: Any, stream: str
+) -> None:
+    """Each start of a worker has a name of its own there, and a queue would keep them all for ever."""
+    admin.xgroup_create(stream, keynames.GROUP, "0", mkstream=True)
+    for name in ("w-1", "w-2"):
+        admin.xgroup_createconsumer(stream, keynames.GROUP, name)
+    await leave(connection, "w-1", ["claude"])
+    assert [each["name"] for each in admin.xinfo_consumers(stream, keynames.GROUP)] == [b"w-2"]
 
 
 async def test_a_stream_is_replaced_only_when_it_ended_and_is_empty(connection: QueueConnection, admin: Any) -> None:
