@@ -9,6 +9,9 @@ from broker_worker.core.errors import ProviderError
 from broker_worker.core.redaction import LiveValues
 from broker_worker.ports import CachedValue, Fetched
 
+SETTING_MS = 5_000
+"""How far the clock may be set back before nobody knows any more how old anything is, ms."""
+
 
 class Keeper(Protocol):
     """Keeps values for the next start of the process; neither waits nor raises."""
@@ -42,6 +45,7 @@ class MemoryCache:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._failures: OrderedDict[str, tuple[ProviderError, int]] = OrderedDict()
         self._live = LiveValues()
+        self._seen_at = 0
 
     def __len__(self) -> int:
         return len(self._kept) + len(self._failures)
@@ -111,7 +115,11 @@ class MemoryCache:
         return self._live.redact(text)
 
     def purge(self, now: int) -> None:
-        """Drop what is over."""
+        """Drop what is over; everything if the clock went back, as nobody then knows how old it is."""
+        if now < self._seen_at - SETTING_MS:
+            self.clear()
+            self._seen_at = 0
+        self._seen_at = max(now, self._seen_at)
         for ref in [ref for ref, kept in self._kept.items() if now >= kept.until]:
             self._drop(ref)
         for ref in [ref for ref, (_, until) in self._failures.items() if now >= until]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_worker.cache.memory import MemoryCache
+from broker_worker.cache.memory import SETTING_MS, MemoryCache
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.core.redaction import NOTE
 from broker_worker.ports import CachedValue, Fetched
@@ -33,6 +33,19 @@ def test_who_asks_for_a_shorter_life_gets_it() -> None:
     assert cache.get("r", 500, 499) is not None
     assert cache.get("r", 500, 500) is None
     assert value_of(cache, "r", 1000, 500) == b"value"
+
+
+def test_a_clock_that_is_set_back_makes_no_value_live_longer() -> None:
+    """Nobody knows how old it is then; what adjusts a clock a little takes nothing away."""
+    cache = MemoryCache(10)
+    cache.put("r", Fetched(b"value"), 600_000, 3_600_000)
+    cache.put_failure("gone", GONE, 600_000, 3_600_000)
+    cache.purge(3_600_000)
+    cache.purge(3_600_000 - SETTING_MS)
+    assert value_of(cache, "r", 600_000, 3_600_000) == b"value"
+    cache.purge(0)
+    assert len(cache) == 0
+    assert cache.redact("a value") == "a value"
 
 
 def test_a_value_is_not_kept_longer_than_its_vault_lets_it_live() -> None:
