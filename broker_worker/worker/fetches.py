@@ -38,8 +38,10 @@ class Fetches:
         return len(self._waiting) + len(self._ready)
 
     def replace(self, providers: Mapping[str, Provider]) -> None:
-        """Use other providers from now on; what the former ones still answer is not used but asked for again."""
+        """Use other providers from now on; what the former ones answer is not used but asked for again."""
         self._providers = providers
+        ready, self._ready = self._ready, []
+        self._waiting |= {id(each): each for each in ready}
         for each in self._waiting.values():
             each.known.clear()
             each.found.clear()

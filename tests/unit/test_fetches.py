@@ -245,6 +245,16 @@ async def test_what_a_replaced_vault_still_answers_is_not_used(fetching: Fetchin
     assert fetching.kept["local://openai"].value == b"new value"
 
 
+async def test_what_a_replaced_vault_gave_and_was_not_taken_yet_is_not_used(fetching: Fetching) -> None:
+    """As while the queue is away: the request waits with a value of a vault that the files do not name any more."""
+    waiting = await fetching.waiting("local://openai")
+    fetching.fetches.add([waiting])
+    await until(lambda: waiting.found)
+    fetching.fetches.replace({"local": fetching.wrapped(FakeVault({"local://openai": b"new value"}))})
+    assert await fetching.ready() == [waiting]
+    assert values(waiting.found) == {"local://openai": b"new value"}
+
+
 async def test_a_scheme_that_has_no_vault_any_more_is_a_bad_reference(fetching: Fetching) -> None:
     """Also for those who wait already."""
     fetching.local.gate = asyncio.Event()
