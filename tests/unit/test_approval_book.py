@@ -124,6 +124,12 @@ def test_a_decision_that_does_not_count_changes_nothing(
     assert state(book, asked) == "waiting"
 
 
+def test_a_clock_may_be_ahead_by_a_minute() -> None:
+    """And no more."""
+    asked = request(expires_at=NOW + 2 * SKEW_MS)
+    assert book_of(asked).decide(ALICE.decide(asked, at=NOW + SKEW_MS), EVERYBODY, NOW) is None
+
+
 def test_asking_whether_a_decision_counts_notes_nothing() -> None:
     """It can then still be made."""
     asked = request()
@@ -176,6 +182,13 @@ def test_a_timed_grant_begins_with_the_approval_that_fills_the_quorum() -> None:
     book = decided(asked, BOB.decide(asked, at=NOW + 30_000), ALICE.decide(asked, at=NOW + 10_000))
     ends = NOW + 30_000 + 900_000
     assert (state(book, asked, ends - 1), state(book, asked, ends)) == ("approved", "expired")
+
+
+def test_who_approves_what_is_approved_already_does_not_prolong_it() -> None:
+    """The grant began with the approval that was needed."""
+    asked = request(grant="900s")
+    book = decided(asked, ALICE.decide(asked), BOB.decide(asked, at=NOW + 10_000))
+    assert (state(book, asked, NOW + 899_999), state(book, asked, NOW + 900_000)) == ("approved", "expired")
 
 
 def test_a_clock_that_is_behind_does_not_shorten_a_grant() -> None:

@@ -11,7 +11,7 @@ from people_desk import GUARDED, asked, bench_with, decide, notice, order, revok
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
-from agent_sdk.wire.messages import Resolve, Subject, Way
+from agent_sdk.wire.messages import Call, Report, Resolve, Subject, Way
 from agent_sdk.wire.static_tokens import mint
 from broker_worker.core.configuration import StaticToken
 from broker_worker.core.policy import Origin
@@ -133,9 +133,13 @@ async def test_a_static_token_stands_for_its_agent_until_its_end(bench: DeskBenc
     assert (record_of.agent_id, record_of.issuer) == ("claude", "static-token")
     assert record_of.run_id == record_of.token_id != ""
     assert (await ask(bench, gateway, Subject(tokens["codex"]), KEY, "value")).code == Code.UNAUTHENTICATED
-    other = tokens["claude"][:-12] + ("A" * 12 if not tokens["claude"].endswith("A" * 12) else "B" * 12)
-    assert (await ask(bench, gateway, Subject(other), KEY, "value")).code == Code.UNAUTHENTICATED
-    bench.clock.time += 2 * 60_000
+    same_id, _ = mint(bytes([1]) * 5 + bytes(32))
+    assert same_id[:13] == tokens["claude"][:13]
+    for other in (same_id, tokens["claude"][:-1] + "!"):
+        assert (await ask(bench, gateway, Subject(other), KEY, "value")).code == Code.UNAUTHENTICATED
+    bench.clock.time = NOW + 60_000 + bench.desk.opener.skew - 1
+    assert (await ask(bench, gateway, Subject(tokens["claude"]), KEY, "value")).results[0].code == Code.EXPIRED
+    bench.clock.time += 1
     assert (await ask(bench, gateway, Subject(tokens["claude"]), KEY, "value")).code == Code.EXPIRED
 
 
@@ -282,3 +286,24 @@ async def test_the_audit_says_for_which_way_people_are_asked_and_by_whom(tmp_pat
     await ask(bench, bench.run("egress"), shown(bench.run("claude")), GUARDED)
     (record,) = bench.sink.of("approval_requested")
     assert (record.agent_id, record.deliver, record.actor) == ("claude", "proxy", "egress")
+
+
+async def test_tokens_that_were_verified_are_not_remembered_without_end(bench: DeskBench) -> None:
+    """However many runs a gateway is shown."""
+    gateway, subjects = bench.run("gateway"), bench.desk._subjects
+    subjects._limit = 2
+    for _ in range(4):
+        assert (await ask(bench, gateway, shown(bench.run("claude")), KEY, "value")).status == "ok"
+    assert len(subjects._verified) == 2
+
+
+async def test_what_a_proxy_reports_counts_against_its_own_limits(tmp_path: Path) -> None:
+    """A run is not stopped by what is told of it, nor a proxy by what runs ask."""
+    limited = POLICY.replace("      claude:\n", "      claude:\n        limits: {agent: {rate: 1/h, burst: 1}}\n")
+    bench = DeskBench(tmp_path / "config", policy=limited)
+    run, proxy = bench.run("claude"), bench.run("egress")
+    made = Call(NOW, route="openai", name=KEY, host="api.openai.com", method="GET", path="/v1/models")
+    for _ in range(3):
+        assert (await bench.ask(proxy, body=Report(shown(run), (made,)))).status == "ok"
+    assert (await bench.ask(run, KEY)).status == "ok"
+    assert (await bench.ask(run, KEY)).code == Code.RATE_LIMITED

@@ -72,6 +72,13 @@ def test_another_run_agent_or_broker_never_reads_it(run_key: bytes, agent: str, 
                 LeaseMint(key).read(token, who, holder)
 
 
+def test_a_lease_is_of_a_canonical_name() -> None:
+    """Whatever made the token: no other name gets further."""
+    issued = LeaseMint(KEY).issue("claude", RUN, "DB.root", "7", NOW, NOW + 60_000)
+    with pytest.raises(WireError, match="no lease of this run"):
+        LeaseMint(KEY).read(issued.token, "claude", RUN)
+
+
 def test_two_leases_of_one_millisecond_differ() -> None:
     """A lease that is given back and asked for again at once is another one."""
     mint = LeaseMint(KEY)

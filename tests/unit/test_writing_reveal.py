@@ -18,6 +18,14 @@ RATED = """
           - {{pattern: made.*, actions: [resolve], rate: {read}}}
 """
 
+GUARDED = """
+    agents:
+      claude:
+        allow:
+          - {pattern: made.*, actions: [generate]}
+          - {pattern: made.*, actions: [resolve], approval: {approvers: [ops]}}
+"""
+
 
 async def test_a_run_that_ended_while_its_value_was_stored_is_told_that_it_is(tmp_path: Path) -> None:
     """It is not shown any more; to say `expired` would hide that the name is taken now."""
@@ -54,6 +62,15 @@ async def test_a_value_that_is_not_shown_counts_as_written_only(tmp_path: Path) 
         made = await ask(bench, run, Generate("made.mine", "hex:32", replaces=version))
         assert made.outcome == "granted"
         version = made.version
+
+
+async def test_a_value_that_people_must_approve_to_be_read_is_not_shown_when_it_is_made(tmp_path: Path) -> None:
+    """Else to have it made would be the way around them; made without being shown it is."""
+    bench = bench_in(tmp_path, GUARDED)
+    assert (await ask(bench, bench.run(), MADE)).code == Code.DENIED
+    assert bench.sink.records[-1].reason == "reading_not_granted"
+    made = await ask(bench, bench.run(), Generate("made.mine", "alnum:24"))
+    assert (made.outcome, made.value) == ("granted", None)
 
 
 def test_two_rates_at_once_admit_no_more_than_either() -> None:
