@@ -132,7 +132,7 @@ class Affairs:
         return sign_request(request, self._keys.identity_secret)
 
     def published(self, request: ApprovalRequest, configuration: Configuration) -> None:
-        """A request stands on the queue: have people notified, if the files name anybody to notify.
+        """A request stands on the queue: have people notified, if they can still decide and the files name anybody.
 
         Args:
             request: the request.
@@ -140,7 +140,7 @@ class Affairs:
         """
         digest = request.digest()
         self.unpublished.pop(digest, None)
-        if not configuration.notifications or digest in self._announced:
+        if not configuration.notifications or digest in self._announced or digest not in self._open:
             return
         self._announced.add(digest)
         self._jobs.enqueue("notify_approval", notification(request, configuration.dashboard.origin))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from typing import Literal
 
+from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Generate, Put
 from broker_worker.core.configuration import SecretEntry
@@ -115,6 +116,7 @@ class Writer:
         self._log = log
         self._clock = clock
         self._letters: list[Letter] = []
+        self._unsettled: list[AuditRecord] = []
 
     async def begin(self, writings: Sequence[Writing], admission: Admission) -> tuple[list[Writing], list[Answer]]:
         """Decide again, use what people allowed, and record what is going to be written.
@@ -242,7 +244,11 @@ class Writer:
         for note in self._log.overdue(now - OVERDUE_MS):
             try:
                 self._log.note([replace(note, state="unknown", at=now, mark="")])
-                self._sink.append([records.write_unsettled(note, now)])
             except AuditError:
                 break
+            self._unsettled.append(records.write_unsettled(note, now))
+        if self._unsettled:
+            with suppress(AuditError):  # no file says of them any more that they are to be recorded
+                self._sink.append(self._unsettled)
+                self._unsettled = []
         return letters

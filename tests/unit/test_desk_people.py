@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from desk_workbench import NOW, DeskBench
-from people_desk import GUARDED, IDENTITY_PUBLIC, POLICY, asked, bench_with, decide, granted, notice
+from people_desk import GUARDED, IDENTITY_PUBLIC, POLICY, asked, bench_with, decide, granted, notice, order, revoke
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
@@ -261,3 +261,17 @@ async def test_people_see_how_often_an_agent_has_asked_today(bench: DeskBench) -
         ("claude", 1),
         ("claude", 1),
     ]
+
+
+async def test_nobody_is_notified_of_what_was_void_before_it_could_be_seen(tmp_path: Path) -> None:
+    """The order came while the queue took the question."""
+    bench = bench_with(tmp_path, "once")
+    targets = "provider: {type: local}\nnotifications: [{name: bell, kind: command, command: [/bin/true]}]\n"
+    bench.load(policy=POLICY % "once", broker=targets)
+    await bench.ask(bench.run(), GUARDED)
+    (request,) = asked(bench)
+    revoke(bench, order("agent", "claude"))
+    bench.affairs.settle(bench.desk.configuration, bench.clock.now())
+    bench.affairs.published(request, bench.desk.configuration)
+    assert bench.jobs.jobs == []
+    assert not bench.affairs._announced
