@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Never
 
@@ -50,6 +51,17 @@ async def test_a_valid_change_holds_at_once_and_is_recorded(home: Home) -> None:
     assert digests[0] == digests[1] != digests[2] == digests[3]
     assert home.records("config_loaded")[0].policy == digests[2]
     home.check_audit()
+
+
+async def test_values_that_may_not_be_kept_so_long_any_more_are_not(home: Home) -> None:
+    """A value that is past its time stays in memory only for as long as the files let it be served."""
+    stale = SECRETS.replace('"local://openai"', '{ref: "local://openai", max_stale: 1h}')
+    home.write(registry=stale)
+    async with home.working(reloading=True) as process, home.client() as claude:
+        for registry, kept in ((stale.replace("1h", "2h"), 1), (stale, 0)):
+            assert await refused(claude) is None
+            await reloaded(home, partial(home.write, registry=registry))
+            assert len(process.cache) == kept
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,14 @@ def test_the_same_request_in_another_entry_is_a_replay() -> None:
     assert backstop.is_replay(("k", b"request"), b"2-0")
 
 
+def test_a_replay_of_the_generation_before_is_one() -> None:
+    """What was answered just before the memory was begun anew is as known as what came after."""
+    backstop = Backstop(generation=2)
+    for number in range(3):
+        assert not backstop.is_replay(("k", b"r%d" % number), b"1-0")
+    assert backstop.is_replay(("k", b"r0"), b"2-0")
+
+
 def test_memory_is_two_generations() -> None:
     """At least one generation of requests is remembered, and at most two."""
     backstop = Backstop(generation=10)

@@ -322,3 +322,38 @@ async def test_a_lease_that_is_revoked_while_the_queue_counts_is_not_released_an
     bench.admission.before = lambda: revoke(bench, order("agent", "claude"))
     reply = await bench.ask(run, body=Resolve(("openai.api_key",)))
     assert reply.code == Code.REVOKED
+
+
+@pytest.mark.parametrize("kind", ["lease", "secret"])
+async def test_a_worker_that_did_not_issue_a_lease_knows_that_it_was_revoked(bench: DeskBench, kind: Kind) -> None:
+    """As after all were started again: the order is in the file, and the lease in nobody's memory."""
+    run = bench.run()
+    lease = (await granted(bench, run)).lease
+    assert lease is not None
+    bench.affairs.leases.book.end(next(iter(bench.affairs.leases.book)))
+    subject, version = (lease[:16].hex(), None) if kind == "lease" else ("openai.api_key", "7")
+    bench.affairs.revocations.apply(order(kind, subject, version=version))
+    (result,) = (await bench.ask(run, body=Renew(lease))).results
+    assert (result.outcome, result.code) == ("refused", Code.REVOKED)
+
+
+async def test_an_order_that_comes_while_an_approval_is_used_up_is_obeyed(bench: DeskBench) -> None:
+    """Of a value that had to be fetched: it has waited for its vault, and waits for the queue once more."""
+    run = bench.run()
+    await bench.ask(run, GUARDED)
+    decide(bench, asked(bench)[0])
+    served = await bench.serve(bench.entry(run, None, GUARDED))
+    assert served.waiting
+    bench.admission.before = lambda: revoke(bench, order("secret", GUARDED))
+    (answer,) = await bench.finish(served)
+    (result,) = run.open(answer.envelope).results
+    assert (result.code, result.value) == (Code.REVOKED, None)
+
+
+async def test_another_credential_without_a_version_is_another_lease(lender: DeskBench) -> None:
+    """Else to give the first back would not end it, and to end it would be the end of the other."""
+    run, leases = lender.run(), []
+    for upstream in ("upstream-1", "upstream-2"):
+        lender.desk.keep("local://openai", Fetched(b"made for us", None, upstream, 3_600_000), 600_000)
+        leases.append((await granted(lender, run, "db.user")).lease)
+    assert leases[0] != leases[1]

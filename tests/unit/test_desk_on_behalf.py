@@ -1,17 +1,19 @@
 """On behalf of a run: who may ask for others, what the run must show, and whose rights decide."""
 
+import base64
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from desk_workbench import NOW, DeskBench
+from desk_workbench import ISSUER_SEED, NOW, DeskBench
 from on_behalf_workbench import GATEWAY, KEY, POLICY, PROXIED, acting_desk, ask, refusal, shown
 from people_desk import GUARDED, asked, bench_with, decide, notice, order, revoke
 
 from agent_sdk.wire import keynames
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Call, Report, Resolve, Subject, Way
+from agent_sdk.wire.sealing import run_public_key
 from agent_sdk.wire.static_tokens import mint
 from broker_worker.core.configuration import StaticToken
 from broker_worker.core.policy import Origin
@@ -307,3 +309,13 @@ async def test_what_a_proxy_reports_counts_against_its_own_limits(tmp_path: Path
         assert (await bench.ask(proxy, body=Report(shown(run), (made,)))).status == "ok"
     assert (await bench.ask(run, KEY)).status == "ok"
     assert (await bench.ask(run, KEY)).code == Code.RATE_LIMITED
+
+
+async def test_an_issuer_that_may_not_speak_for_an_agent_any_more_stops_who_shows_its_token(bench: DeskBench) -> None:
+    """At once, also if it was verified before, and although the issuer still speaks for who asks."""
+    run, gateway = bench.run("claude"), bench.run("gateway")
+    assert (await ask(bench, gateway, shown(run), KEY, "value")).status == "ok"
+    public = base64.urlsafe_b64encode(run_public_key(ISSUER_SEED)).decode().rstrip("=")
+    issuer = f"{{name: local, public_key: {public}, agents: [gateway], max_lifetime: 8h}}"
+    bench.load(policy=POLICY, issuers=f"issuers: [{issuer}]")
+    assert (await ask(bench, gateway, shown(run), KEY, "value")).code == Code.UNAUTHENTICATED

@@ -188,6 +188,19 @@ def test_append_that_fails_leaves_nothing(path: Path, failing: str) -> None:
     assert path.read_bytes() == b"<1>\n"
 
 
+def test_a_file_that_is_cut_between_looking_and_appending_is_not_filled_with_zeros(path: Path) -> None:
+    """What was there before is not known any more; the next look tells of it."""
+    file = LineFile(path, is_line)
+    append(file, b"<one>", b"<two>")
+    with file.locked():
+        file.poll()
+        os.truncate(path, 6)
+        with pytest.raises(SetupError, match="cannot be written"):
+            file.append(b"<three>")
+    assert path.read_bytes() == b"<one>\n"
+    assert file.poll() == News([b"<one>"], "is shorter than it was")
+
+
 def test_short_writes_are_continued(path: Path) -> None:
     """A write that takes a part is no end."""
     real = os.write

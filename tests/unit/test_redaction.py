@@ -31,6 +31,15 @@ def test_a_text_without_a_live_value_is_left_alone(values: list[bytes], text: st
     assert live.redact(text) == (NOTE if contains else text), "the same when it is asked again"
 
 
+def test_values_of_four_bytes_are_looked_for_and_shorter_ones_are_not() -> None:
+    """As the threat model says."""
+    live = LiveValues()
+    for value in (b"7392", b"cat"):
+        live.add(value)
+    assert live.redact("the pin is 7392") == NOTE
+    assert live.redact("a cat") == "a cat"
+
+
 def test_a_value_that_is_no_longer_live_is_no_longer_looked_for() -> None:
     """One that is live twice is looked for until both are gone."""
     live = LiveValues()

@@ -240,3 +240,10 @@ def test_a_state_survives_its_file(outcomes: list[ProviderError | None], later: 
         else:
             vault.fail(outcome, "abcd")
         assert json.decode(json.encode(vault.state), type=VaultState) == vault.state
+
+
+@pytest.mark.parametrize("boot", ["boot", "another"])
+def test_time_stands_still_where_a_clock_was_set_back(boot: str) -> None:
+    """Else reads that were counted would be in the future, and count for longer than their hour."""
+    state = VaultState(WALL, Moment(WALL, 1_000, "boot"), "")
+    assert time_in(state, Moment(WALL - HOUR_MS, 500, boot)) == WALL
