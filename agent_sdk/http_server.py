@@ -9,10 +9,31 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS: Final = 10.0
 """How long a client may take from connecting to the end of its first request's head."""
+_GRACE_SECONDS = 2
 
 
 class Server(uvicorn.Server):
-    """A server that leaves signals to whoever runs it: uvicorn's own way ends the process before it has tidied up."""
+    """A server that logs nothing, says nothing of itself, and ends within two seconds.
+
+    It leaves signals to whoever runs it: uvicorn's own way ends the process before it has tidied up.
+
+    Args:
+        app: the ASGI application.
+        options: what `uvicorn.Config` takes besides.
+    """
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        config = uvicorn.Config(
+            app,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            **options,
+        )
+        super().__init__(config)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import anyio
-import uvicorn
 from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
 from mcp.server.lowlevel import Server
@@ -161,19 +160,7 @@ async def serve_http(
         async with _ready(credential, offer) as (server, held):
             held.add("mcp-token", token.encode())
             app = HttpOutlet(_http_app(server, number, token), Outlet(held))
-            config = uvicorn.Config(
-                app,
-                http=Connection,
-                lifespan="on",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=_MAX_CONNECTIONS,
-                timeout_graceful_shutdown=2,
-            )
-            web = HttpServer(config)
+            web = HttpServer(app, http=Connection, lifespan="on", limit_concurrency=_MAX_CONNECTIONS)
             announce(f"http://{HOST}:{number}{PATH}")
             with _on_signals(lambda: setattr(web, "should_exit", True)):
                 await web.serve(sockets=[listening])

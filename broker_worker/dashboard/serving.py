@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-import uvicorn
 from filelock import FileLock, Timeout
 from sqlalchemy import Engine, make_url
 
@@ -29,7 +28,6 @@ from broker_worker.people.revoking import revoke, revoke_all
 from broker_worker.private_files import make_private_folder, write_private
 from broker_worker.settings import Settings
 
-_GRACE_SECONDS = 2
 _PORT_HINT = "stop what uses it, or choose another: `port` under `dashboard` in broker.yaml, or --port"
 LOOPBACK = ("127.0.0.1", "::1")
 _log = structlog.get_logger(__name__)
@@ -110,18 +108,7 @@ class Dashboard:
         )
 
     async def _serve(self, context: Context, sockets: list[socket.socket], ready: Callable[[str], None]) -> None:
-        server = Server(
-            uvicorn.Config(
-                make_app(context),
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            )
-        )
+        server = Server(make_app(context), lifespan="off")
         try:
             async with asyncio.TaskGroup() as group:
                 following = group.create_task(context.approvals.run())

@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import uvicorn
-
 from agent_sdk.client import AsyncSecretBroker
 from agent_sdk.credential import RunCredential
 from agent_sdk.http_server import Connection, Server
@@ -16,7 +14,6 @@ from broker_worker.loopback import listening
 
 MAX_CONNECTIONS = 256
 _MAX_HEAD = 16 * 1024
-_GRACE_SECONDS = 2
 _PORT_HINT = "stop what uses it, or choose another: `port` under `server` in broker.yaml, or --port"
 
 
@@ -47,19 +44,11 @@ async def serve_gateway(
     with listening(server.port, (address,), _PORT_HINT) as sockets:
         server = ServerSettings(address, sockets[0].getsockname()[1])
         serving = Server(
-            uvicorn.Config(
-                Gateway(clients, server).app(),
-                http=Connection,
-                lifespan="off",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
-                h11_max_incomplete_event_size=_MAX_HEAD,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
-            )
+            Gateway(clients, server).app(),
+            http=Connection,
+            lifespan="off",
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=_MAX_HEAD,
         )
         try:
             async with asyncio.TaskGroup() as group:

@@ -72,8 +72,8 @@ class Site:
         server: list[Server] = []
 
         class Seen(Server):
-            def __init__(self, config: Any) -> None:
-                super().__init__(config)
+            def __init__(self, app: Any, **options: Any) -> None:
+                super().__init__(app, **options)
                 server.append(self)
 
         up = asyncio.Event()

@@ -192,13 +192,10 @@ async def test_a_time_that_cannot_be_meant_is_refused(
     assert [(record.event, record.reason) for record in bench.sink.records] == [("request_refused", reason)]
 
 
-@pytest.mark.parametrize(
-    ("issued_at", "deadline"),
-    [(NOW - 600_000, NOW + 60_000), (NOW + 30_000, NOW + 60_000), (NOW + 30_000, NOW + 930_000)],
-)
+@pytest.mark.parametrize(("issued_at", "deadline"), [(-600_000, 60_000), (30_000, 60_000), (30_000, 930_000)])
 async def test_clocks_may_differ_a_little(bench: DeskBench, issued_at: int, deadline: int) -> None:
     """An agent whose clock is ahead by the allowed skew, or whose request waited, is served."""
-    assert await code_of(bench, bench.run(), issued_at=issued_at, deadline=deadline) is None
+    assert await code_of(bench, bench.run(), issued_at=NOW + issued_at, deadline=NOW + deadline) is None
 
 
 async def test_a_token_that_ends_while_its_run_goes_on_ends_the_service(bench: DeskBench) -> None:
