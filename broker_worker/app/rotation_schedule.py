@@ -10,7 +10,7 @@ import structlog
 
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.hardening import harden
-from broker_worker.app.rotating import RotationFailedError, rotate_if_due
+from broker_worker.app.rotating import Progress, RotationFailedError, rotate_if_due
 from broker_worker.core.errors import BrokerError
 from broker_worker.core.rotation import RotationRule, RotationState, due_at
 from broker_worker.files.configuration import load_configuration
@@ -84,6 +84,14 @@ class Schedule:
             if at is not None and at <= now:
                 yield name, at
 
+    async def rotate(self, name: str) -> Progress | None:
+        """Rotate a secret, or go on with that, if it is still due.
+
+        Raises:
+            BrokerError: as `rotate_if_due` does.
+        """
+        return await rotate_if_due(self._settings, name, BY, partial(self.is_due, name))
+
     def _rules(self) -> dict[str, RotationRule]:
         entries = load_configuration(self._settings.config_dir).registry
         return {name: entry.rotation for name, entry in entries.items() if entry.rotation is not None}
@@ -113,7 +121,7 @@ def serve_rotations(settings: Settings, url: str, jobs_key: bytes, *, until_stdi
 
     def go_on(name: str) -> float | None:
         try:
-            progress = loop.run_until_complete(rotate_if_due(settings, name, BY, partial(schedule.is_due, name)))
+            progress = loop.run_until_complete(schedule.rotate(name))
         except RotationFailedError as error:
             _log.error("rotation_failed", secret_name=name, fault=error.fault)
             return None

@@ -9,7 +9,7 @@ from people_desk import bench_with, order, revoke
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Resolve
 from agent_sdk.wire.sealing import run_public_key
-from broker_worker.core.revocations import MAX_AT, sign_revocation
+from broker_worker.core.revocations import sign_revocation
 from broker_worker.state.revocation_file import RevocationFile
 
 
@@ -28,7 +28,7 @@ async def test_an_order_of_a_time_that_there_is_not_counts_for_nothing(bench: De
     """It must not keep workers from the orders of the file."""
     public = run_public_key(CONTROL_SEED)
     bench.affairs._log = orders = RevocationFile(tmp_path / "state" / "revocations.jsonl", public)
-    revoke(bench, order("agent", "codex", order="reinstate", at=MAX_AT + 1))
+    revoke(bench, order("agent", "codex", order="reinstate", at=253_402_300_800_000))
     orders.append(sign_revocation(order("agent", "codex"), CONTROL_SEED + public))
     poll(bench)
     assert (await bench.ask(bench.run("codex"), body=Resolve(("openai.api_key",)))).code == Code.REVOKED

@@ -1,7 +1,6 @@
 """The schedule: a process of its own rotates what is due, by sealed jobs, and each thing once."""
 
 import asyncio
-import functools
 import sys
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from test_rotation import NAME, Bench, announced
 
 from agent_sdk.wire import keynames
 from broker_worker.app import operator_vault
-from broker_worker.app.rotating import rotate_if_due
 from broker_worker.app.rotation_schedule import LOOK_EVERY_MS, Schedule
 from broker_worker.cli import main
 from broker_worker.core.rotation import RotationState
@@ -96,15 +94,14 @@ def test_a_job_that_waited_while_somebody_else_retired_begins_no_rotation(bench:
     now = LONG_AGO
     schedule = Schedule(bench.settings, lambda: now)
     file = RotationFile(bench.settings.rotations_dir, NAME)
-    go_on = functools.partial(rotate_if_due, bench.settings, NAME, "schedule", functools.partial(schedule.is_due, NAME))
-    assert asyncio.run(go_on()) is None
+    assert asyncio.run(schedule.rotate(NAME)) is None
     now += DAY_MS
-    waits = asyncio.run(go_on())
+    waits = asyncio.run(schedule.rotate(NAME))
     assert waits is not None
     assert waits.state.step == "promoted"
     with file.held():
         file.store(RotationState(name=NAME, step="retired", started_at=now, replaces="1", version="2", ended_at=now))
-    assert asyncio.run(go_on()) is None
+    assert asyncio.run(schedule.rotate(NAME)) is None
     assert [record.reason for record in bench.records()] == ["started", "drafted", "probed", "promoted"]
 
 
