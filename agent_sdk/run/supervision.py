@@ -131,6 +131,7 @@ class _Supervision:
                 f"warning: the value of {name} is too short or too common to be masked in what the command writes"
             )
         hearing = Hearing()
+        self._streams.resize()  # nothing told us of a change while the broker, or people, were waited for
         child = self._start(environ, hearing)
         hearing.start(lambda number, by_kernel: self._events.put(_Heard(number, by_kernel)))
         self._relays = self._streams.relays(maskers, lambda: self._events.put(_RelayEnded()))
