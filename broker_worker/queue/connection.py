@@ -105,27 +105,29 @@ class QueueConnection(asyncio.Protocol):
         """The next reply; an error reply is returned, not raised, so that the ones behind it stay in step.
 
         Args:
-            poll_us: for how many microseconds to look for it again and again, before this task sleeps.
+            poll_us: see `receive_many`.
 
         Raises:
             QueueError: if the connection broke.
         """
-        replies = self._replies
-        if poll_us and not replies:
-            until = time.monotonic_ns() + poll_us * 1000
-            while not replies and self._broken is None and time.monotonic_ns() < until:
-                _let_others_run()
-                await asyncio.sleep(0)
-        (reply,) = await self.receive_many(1)
+        (reply,) = await self.receive_many(1, poll_us)
         return reply
 
-    async def receive_many(self, count: int) -> list[Any]:
+    async def receive_many(self, count: int, poll_us: int = 0) -> list[Any]:
         """The next replies, in order, error replies among them.
+
+        Args:
+            count: how many.
+            poll_us: for how many microseconds to look for them again and again, before this task sleeps.
 
         Raises:
             QueueError: if the connection broke.
         """
         replies = self._replies
+        until = time.monotonic_ns() + poll_us * 1000 if poll_us else 0
+        while len(replies) < count and self._broken is None and time.monotonic_ns() < until:
+            _let_others_run()
+            await asyncio.sleep(0)
         if len(replies) < count:
             if self._broken is not None or self._transport is None:
                 raise self._gone()

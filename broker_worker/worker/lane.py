@@ -17,6 +17,9 @@ from broker_worker.queue.streams import ReplyWriter, check_replies
 from broker_worker.worker.fetches import Fetches
 from broker_worker.worker.writes import Writes
 
+FEW = 4
+"""After a larger batch nothing is looked for: under load the processor is needed by the server and by agents."""
+
 
 class InHand:
     """The entries that this worker has taken and not yet finished."""
@@ -65,6 +68,7 @@ class Lane:
         writes: takes the requests that write to one.
         in_hand: the worker's unfinished entries.
         clock: the time.
+        poll_us: how long to look for the replies to few answers again and again, before it sleeps, microseconds.
     """
 
     def __init__(
@@ -75,8 +79,11 @@ class Lane:
         writes: Writes,
         in_hand: InHand,
         clock: Clock,
+        poll_us: int = 0,
     ) -> None:
         self.connection = connection
+        self.poll_us = poll_us
+        self._were_few = False
         self._desk = desk
         self._fetches = fetches
         self._writes = writes
@@ -158,6 +165,9 @@ class Lane:
         commands = self._writer.commands(answers, self._clock.now())
         try:
             self.connection.send(commands if then is None else [*commands, then()])
-            check_replies(commands, await self.connection.receive_many(len(commands)))
+            are_few = len(answers) <= FEW
+            poll_us = self.poll_us if are_few and self._were_few else 0
+            self._were_few = are_few
+            check_replies(commands, await self.connection.receive_many(len(commands), poll_us))
         finally:
             self._in_hand.put_down([answer.entry for answer in answers])

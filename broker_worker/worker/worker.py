@@ -36,7 +36,7 @@ from broker_worker.queue.streams import (
 from broker_worker.queue.upkeep import leave, mend
 from broker_worker.worker.control_tail import ControlTail, ReadReport
 from broker_worker.worker.fetches import Fetches
-from broker_worker.worker.lane import InHand, Lane
+from broker_worker.worker.lane import FEW, InHand, Lane
 from broker_worker.worker.lease_keeping import LeaseKeeping
 from broker_worker.worker.readers import Reader, Readers
 from broker_worker.worker.writes import Writes
@@ -47,10 +47,8 @@ HAND_OVER = 16
 """A batch of this size or more lets the other lane read before it is released; below, the way round costs more."""
 BLOCK_MS = 1_000
 POLL_US = 300
-"""How long a worker looks for more after it served few requests, before it sleeps, microseconds. Not where there is
-only one processor (docs/adr/0040)."""
-FEW = 4
-"""After a larger batch nothing is looked for: under load the processor is needed by the server and by agents."""
+"""How long a worker looks for what comes next when it serves few requests, before it sleeps, microseconds. Not where
+there is only one processor (docs/adr/0040)."""
 SLICES = 10
 """The sweep looks at a tenth of the agents ten times a second, so that many agents never cost one long pause."""
 SLICE_SECONDS = 0.1
@@ -191,20 +189,20 @@ class Worker:
             _log.error("defect", what=loop, error=type(error).__name__, at=where, pause=pause)
 
     @contextlib.asynccontextmanager
-    async def _lane(self, suffix: str) -> AsyncIterator[Lane]:
+    async def _lane(self, suffix: str, poll_us: int = 0) -> AsyncIterator[Lane]:
         """A lane on a connection of its own, with a guard against replies that never come."""
         connection = QueueConnection(self._url, f"{self.consumer}-{suffix}")
         guard = asyncio.create_task(connection.guard(STUCK_SECONDS))
         try:
             await connection.open()
-            yield Lane(connection, self._desk, self._fetches, self._writes, self._in_hand, self._clock)
+            yield Lane(connection, self._desk, self._fetches, self._writes, self._in_hand, self._clock, poll_us)
         finally:
             guard.cancel()
             await connection.close()
 
     async def _main_lane(self) -> None:
         """Block on the active agents' streams whenever it is this lane's turn."""
-        async with self._lane("main") as lane:
+        async with self._lane("main", self._poll_us) as lane:
             agents = self._hot_set.agents
             await self._ensure_groups(lane.connection, agents)
             await leave(lane.connection, "", agents)
@@ -240,7 +238,7 @@ class Worker:
             poll_us = 0
             while has_turn and not self._stopping.is_set():
                 entries = await self._read(lane, poll_us)
-                poll_us = self._poll_us if 0 < len(entries) <= FEW else 0
+                poll_us = lane.poll_us if 0 < len(entries) <= FEW else 0
                 if len(entries) >= HAND_OVER:
                     await lane.serve(entries, before_release=hand_over)
                 elif entries or self._desk.opener.has_cold:

@@ -40,6 +40,23 @@ async def test_who_waits_when_the_server_hangs_up_learns_of_it(valkey_url: str, 
     await other.close()
 
 
+@pytest.mark.parametrize("poll_us", [1, 60_000_000])
+async def test_who_looks_for_replies_gets_them_all(connection: QueueConnection, poll_us: int) -> None:
+    """Whether they come while it looks, or only when it sleeps already."""
+    connection.send([("ECHO", 1), ("BLPOP", "nothing", "0.05"), ("ECHO", 2)])
+    assert await connection.receive_many(3, poll_us) == [b"1", None, b"2"]
+
+
+async def test_who_looks_for_a_reply_when_it_is_closed_learns_of_it(connection: QueueConnection) -> None:
+    """Others have their turn while somebody looks, and looking ends with the connection."""
+    connection.send([("BLPOP", "nothing", 0)])
+    looking = asyncio.create_task(connection.receive(60_000_000))
+    await asyncio.sleep(0)
+    await connection.close()
+    with pytest.raises(QueueError, match="it is closed"):
+        await looking
+
+
 async def test_who_waits_when_it_is_closed_learns_of_it(connection: QueueConnection) -> None:
     """A lane that is given up leaves nobody waiting."""
     waiting = asyncio.create_task(connection.call("BLPOP", "nothing", 0))
