@@ -140,6 +140,7 @@ class Holding:
         expires_at: until when the value may be used, ms since the epoch; renewing moves it.
         uses: how often the value was handed out under it.
         upstream: what the vault calls its own lease, if it made the value for us and takes it back.
+        scheme: of the reference that the value came from: it says which vault that is, whatever becomes of the name.
         actor: agent and run key of who asked for it on the run's behalf, has the value and is told; None for the run.
         actor_run: the run of that agent.
         actor_token: the token that it asked with.
@@ -154,6 +155,7 @@ class Holding:
     expires_at: int
     uses: int = 1
     upstream: str | None = None
+    scheme: str = ""
     actor: tuple[str, bytes] | None = None
     actor_run: str = ""
     actor_token: str = ""

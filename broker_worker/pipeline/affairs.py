@@ -212,7 +212,7 @@ class Affairs:
             if message.kind == "revocation":
                 revocation = open_revocation(message.body, self._keys.control_public)
                 self._unkept[message.body] = None
-                letters = self.revoke([revocation], configuration, now)
+                letters = self.revoke([revocation], now)
                 self._keep()
                 return letters
             decision = decode_decision(message.body)
@@ -318,10 +318,10 @@ class Affairs:
             Notices to send.
         """
         self._keep()
-        letters = self.revoke(self._log.poll(), configuration, now)
+        letters = self.revoke(self._log.poll(), now)
         self._record_in_the_end(())
         self.leases.book.purge(now)
-        self._recall.tell_vaults(configuration)
+        self._recall.tell_vaults()
         if now >= self._purge_at:
             self._purge_at = now + _PURGE_EVERY_MS
             self.approvals.book.purge(now)
@@ -340,7 +340,7 @@ class Affairs:
                 return
             del self._unkept[next(iter(self._unkept))]
 
-    def revoke(self, revocations: Iterable[Revocation], configuration: Configuration, now: int) -> list[Letter]:
+    def revoke(self, revocations: Iterable[Revocation], now: int) -> list[Letter]:
         """Put orders in force, end the leases that they are about, and say whom to tell.
 
         They hold at once, whether or not the audit can be written.
@@ -356,10 +356,10 @@ class Affairs:
         if noted:
             self._record_in_the_end(noted)
             self._look_at = 0  # what was asked may be void
-        self._recall.tell_vaults(configuration)
+        self._recall.tell_vaults()
         return letters
 
-    def inherit(self, holdings: Sequence[Holding], configuration: Configuration, now: int) -> list[Letter]:
+    def inherit(self, holdings: Sequence[Holding], now: int) -> list[Letter]:
         """Take over open leases of workers that are gone, and end those that were revoked meanwhile.
 
         Returns:
@@ -368,7 +368,7 @@ class Affairs:
         self.leases.book.inherit(holdings)
         letters, noted = self._recall.end_refused(holdings, self.revocations, now)
         self._record_in_the_end(noted)
-        self._recall.tell_vaults(configuration)
+        self._recall.tell_vaults()
         return letters
 
     def _record_in_the_end(self, noted: Iterable[AuditRecord]) -> None:

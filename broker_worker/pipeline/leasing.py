@@ -97,6 +97,7 @@ class Leases:
             lease,
             expires_at,
             upstream=known.fetched.upstream_lease,
+            scheme="" if case.entry is None else case.entry.ref.partition("://")[0],
             actor=actor,
         )
         if ask.actor is not None:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from agent_sdk.wire.audit import AuditRecord
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Notice, lease_id
-from broker_worker.core.configuration import Configuration
 from broker_worker.core.leases import Holding
 from broker_worker.core.revocations import Revocation, Revocations
 from broker_worker.pipeline import records
@@ -80,17 +79,14 @@ class Recall:
             over |= {record.lease_id for record in ended}
         return letters, noted
 
-    def tell_vaults(self, configuration: Configuration) -> None:
+    def tell_vaults(self) -> None:
         """Have vaults take back what they made and nobody holds any more; it is not served from the cache either."""
         over = {holding.upstream: holding for holding in self._leases.book.take_over() if holding.upstream is not None}
         if not over:
             return
         self._cache.forget_lent(over.keys())
         for upstream, holding in over.items():
-            entry = configuration.entry_of(holding.lease.name)
-            if entry is not None:
-                scheme = entry.ref.partition("://")[0]
-                self._jobs.enqueue("revoke_upstream", {"scheme": scheme, "upstream_lease": upstream})
+            self._jobs.enqueue("revoke_upstream", {"scheme": holding.scheme, "upstream_lease": upstream})
 
     def _letters(self, revocation: Revocation, ended: Sequence[Holding], now: int) -> list[Letter]:
         if revocation.kind in ("secret", "lease"):

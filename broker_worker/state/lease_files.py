@@ -46,6 +46,7 @@ class _Held(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     key: Key
     lease: bytes
     upstream: str | None = None
+    scheme: str = ""
     actor: _Actor | None = None
 
 
@@ -166,6 +167,7 @@ class LeaseFiles:
             lease,
             lease.ends_at,  # until when it was renewed last, only who renewed it knows
             upstream=line.upstream,
+            scheme=line.scheme,
             actor=None if actor is None else keeper,
             actor_run="" if actor is None else actor.run,
             actor_token="" if actor is None else actor.token,
@@ -219,5 +221,6 @@ def _line_of(holding: Holding) -> _Held:
         holding.run_key,
         holding.lease.token,
         holding.upstream,
+        holding.scheme,
         None if actor is None else _Actor(*actor, holding.actor_run, holding.actor_token),
     )

@@ -57,7 +57,7 @@ class LeaseKeeping:
         found = await asyncio.to_thread(self._log.inherit)
         if found:
             desk = self._desk
-            self._send(desk.affairs.inherit(found, desk.configuration, self._clock.now()))
+            self._send(desk.affairs.inherit(found, self._clock.now()))
 
     def _note(self) -> None:
         self._news.clear()

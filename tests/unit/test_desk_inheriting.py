@@ -40,7 +40,7 @@ def heir(tmp_path: Path) -> DeskBench:
 def inherit(heir: DeskBench, gone: DeskBench) -> list[Letter]:
     """The heir takes over what the other had lent; what runs are told by that."""
     holdings = [each for each in gone.affairs.leases.book.news if isinstance(each, Holding)]
-    return heir.affairs.inherit(holdings, heir.desk.configuration, heir.clock.now())
+    return heir.affairs.inherit(holdings, heir.clock.now())
 
 
 def subject_of(gone: DeskBench, kind: Kind) -> str:

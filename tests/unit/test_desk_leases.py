@@ -143,6 +143,19 @@ async def test_a_vault_that_lent_a_value_is_told_when_its_lease_ends(bench: Desk
     assert bench.jobs.jobs[0] == ("revoke_upstream", {"scheme": "local", "upstream_lease": "upstream-time"})
 
 
+@pytest.mark.parametrize("registry", ["secrets: {}\n", "secrets: {openai.api_key: {ref: 'env://OPENAI'}}\n"])
+async def test_the_vault_that_lent_a_value_is_told_whatever_becomes_of_the_name(
+    bench: DeskBench, registry: str
+) -> None:
+    """The operator took it out of the registry, or it has its values from another vault by now."""
+    bench.desk.keep("local://openai", Fetched(b"made for us", "7", "upstream-1"), 600_000)
+    await granted(bench, bench.run())
+    bench.load(registry=registry, broker="providers: [{type: local}, {type: env}]")
+    bench.clock.time += 300_000
+    poll(bench)
+    assert bench.jobs.jobs == [("revoke_upstream", {"scheme": "local", "upstream_lease": "upstream-1"})]
+
+
 LENT = """
 secrets:
   db.user: "local://openai"

@@ -50,7 +50,7 @@ Files = Callable[..., LeaseFiles]
 def test_who_comes_after_inherits_what_was_open(files: Files) -> None:
     """All that a notice needs, of a run's own leases and of those that are held for it; not what ended."""
     first, given_back = files(), own("github.read_token")
-    kept = [own(upstream="database/creds/app/1"), by_proxy()]
+    kept = [own(upstream="database/creds/app/1", scheme="bao"), by_proxy()]
     first.note([kept[0], given_back])
     first.note([given_back.lease.lease_id, kept[1]])
     first.close()
