@@ -20,7 +20,7 @@ from broker_worker.core.errors import AuditError, BrokerError, ConfigError
 from broker_worker.files.configuration import load_configuration
 from broker_worker.files.keys import load_broker_keys
 from broker_worker.ports import Provider
-from broker_worker.providers.resilient import DEADLINE_SECONDS
+from broker_worker.providers.resilient import STORE_SECONDS
 from broker_worker.providers.schemes import check_configuration
 
 _SWEEP_MS = 500
@@ -144,7 +144,7 @@ class Reloader:
         """Close providers once the calls that still use them are over."""
 
         async def close() -> None:
-            await asyncio.sleep(DEADLINE_SECONDS)
+            await asyncio.sleep(STORE_SECONDS)
             for provider in set(providers.values()):
                 await provider.close()
 

@@ -44,6 +44,8 @@ from broker_worker.providers.vault_calls import VaultCalls
 
 DEADLINE_SECONDS: Final = 12.0
 """How long a call may take, its turn and everything that is tried again included."""
+STORE_SECONDS: Final = 18.0
+"""How long it may take to store a value, a look at what is there included: no provider is used for longer."""
 BATCH: Final = 50
 """References a call of the vault."""
 ATTEMPTS: Final = 3

@@ -14,7 +14,7 @@ from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.generating import generate
 from broker_worker.pipeline.writing import Clash, Stored, Writing
 from broker_worker.ports import Entry, Fetched, Provider
-from broker_worker.providers.resilient import DEADLINE_SECONDS, MAX_VERSION
+from broker_worker.providers.resilient import MAX_VERSION, STORE_SECONDS
 
 MAX_WRITES = 256
 """How many writes to one vault may be under way at once; more are refused as unavailable."""
@@ -36,9 +36,7 @@ class Writes:
         deadline: seconds that storing a value may take, a look at what is there included.
     """
 
-    def __init__(
-        self, providers: Mapping[str, Provider], done: asyncio.Event, deadline: float = 1.5 * DEADLINE_SECONDS
-    ) -> None:
+    def __init__(self, providers: Mapping[str, Provider], done: asyncio.Event, deadline: float = STORE_SECONDS) -> None:
         self.replace(providers)
         self._done = done
         self._deadline = deadline
