@@ -95,6 +95,12 @@ def secret_limit(secret_name: str) -> str:
     return f"sb:lim:{{secret:{secret_name}}}"
 
 
+LIMITS_SET_BACK = "sb:lim:set-back"
+"""How far the server's clock was set back in all, microseconds: what limits count by goes on."""
+LIMITS_LATEST = "sb:lim:latest"
+"""The latest time that limits counted by, microseconds."""
+
+
 def fingerprint(run_public_key: bytes) -> str:
     """The fingerprint of a run's Ed25519 public key: 26 base32 characters of its BLAKE2b-256.
 

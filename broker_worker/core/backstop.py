@@ -25,6 +25,8 @@ class Backstop:
         self._seen: dict[tuple[str, bytes], bytes] = {}
         self._seen_before: dict[tuple[str, bytes], bytes] = {}
         self._tats: dict[str, int] = {}
+        self._latest_us = 0
+        self._set_back_us = 0
 
     def is_replay(self, mark: tuple[str, bytes], entry_id: bytes) -> bool:
         """Remember that a request came in a stream entry; True if it came in another one before.
@@ -51,6 +53,7 @@ class Backstop:
         Returns:
             0, or the microseconds to wait if a limit is exceeded by more than clocks can explain.
         """
+        now_us = self.going_on(now_us)
         wait, tats = 0, self._tats
         for key, rate, names in limits:
             before = tats.get(key, 0)
@@ -74,6 +77,7 @@ class Backstop:
         Returns:
             Whether they were counted. If not, `count` says of each whether it is within its limits.
         """
+        now_us = self.going_on(now_us)
         tats = dict[str, int]()
         for key, rate, names in limits:
             tats[key] = max(now_us, tats.get(key) or self._tats.get(key, 0)) + rate.interval * names
@@ -83,6 +87,19 @@ class Backstop:
         self._tats.update(tats)
         self._forget_over(now_us)
         return True
+
+    def going_on(self, now_us: int) -> int:
+        """The time to count by: it goes on when the clock is set back, as on the queue.
+
+        Args:
+            now_us: what the clock says, microseconds; to be told as often as a clock may be looked at.
+        """
+        now_us += self._set_back_us
+        if now_us < self._latest_us - SLACK_US:
+            self._set_back_us += self._latest_us - now_us
+            now_us = self._latest_us
+        self._latest_us = max(self._latest_us, now_us)
+        return now_us
 
     def _forget_over(self, now_us: int) -> None:
         if len(self._tats) > self._generation:

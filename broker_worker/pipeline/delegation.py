@@ -67,11 +67,14 @@ class Subjects:
         if acts_for is None or way not in acts_for.deliver:
             ask.refuse(Code.DENIED, "may_not_act_for_others")
             return
+        now_us = ask.entry.received_us
         try:
-            subject = self._identity(body.subject.token, actor, configuration.static_tokens, verifier, now, grace)
+            subject = self._identity(
+                body.subject.token, actor, configuration.static_tokens, verifier, now, now_us, grace
+            )
             _check_claimed(body.subject, subject)
             if not grace:
-                self._check_proof(body.subject, subject, actor, acts_for, configuration, now)
+                self._check_proof(body.subject, subject, actor, acts_for, configuration, now, now_us)
         except WireError as error:
             retry_after = _AGAIN_MS if error.code is Code.RATE_LIMITED else None
             ask.refuse(error.code, f"subject_{error.reason}", retry_after)
@@ -91,6 +94,7 @@ class Subjects:
         static: Mapping[str, StaticToken],
         verifier: TokenVerifier,
         now: int,
+        now_us: int,
         grace: int,
     ) -> RunIdentity:
         known = self._verified.get(token)
@@ -100,7 +104,7 @@ class Subjects:
             identity = known
         else:
             kind = (actor.agent_id, "")
-            identity = self._within(kind, now, lambda: _verified(token, verifier, now, grace))
+            identity = self._within(kind, now_us, lambda: _verified(token, verifier, now, grace))
             self._verified[token] = identity
             if len(self._verified) > self._limit:
                 self._verified.popitem(last=False)
@@ -108,15 +112,15 @@ class Subjects:
             raise WireError("what the run showed is over", code=Code.EXPIRED, reason="expired")
         return identity
 
-    def _within(self, kind: tuple[str, str], now: int, check: Callable[[], T]) -> T:
+    def _within(self, kind: tuple[str, str], now_us: int, check: Callable[[], T]) -> T:
         """Check a signature, unless too many of its kind did not verify lately.
 
         Args:
             kind: the actor's agent, and the run's token if that verified before: junk stops nobody who is known.
-            now: the time, ms since the epoch.
+            now_us: the time on the monotonic clock, microseconds.
             check: verifies it.
         """
-        is_within, arrival = count_one(FAULTS, self._faults.get(kind, 0), now * 1000)
+        is_within, arrival = count_one(FAULTS, self._faults.get(kind, 0), now_us)
         if not is_within:
             raise WireError("too many signatures did not verify", code=Code.RATE_LIMITED, reason="too_many_faults")
         try:
@@ -136,6 +140,7 @@ class Subjects:
         acts_for: ActsFor,
         configuration: Configuration,
         now: int,
+        now_us: int,
     ) -> None:
         """Verify a proof that was shown, and want one where the agent's policy does."""
         agent = configuration.policy.agents.get(subject.agent_id)
@@ -148,7 +153,7 @@ class Subjects:
         if subject.issuer == STATIC_ISSUER or audience is None:
             raise WireError("no proof counts here", code=Code.UNAUTHENTICATED, reason="proof_not_taken")
         key, kind = subject.run_public_key, (actor.agent_id, subject.token_id)
-        self._within(kind, now, lambda: verify_proof(proof, shown.token, key, (audience,), now, self._skew))
+        self._within(kind, now_us, lambda: verify_proof(proof, shown.token, key, (audience,), now, self._skew))
 
 
 def _check_claimed(shown: Subject, subject: RunIdentity) -> None:

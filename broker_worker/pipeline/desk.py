@@ -332,6 +332,7 @@ class Desk:
     def tick(self) -> None:
         """Drop what is over and record the counts that are due; call it about once a second."""
         now = self._clock.now()
+        self._verdicts.tick(now)
         self._cache.purge(now)
         self._tally.record_due(self._sink.append, now)
 

@@ -58,7 +58,8 @@ class Tally:
             now: the time, ms since the epoch.
             everything: whether to end every window now.
         """
-        over = {kind: c for kind, c in self._counts.items() if everything or now - c.since >= WINDOW_MS}
+        # a window that begins in the future is over too: the clock was set back
+        over = {kind: c for kind, c in self._counts.items() if everything or not 0 <= now - c.since < WINDOW_MS}
         due = [replace(counted.last, count=counted.repeats) for counted in over.values() if counted.repeats]
         if due:
             append(due)

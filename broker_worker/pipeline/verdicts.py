@@ -22,6 +22,10 @@ class Verdicts:
         self._releaser = releaser
         self._backstop = Backstop()
 
+    def tick(self, now: int) -> None:
+        """Learn the time, ms since the epoch, also when nothing is asked."""
+        self._backstop.going_on(now * 1000)
+
     def all_hold(self, marks: Sequence[AdmissionAsk], verdicts: Sequence[Verdict], now: int) -> bool:
         """Whether the queue admitted everything and this worker knows nothing better; all is counted then.
 

@@ -1,10 +1,12 @@
 -- Replay marks and rate limits for a batch of requests, in one step.
--- KEYS: hashes of replay marks, then limit states.
+-- KEYS: hashes of replay marks, then limit states, then how far the clock was set back and the latest time that counted.
 -- ARGV[1]: msgpack [first limit state, groups, rates], all indices from 1
 --   groups: requests with one hash and the same limits, none of them twice
 --     [hash, ms to keep it, how many, names counted, [limits], [[limits], …]]
 --   rates: [[key, interval µs, tolerance µs], …]; limits are indices into rates
 -- ARGV[2], …: request after request, group after group, its id and that of the entry that carries it.
+-- Limits count by a time that goes on when the server's clock is set back, by a second or more: else whoever asked lately
+-- would wait until the clock is where it was.
 -- Returns one list of numbers, group after group: how many are new; if not all are, for each 0 for a new one, 1 for
 -- the same entry again (claimed after a crash: it was counted) and -1 for a replay; how many of the new ones the limits
 -- admit, and the µs to wait for the others; then the same two for each name of the admitted ones.
@@ -20,6 +22,19 @@ local tats, changed = {}, {}
 for from = first_state, #KEYS, 1000 do
   local states = call('MGET', unpack(KEYS, from, math.min(from + 999, #KEYS)))
   for i = 1, #states do tats[from + i - 1] = tonumber(states[i] or '0') or 0 end
+end
+
+local back_key, latest_key = #KEYS - 1, #KEYS
+for key = back_key, latest_key do -- what nobody but a stranger writes counts as nothing
+  if not (tats[key] >= 0 and tats[key] < 4000000000000000) then tats[key] = 0 end
+end
+local back, latest = tats[back_key], tats[latest_key]
+now = now + back
+if now < latest - 1000000 then
+  back, now = back + latest - now, latest
+  call('SET', KEYS[back_key], string.format('%.0f', back))
+elseif now > latest + 1000000 then
+  call('SET', KEYS[latest_key], string.format('%.0f', now))
 end
 
 local out, n, at = {}, 0, 2

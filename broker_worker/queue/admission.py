@@ -8,6 +8,7 @@ from importlib.resources import files
 import msgspec
 from redis.exceptions import NoScriptError
 
+from agent_sdk.wire.keynames import LIMITS_LATEST, LIMITS_SET_BACK
 from broker_worker.core.errors import QueueError
 from broker_worker.ports import AdmissionAsk, Limit, OpenAsk, Verdict
 from broker_worker.queue.connection import Command, QueueConnection
@@ -128,6 +129,7 @@ def pack_batch(groups: Groups) -> Command:
         for asks in groups
     ]
     ids = [each for asks in groups for ask in asks for each in (ask.request_id, ask.entry_id)]
+    keys += (LIMITS_SET_BACK, LIMITS_LATEST)
     return (len(keys), *keys, _ENCODE((first_state, packed, rates)), *ids)
 
 

@@ -100,12 +100,13 @@ def write_files(
 
 @dataclass
 class TurnedClock:
-    """A clock that stands still until a test turns it; in ms."""
+    """A clock that stands still until a test turns it, or sets it back as people do; in ms."""
 
     time: int = NOW
+    set_back: int = 0
 
     def now(self) -> int:
-        return self.time
+        return self.time - self.set_back
 
     def monotonic_us(self) -> int:
         return self.time * 1000

@@ -139,6 +139,32 @@ def test_two_rates_of_one_state_each_hold_in_one_batch(valkey_url: str) -> None:
     assert [verdicts[id(one)].name_waits_us[0] > 0 for one in asks] == [False, True, True, False]
 
 
+@pytest.mark.parametrize("back", [3_600_000_000, 2_000_000])
+def test_limits_go_on_when_the_clock_is_set_back(valkey_url: str, back: int) -> None:
+    """Nobody waits until the clock is where it was, and nobody gets more: once, twice, and set forward between."""
+    now, numbers = time.time_ns() // 1000, iter(range(1000))
+    limit = LIMITS[1]  # 3 at once, one more each 10 s
+    with Redis.from_url(valkey_url, protocol=2) as client:
+        client.flushall()
+
+        def wait_at(microseconds: int) -> int:
+            groups = group([ask(f"r{next(numbers)}", "1-0", limit)])
+            clock = f"{{'{microseconds // 1_000_000}', '{microseconds % 1_000_000}'}}"
+            reply = client.eval(SCRIPT.replace("call('TIME')", clock), *pack_batch(groups))
+            (verdict,) = read_verdicts(groups, reply).values()
+            return verdict.wait_us
+
+        assert [wait_at(now) for _ in range(4)] == [0, 0, 0, 10_000_000]
+        for _ in range(2):
+            now -= back
+            assert wait_at(now) == 10_000_000
+            now += 10_000_000
+            assert [wait_at(now), wait_at(now)] == [0, 10_000_000]
+        now += 86_400_000_000
+        assert [wait_at(now) for _ in range(4)] == [0, 0, 0, 10_000_000]
+        assert wait_at(now - back) == 10_000_000
+
+
 # --- over the connection that workers use ------------------------------------------------------------------------
 
 
@@ -193,12 +219,13 @@ async def test_two_workers_share_a_limit(valkey_url: str, connection: QueueConne
     await other.close()
 
 
-@pytest.mark.parametrize("state", ["junk", "-1", "9" * 30, "1e400", "nan", "0x10"])
+@pytest.mark.parametrize("state", ["junk", "-1", "9" * 30, "3999999999999999", "1e400", "-1e400", "nan", "0x10"])
+@pytest.mark.parametrize("key", [LIMITS[0].key, "sb:lim:set-back", "sb:lim:latest"])
 async def test_a_limit_state_that_somebody_wrote_never_admits_more_than_an_empty_one(
-    connection: QueueConnection, state: str
+    connection: QueueConnection, key: str, state: str
 ) -> None:
     """Whatever stands there, the answer is a number or an error of the queue; never more than the burst."""
-    await connection.call("SET", LIMITS[0].key, state)
+    await connection.call("SET", key, state)
     admitted = 0
     for number in range(5):
         try:
@@ -256,7 +283,7 @@ async def test_a_connection_that_breaks_admits_nothing(valkey_url: str, connecti
 def test_limits_that_several_requests_share_are_listed_once() -> None:
     """The script sees one state for one key."""
     packed = pack_batch(group([ask(str(n), "1-0", LIMITS[0], names=((LIMITS[0], LIMITS[1]),)) for n in range(3)]))
-    assert packed[:4] == (3, "sb:seen:1", LIMITS[0].key, LIMITS[1].key)
+    assert packed[:6] == (5, "sb:seen:1", LIMITS[0].key, LIMITS[1].key, "sb:lim:set-back", "sb:lim:latest")
 
 
 def test_the_script_is_part_of_the_package() -> None:

@@ -1,5 +1,6 @@
 """What a worker remembers by itself is bounded, never stricter than the truth, and enough to catch a lying queue."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,27 @@ def test_a_limit_that_is_exceeded_by_more_than_clocks_explain_is_refused() -> No
     assert [backstop.count([("k", RATE, 1)], NOW) > 0 for _ in range(5)] == [False, False, False, True, True]
     wait = backstop.count([("k", RATE, 1)], NOW)
     assert backstop.count([("k", RATE, 1)], NOW + wait) == 0
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_limits_go_on_when_the_clock_is_set_back(together: bool) -> None:
+    """What was counted before is over when it would have been, whether or not anybody asked in between."""
+    backstop, now = Backstop(), NOW
+
+    def is_within() -> bool:
+        limits = [("k", RATE, 1)]
+        return backstop.count_all(limits, now) if together else backstop.count(limits, now) == 0
+
+    while is_within():
+        pass
+    for _ in range(2):
+        now += RATE.interval // 2
+        backstop.going_on(now)
+        now -= 3_600_000_000
+        assert not is_within()
+        now += RATE.interval // 2
+        assert is_within()
+        assert not is_within()
 
 
 @given(st.lists(st.tuples(st.integers(0, 15_000_000), st.integers(1, 3)), max_size=60), st.integers(0, SLACK_US))

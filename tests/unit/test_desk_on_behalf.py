@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from desk_workbench import ISSUER_SEED, NOW, DeskBench
+from desk_workbench import IDENTITY, ISSUER_SEED, NOW, DeskBench
 from on_behalf_workbench import GATEWAY, KEY, POLICY, PROXIED, acting_desk, ask, refusal, shown
 from people_desk import GUARDED, asked, bench_with, decide, notice, order, revoke
 
@@ -18,6 +18,7 @@ from agent_sdk.wire.static_tokens import mint
 from broker_worker.core.configuration import StaticToken
 from broker_worker.core.policy import Origin
 from broker_worker.pipeline.delegation import FAULTS
+from broker_worker.pipeline.session import start_session
 
 
 @pytest.fixture
@@ -267,6 +268,16 @@ async def test_what_does_not_verify_is_looked_at_so_often_and_known_runs_go_on(b
     assert codes[-1] == Code.RATE_LIMITED
     assert (await ask(bench, gateway, shown(known), KEY, "value")).status == "ok"
     assert (await ask(bench, gateway, shown(other, audience=GATEWAY), KEY, "value")).status == "ok"
+
+
+async def test_a_signature_that_did_not_verify_stops_nobody_when_the_clock_is_set_back(bench: DeskBench) -> None:
+    """What was looked at lately is not in the future then."""
+    for _ in range(2):
+        gateway, forged = bench.run("gateway"), shown(bench.run("claude", issuer_seed=bytes([77]) * 32))
+        assert (await ask(bench, gateway, forged, KEY, "value")).code == Code.UNAUTHENTICATED
+        assert (await ask(bench, gateway, shown(bench.run("claude")), KEY, "value")).status == "ok"
+        bench.clock.set_back += 3_600_000
+        bench.desk.session = start_session(IDENTITY, "worker-1", bench.clock.now(), bytes(range(32)))
 
 
 async def test_an_actor_whose_token_ended_meanwhile_gets_nothing(bench: DeskBench) -> None:

@@ -35,6 +35,16 @@ def test_a_kind_that_did_not_come_again_is_silent_and_new_after_its_window() -> 
     assert tally.is_first(("a",), refusal(), WINDOW_MS)
 
 
+def test_a_window_is_over_when_the_clock_is_set_back() -> None:
+    """Its counts do not wait until the clock is where it was."""
+    tally, written = Tally(), list[AuditRecord]()
+    for _ in range(3):
+        tally.is_first(("a",), refusal(), 3_600_000)
+    tally.record_due(written.extend, 0)
+    assert [record.count for record in written] == [2]
+    assert tally.is_first(("a",), refusal(), 0)
+
+
 def test_kinds_are_counted_apart() -> None:
     """By everything that tells them apart."""
     tally = Tally()
