@@ -48,7 +48,7 @@ class Backstop:
 
         Args:
             limits: key name, rate and how many names count against it.
-            now_us: the time, microseconds.
+            now_us: what the clock says at this moment, microseconds.
 
         Returns:
             0, or the microseconds to wait if a limit is exceeded by more than clocks can explain.
@@ -72,7 +72,7 @@ class Backstop:
         Args:
             limits: as for `count`, of all of them together: how many names count against each. One key may come with
                 several rates; all are then held against what all of them count.
-            now_us: the time, microseconds.
+            now_us: what the clock says at this moment, microseconds.
 
         Returns:
             Whether they were counted. If not, `count` says of each whether it is within its limits.
@@ -92,7 +92,8 @@ class Backstop:
         """The time to count by: it goes on when the clock is set back, as on the queue.
 
         Args:
-            now_us: what the clock says, microseconds; to be told as often as a clock may be looked at.
+            now_us: what the clock says at this moment, microseconds. It is to be told often; a time of some moments ago
+                would count as a clock that was set back.
         """
         now_us += self._set_back_us
         if now_us < self._latest_us - SLACK_US:

@@ -67,14 +67,11 @@ class Subjects:
         if acts_for is None or way not in acts_for.deliver:
             ask.refuse(Code.DENIED, "may_not_act_for_others")
             return
-        now_us = ask.entry.received_us
         try:
-            subject = self._identity(
-                body.subject.token, actor, configuration.static_tokens, verifier, now, now_us, grace
-            )
+            subject = self._identity(body.subject.token, ask, configuration.static_tokens, verifier, now, grace)
             _check_claimed(body.subject, subject)
             if not grace:
-                self._check_proof(body.subject, subject, actor, acts_for, configuration, now, now_us)
+                self._check_proof(body.subject, subject, ask, acts_for, configuration, now)
         except WireError as error:
             retry_after = _AGAIN_MS if error.code is Code.RATE_LIMITED else None
             ask.refuse(error.code, f"subject_{error.reason}", retry_after)
@@ -90,11 +87,10 @@ class Subjects:
     def _identity(
         self,
         token: str,
-        actor: RunIdentity,
+        ask: Ask,
         static: Mapping[str, StaticToken],
         verifier: TokenVerifier,
         now: int,
-        now_us: int,
         grace: int,
     ) -> RunIdentity:
         known = self._verified.get(token)
@@ -103,8 +99,7 @@ class Subjects:
         elif known is not None:
             identity = known
         else:
-            kind = (actor.agent_id, "")
-            identity = self._within(kind, now_us, lambda: _verified(token, verifier, now, grace))
+            identity = self._within("", ask, lambda: _verified(token, verifier, now, grace))
             self._verified[token] = identity
             if len(self._verified) > self._limit:
                 self._verified.popitem(last=False)
@@ -112,15 +107,16 @@ class Subjects:
             raise WireError("what the run showed is over", code=Code.EXPIRED, reason="expired")
         return identity
 
-    def _within(self, kind: tuple[str, str], now_us: int, check: Callable[[], T]) -> T:
+    def _within(self, token_id: str, ask: Ask, check: Callable[[], T]) -> T:
         """Check a signature, unless too many of its kind did not verify lately.
 
         Args:
-            kind: the actor's agent, and the run's token if that verified before: junk stops nobody who is known.
-            now_us: the time on the monotonic clock, microseconds.
+            token_id: of the run's token, if that verified before: junk stops nobody who is known.
+            ask: the actor's request.
             check: verifies it.
         """
-        is_within, arrival = count_one(FAULTS, self._faults.get(kind, 0), now_us)
+        kind = (ask.sender.agent_id, token_id)
+        is_within, arrival = count_one(FAULTS, self._faults.get(kind, 0), ask.entry.received_us)  # never set back
         if not is_within:
             raise WireError("too many signatures did not verify", code=Code.RATE_LIMITED, reason="too_many_faults")
         try:
@@ -136,11 +132,10 @@ class Subjects:
         self,
         shown: Subject,
         subject: RunIdentity,
-        actor: RunIdentity,
+        ask: Ask,
         acts_for: ActsFor,
         configuration: Configuration,
         now: int,
-        now_us: int,
     ) -> None:
         """Verify a proof that was shown, and want one where the agent's policy does."""
         agent = configuration.policy.agents.get(subject.agent_id)
@@ -152,8 +147,8 @@ class Subjects:
             return
         if subject.issuer == STATIC_ISSUER or audience is None:
             raise WireError("no proof counts here", code=Code.UNAUTHENTICATED, reason="proof_not_taken")
-        key, kind = subject.run_public_key, (actor.agent_id, subject.token_id)
-        self._within(kind, now_us, lambda: verify_proof(proof, shown.token, key, (audience,), now, self._skew))
+        key = subject.run_public_key
+        self._within(subject.token_id, ask, lambda: verify_proof(proof, shown.token, key, (audience,), now, self._skew))
 
 
 def _check_claimed(shown: Subject, subject: RunIdentity) -> None:

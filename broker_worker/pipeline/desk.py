@@ -179,7 +179,7 @@ class Desk:
         finally:  # nobody else may find the answer on the lane's connection
             verdicts = await admitting
         undisturbed, distrust = True, list[AuditRecord]()
-        now = self._clock.now() if is_guarded else now  # an approval may have ended since
+        now = self._clock.now()  # an approval may have ended since, and limits are counted by the time that it is
         if self._rules() != rules or not self._verdicts.all_hold(marks, verdicts, now):
             undisturbed = self._rules() == rules
             for ask, cases, mark, verdict in zip(asks, open_before, marks, verdicts, strict=True):

@@ -5,8 +5,8 @@
 --     [hash, ms to keep it, how many, names counted, [limits], [[limits], …]]
 --   rates: [[key, interval µs, tolerance µs], …]; limits are indices into rates
 -- ARGV[2], …: request after request, group after group, its id and that of the entry that carries it.
--- Limits count by a time that goes on when the server's clock is set back, by a second or more: else whoever asked lately
--- would wait until the clock is where it was.
+-- Limits count by a time that goes on when the server's clock is set back, by more than two seconds: else whoever asked
+-- lately would wait until the clock is where it was.
 -- Returns one list of numbers, group after group: how many are new; if not all are, for each 0 for a new one, 1 for
 -- the same entry again (claimed after a crash: it was counted) and -1 for a replay; how many of the new ones the limits
 -- admit, and the µs to wait for the others; then the same two for each name of the admitted ones.

@@ -165,7 +165,7 @@ class Lane:
         commands = self._writer.commands(answers, self._clock.now())
         try:
             self.connection.send(commands if then is None else [*commands, then()])
-            are_few = len(answers) <= FEW
+            are_few = 0 < len(answers) <= FEW
             poll_us = self.poll_us if are_few and self._were_few else 0
             self._were_few = are_few
             check_replies(commands, await self.connection.receive_many(len(commands), poll_us))

@@ -1,16 +1,18 @@
 """What the desk refuses, what it says of it, and that a port which fails never lets anything through."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from desk_workbench import NOW, POLICY, DeskBench, Run
+from desk_workbench import IDENTITY, NOW, POLICY, DeskBench, Run
 
 from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Generate, Operation, Put
 from broker_worker.core.errors import AuditError, FailureKind, ProviderError, QueueError
-from broker_worker.ports import Entry
+from broker_worker.pipeline.session import start_session
+from broker_worker.ports import AdmissionAsk, Entry, Verdict
 
 TIGHT = POLICY + "    limits:\n      {what}: {{rate: 6/m, burst: 3}}\n"
 
@@ -384,6 +386,43 @@ async def test_limits_that_were_deleted_on_the_queue_still_hold(tmp_path: Path) 
     assert codes.count(None) == 3
     assert set(codes[3:]) == {Code.RATE_LIMITED}
     assert {record.reason for record in bench.sink.of("queue_distrusted")} == {"limit_state_lost"}
+
+
+async def test_a_queue_that_forgets_and_answers_late_gets_nobody_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the worker knows by the end of a wait is no clock that was set back, and time goes on no faster by it."""
+    bench = DeskBench(tmp_path, policy=TIGHT.format(what="agent").replace("6/m", "1/m"))
+    admit = bench.admission.admit
+
+    async def admit_late(asks: Sequence[AdmissionAsk]) -> list[Verdict]:
+        verdicts = await admit(asks)
+        for _ in range(36):
+            bench.clock.time += 250
+            bench.desk.tick()
+        return verdicts
+
+    monkeypatch.setattr(bench.admission, "admit", admit_late)
+    run, codes = bench.run(), []
+    for _ in range(60):
+        bench.admission.forget()
+        codes.append(await code_of(bench, run))
+    assert codes.count(None) <= 3 + 60 * 9 // 60 + 1
+
+
+async def test_what_passes_while_nobody_asks_counts_although_the_clock_is_set_back(tmp_path: Path) -> None:
+    """The worker looks at the clock by itself, so that only the step is not counted."""
+    bench = DeskBench(tmp_path, policy=TIGHT.format(what="agent"))
+    while await code_of(bench, bench.run()) is None:
+        pass
+    for _ in range(4 * 60):
+        bench.clock.time += 250
+        bench.desk.tick()
+    bench.clock.set_back += 3_600_000
+    bench.desk.session = start_session(IDENTITY, "worker-1", bench.clock.now(), bytes(range(32)))
+    bench.admission.forget()
+    assert await code_of(bench, bench.run()) is None
+    assert bench.sink.of("queue_distrusted") == []
 
 
 async def test_a_flood_against_a_queue_that_forgets_is_counted_too(tmp_path: Path) -> None:
