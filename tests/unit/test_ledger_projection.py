@@ -184,6 +184,7 @@ def test_the_steps_make_the_tables_that_the_program_knows(tmp_path: Path) -> Non
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
 
 
+@pytest.mark.usefixtures("expected")
 def test_a_ledger_of_before_is_told_how_fresh_its_leases_were_and_who_had_them(folder: Path, tmp_path: Path) -> None:
     """The steps that add it read it from the events that are there."""
     shutil.copytree(folder.parent / "expected", tmp_path / "before")
