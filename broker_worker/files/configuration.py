@@ -49,6 +49,8 @@ def load_configuration(path: Path) -> Configuration:
     """
     if not path.exists():
         hint = "name the home with --home or SECRET_BROKER_HOME; `secret-broker init` makes one"
+        if path.suffix in {".yaml", ".yml"}:  # somebody named it
+            hint = f"is the path right? It stands for {path.absolute()}"
         raise ConfigError("does not exist", file=str(path), hint=hint)
     return _load_folder(path) if path.is_dir() else _load_file(path)
 

@@ -211,6 +211,16 @@ def test_a_single_file_with_more_than_a_policy_needs_a_registry(tmp_path: Path) 
     assert "the key `secrets` is missing" in str(refusal(single(tmp_path, "agents: {}\ncache: {}\n")))
 
 
+def test_a_file_that_is_not_there_is_an_error_that_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody named it, perhaps from another folder."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^nope\.yaml: does not exist$") as caught:
+        load_configuration(Path("nope.yaml"))
+    assert caught.value.hint == f"is the path right? It stands for {tmp_path / 'nope.yaml'}"
+
+
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     """With what to do: most often it is another home than the one that was meant."""
     hint = "name the home with --home or SECRET_BROKER_HOME; `secret-broker init` makes one"
