@@ -216,9 +216,9 @@ def test_a_file_that_is_not_there_is_an_error_that_says_where_it_was_looked_for(
 ) -> None:
     """Somebody named it, perhaps from another folder."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"^nope\.yaml: does not exist$") as caught:
-        load_configuration(Path("nope.yaml"))
-    assert caught.value.hint == f"is the path right? It stands for {tmp_path / 'nope.yaml'}"
+    error = refusal(Path("nope.yaml"))
+    assert str(error) == "nope.yaml: does not exist"
+    assert error.hint == f"is the path right? It stands for {tmp_path / 'nope.yaml'}"
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
