@@ -103,3 +103,10 @@ def audit_sink(audit_folder: Path) -> Iterator[JsonlSink]:
     opened = open_sink(audit_folder)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def written_sink(audit_sink: JsonlSink) -> JsonlSink:
+    """An open audit with one batch in it."""
+    audit_sink.append([access(1)])
+    return audit_sink

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +15,6 @@ from broker_worker.audit.chain_files import list_files
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.audit.verify import verify_folder
 from broker_worker.core.errors import AuditError
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the audit goes; the sink makes it."""
-    return tmp_path / "audit"
-
-
-@pytest.fixture
-def sink(folder: Path) -> Iterator[JsonlSink]:
-    """An open audit with one batch in it."""
-    opened = open_sink(folder)
-    opened.append([access(1)])
-    yield opened
-    opened.close()
 
 
 def _remove(path: Path) -> None:
@@ -75,7 +60,9 @@ def test_a_folder_that_leads_elsewhere_is_noticed(tmp_path: Path, monkeypatch: p
     assert runs_in(elsewhere) == ["run-3"]
 
 
-def test_how_a_file_is_called_is_believed_for_a_second_only(sink: JsonlSink, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_a_file_is_called_is_believed_for_a_second_only(
+    written_sink: JsonlSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its status is not asked for with every batch, which would cost each a write more."""
     looked_up: list[object] = []
     real, now = os.stat, time.monotonic_ns()
@@ -85,45 +72,45 @@ def test_how_a_file_is_called_is_believed_for_a_second_only(sink: JsonlSink, mon
         return real(path, **more)
 
     monkeypatch.setattr(time, "monotonic_ns", lambda: now)
-    sink.append([access(1)])
+    written_sink.append([access(1)])
     monkeypatch.setattr(os, "stat", stat_of)
     for number in range(3):
-        sink.append([access(number)])
+        written_sink.append([access(number)])
     assert looked_up == []
     now += 1_000_000_000
-    sink.append([access(9)])
-    assert looked_up.count(sink.position.file.path) == 1
+    written_sink.append([access(9)])
+    assert looked_up.count(written_sink.position.file.path) == 1
 
 
 @pytest.mark.parametrize("change", [_remove, _exchange, _replace, _cut, _grow])
 @pytest.mark.parametrize("has_names", [True, False])
 def test_a_file_changed_under_the_writer_refuses_the_batch_and_starts_a_new_chain(
-    sink: JsonlSink, folder: Path, change: Callable[[Path], None], has_names: bool
+    written_sink: JsonlSink, audit_folder: Path, change: Callable[[Path], None], has_names: bool
 ) -> None:
     """Removal, exchange and another length are noticed before the batch is written; the broker then goes on."""
     if not has_names:
-        forget_names(sink)
-    change(sink.position.file.path)
+        forget_names(written_sink)
+    change(written_sink.position.file.path)
     with pytest.raises(AuditError, match="cannot write the audit") as caught:
-        sink.append([access(2)])
+        written_sink.append([access(2)])
     assert "audit verify" in caught.value.hint
-    sink.append([access(3)])
-    sink.close()
-    assert runs_in(sink.position.file.path) == ["run-3"]
-    assert len({file.chain for file in list_files(folder)}) == (1 if change is _remove else 2)
+    written_sink.append([access(3)])
+    written_sink.close()
+    assert runs_in(written_sink.position.file.path) == ["run-3"]
+    assert len({file.chain for file in list_files(audit_folder)}) == (1 if change is _remove else 2)
     if change is not _exchange:  # an exact copy in its place is no harm done
-        assert not verify_folder(folder, IDENTITY).ok
+        assert not verify_folder(audit_folder, IDENTITY).ok
 
 
-def test_a_folder_that_is_away_refuses_until_it_is_back(sink: JsonlSink, folder: Path) -> None:
+def test_a_folder_that_is_away_refuses_until_it_is_back(written_sink: JsonlSink, audit_folder: Path) -> None:
     """An unmounted disk refuses every batch; when it is back, so is the audit."""
-    away = folder.with_name("away")
-    folder.rename(away)
+    away = audit_folder.with_name("away")
+    audit_folder.rename(away)
     for _ in range(2):
         with pytest.raises(AuditError):
-            sink.append([access(2)])
-    away.rename(folder)
-    sink.append([access(3)])
-    sink.close()
-    assert runs_in(folder) == ["run-1", "run-3"]
-    assert verified(folder).chains == 2
+            written_sink.append([access(2)])
+    away.rename(audit_folder)
+    written_sink.append([access(3)])
+    written_sink.close()
+    assert runs_in(audit_folder) == ["run-1", "run-3"]
+    assert verified(audit_folder).chains == 2
