@@ -36,6 +36,19 @@ class Bao:
         assert answer.ok, answer.text
         return answer.json() if answer.content else {}
 
+    def mount_kv(self, mount: str, namespace: str = "") -> None:
+        """A KV engine of version 2, once it serves."""
+        self.call("POST", f"{namespace}sys/mounts/{mount}", type="kv", options={"version": "2"})
+        self.await_kv(namespace + mount)
+
+    def await_kv(self, mount: str) -> None:
+        """Wait for an engine that was just made: until it has set itself up it refuses everything, with 400."""
+        end = time.monotonic() + 45
+        headers = {"X-Vault-Token": ROOT}
+        while not (answer := self.http.get(f"{self.url}/v1/{mount}/config", headers=headers, timeout=45)).ok:
+            assert time.monotonic() < end, answer.text
+            time.sleep(0.02)
+
     def policy(self, name: str, **paths: list[str]) -> None:
         """A policy: capabilities by path, whose slashes are written `__`."""
         rules = {path.replace("__", "/"): {"capabilities": allowed} for path, allowed in paths.items()}

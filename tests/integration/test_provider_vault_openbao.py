@@ -51,7 +51,8 @@ def bao() -> Iterator[Bao]:
             assert process.poll() is None
             time.sleep(0.02)
         made.call("POST", "sys/mounts/old", type="kv")
-        made.call("POST", "sys/mounts/team/kv", type="kv", options={"version": "2"})
+        made.mount_kv("team/kv")
+        made.await_kv("secret")
         for number in range(PATHS):
             fields = {f"f{i}": f"{CANARY}-{number}-{i}" for i in range(FIELDS)}
             made.call("POST", f"secret/data/app/{number}", data=fields)
@@ -253,7 +254,7 @@ async def test_a_workload_logs_in_with_its_jwt(bao: Bao, tmp_path: Path) -> None
 async def test_a_namespace_is_a_world_of_its_own(bao: Bao) -> None:
     """The same path means another secret in it; with its name in front it is a path like any other, logins excepted."""
     bao.call("POST", "sys/namespaces/team-a")
-    bao.call("POST", "team-a/sys/mounts/secret", type="kv", options={"version": "2"})
+    bao.mount_kv("secret", namespace="team-a/")
     bao.call("POST", "team-a/secret/data/app/1", data={"f1": "of team a"})
     inside, outside = provider_with(bao, namespace="team-a"), provider_with(bao)
     assert await get(inside, "vault://secret/app/1#f1") == [Fetched(b"of team a", "1")]

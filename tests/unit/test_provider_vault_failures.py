@@ -18,6 +18,7 @@ ACL = "1 error occurred:\n\t* permission denied\n\n"
         # Seen with OpenBao 2.7.2.
         (400, ["check-and-set parameter did not match the current version"], K.CONFLICT, "another version"),
         (400, ["unknown role: nope"], K.NOT_FOUND, "no such role"),
+        (400, ["Upgrading from non-versioned to versioned data. This backend …"], K.UNREACHABLE, "serves nothing yet"),
         (400, ["lease not found"], K.UNKNOWN, "does not understand"),
         (403, ["permission denied"], K.UNAUTHENTICATED, "does not accept the token"),
         (403, [ACL], K.FORBIDDEN, "policies"),

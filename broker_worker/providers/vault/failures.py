@@ -73,6 +73,15 @@ _ROWS: Final = (
     (range(400, 401), r"missing client token", _BAD_TOKEN),
     (
         range(400, 401),
+        r"upgrading from non-versioned",
+        _Meaning(
+            _K.UNREACHABLE,
+            "this secrets engine sets itself up and serves nothing yet",
+            "it does so by itself within moments; if not, look into Vault's own log",
+        ),
+    ),
+    (
+        range(400, 401),
         r"unknown (?:static )?role|role .* not found|no such role",
         _Meaning(_K.NOT_FOUND, "the secrets engine has no such role", "compare the reference with the engine's roles"),
     ),
