@@ -17,7 +17,7 @@ from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.deciding import ACTIONS, Limits, open_cases
 from broker_worker.pipeline.decision_cache import DecisionCache
 from broker_worker.pipeline.delegation import Subjects
-from broker_worker.pipeline.opening import Opener
+from broker_worker.pipeline.opening import Opened, Opener
 from broker_worker.pipeline.releasing import Release, Releaser
 from broker_worker.pipeline.session import Nonces, Session
 from broker_worker.pipeline.settling import Served, Settler, Waiting
@@ -74,16 +74,30 @@ class Desk:
         self._subjects = Subjects(opener.skew)
         self._is_calm = True
 
+    def open(self, entries: Sequence[Entry]) -> Opened:
+        """Open what was read from the request streams, and some of the unproven messages that wait.
+
+        Args:
+            entries: may be empty when unproven messages wait.
+
+        Returns:
+            What is to be served now; what is in it waits no longer.
+        """
+        now = self._clock.now()
+        opened = self.opener.open(entries, now)
+        self.opener.open_cold(COLD_PER_TURN, now, opened)
+        return opened
+
     async def serve(
         self,
-        entries: Sequence[Entry],
+        opened: Opened,
         admission: Admission,
         before_release: Callable[[], Awaitable[None]] | None = None,
     ) -> Served:
         """Take a batch as far as it goes without waiting for a vault.
 
         Args:
-            entries: what was read from the request streams; it may be empty when unproven messages wait.
+            opened: from `open`, just before.
             admission: marks and counts the batch on the queue.
             before_release: called when everything is settled and only has to be recorded and sent.
 
@@ -94,8 +108,6 @@ class Desk:
             QueueError: if the admission failed; nothing was released, the entries stay pending.
         """
         now, configuration = self._clock.now(), self.configuration
-        opened = self.opener.open(entries, now)
-        self.opener.open_cold(COLD_PER_TURN, now, opened)
         for ask in opened.asks:
             if ask.code is None:
                 self._decide(ask, now)

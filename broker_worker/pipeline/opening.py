@@ -6,7 +6,7 @@ junk, do not make everybody else wait.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent_sdk.wire import keynames
@@ -38,6 +38,11 @@ class Opened:
 
     asks: list[Ask] = field(default_factory=list)
     junk: list[tuple[Entry, str]] = field(default_factory=list)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Where all of it was."""
+        return [ask.entry for ask in self.asks] + [entry for entry, _ in self.junk]
 
 
 class Opener:
@@ -81,10 +86,6 @@ class Opener:
     def forget_tokens(self) -> None:
         """Have every token verified again."""
         self._peers.forget_tokens()
-
-    def cold_entries(self) -> Iterable[Entry]:
-        """The entries that wait."""
-        return (entry for queue in self._cold.values() for entry, _ in queue)
 
     def open(self, entries: Sequence[Entry], now: int) -> Opened:
         """Open what known peers sent; set the rest aside.

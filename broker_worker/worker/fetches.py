@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from broker_worker.core.errors import FailureKind, ProviderError
 from broker_worker.pipeline.settling import Waiting
-from broker_worker.ports import Entry, Fetched, Provider
+from broker_worker.ports import Fetched, Provider
 
 MAX_WAITING = 10_000
 """How many requests may wait for vaults at once; more are refused as unavailable."""
@@ -67,10 +67,6 @@ class Fetches:
         for wanted, outdated in self._in_flight:
             if ref in wanted:
                 outdated.add(ref)
-
-    def entries(self) -> list[Entry]:
-        """The entries whose requests wait or can go on."""
-        return [each.ask.entry for each in (*self._waiting.values(), *self._ready)]
 
     def take_ready(self) -> list[Waiting]:
         """The requests that can go on; `done` is set when there are some."""

@@ -43,12 +43,6 @@ class InHand:
         if not self._entries:
             self.is_empty.set()
 
-    def keep_only(self, entries: Iterable[Entry]) -> None:
-        """Put down everything else: whoever comes next claims it, this worker perhaps."""
-        self._entries = {(entry.agent_id, entry.entry_id): entry for entry in entries}
-        if not self._entries:
-            self.is_empty.set()
-
     def keys(self) -> set[tuple[str, bytes]]:
         """Agent and entry id of all of them."""
         return set(self._entries)
@@ -109,15 +103,16 @@ class Lane:
             QueueError: if the connection broke; unanswered entries are put down, to be claimed again.
         """
         self._in_hand.take(entries)
+        opened = None
         try:
-            served = await self._desk.serve(entries, self.admission, before_release)
-            self._fetches.add(served.waiting)
-            self._writes.add(served.writes)
-            await self.answer(served.answers, then)
+            opened = self._desk.open(entries)
+            served = await self._desk.serve(opened, self.admission, before_release)
         except BaseException:
-            waiting = [*self._fetches.entries(), *self._writes.entries()]
-            self._in_hand.keep_only([*self._desk.opener.cold_entries(), *waiting])
+            self._in_hand.put_down(entries if opened is None else opened.entries)
             raise
+        self._fetches.add(served.waiting)
+        self._writes.add(served.writes)
+        await self.answer(served.answers, then)
 
     async def answer_fetched(self) -> None:
         """Settle and send what the vaults gave.

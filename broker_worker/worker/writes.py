@@ -13,7 +13,7 @@ from broker_worker.core.recipes import parse_recipe
 from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.generating import generate
 from broker_worker.pipeline.writing import Clash, Stored, Writing
-from broker_worker.ports import Entry, Fetched, Provider
+from broker_worker.ports import Fetched, Provider
 from broker_worker.providers.resilient import MAX_VERSION, STORE_SECONDS
 
 MAX_WRITES = 256
@@ -84,10 +84,6 @@ class Writes:
         """Forget writes that were answered, or whose entries were put down."""
         for writing in writings:
             self._under_way.pop(id(writing), None)
-
-    def entries(self) -> list[Entry]:
-        """The entries whose writes are under way."""
-        return [writing.ask.entry for writing in self._under_way.values()]
 
     async def run(self) -> None:
         """Carry writes until cancelled."""

@@ -193,7 +193,7 @@ async def test_what_is_revoked_while_the_other_lane_reads_is_not_released(bench:
         bench.orders.new.append(order("agent", "claude"))
         poll(bench)
 
-    served = await bench.desk.serve([bench.entry(run, None, name)], bench.admission, before_release)
+    served = await bench.desk.serve(bench.desk.open([bench.entry(run, None, name)]), bench.admission, before_release)
     reply = run.open(served.answers[0].envelope)
     assert (reply.status, reply.results[0].value if reply.results else None) == ("refused", None)
     after = bench.sink.records[[record.event for record in bench.sink.records].index("revoked") :]
@@ -209,7 +209,7 @@ async def test_a_denial_while_the_other_lane_reads_is_heard(bench: DeskBench) ->
     async def before_release() -> None:
         take(bench, signed(bench, request, "deny"))
 
-    served = await bench.desk.serve([bench.entry(run, None, GUARDED)], bench.admission, before_release)
+    served = await bench.desk.serve(bench.desk.open([bench.entry(run, None, GUARDED)]), bench.admission, before_release)
     result = run.open(served.answers[0].envelope).results[0]
     assert (result.outcome, result.value) == ("refused", None)
 
@@ -223,7 +223,7 @@ async def test_who_gives_up_before_the_record_leaves_no_question_that_nobody_was
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        await bench.desk.serve([bench.entry(run, None, GUARDED)], bench.admission, before_release)
+        await bench.desk.serve(bench.desk.open([bench.entry(run, None, GUARDED)]), bench.admission, before_release)
     assert list(bench.affairs.approvals.book) == []
 
 

@@ -256,9 +256,9 @@ class DeskBench:
 
     async def serve(self, *entries: Entry) -> Served:
         """Everything that the desk does with a batch, until nothing waits to be opened."""
-        served = await self.desk.serve(entries, self.admission)
+        served = await self.desk.serve(self.desk.open(entries), self.admission)
         while self.desk.opener.has_cold:
-            more = await self.desk.serve([], self.admission)
+            more = await self.desk.serve(self.desk.open([]), self.admission)
             served.answers += more.answers
             served.waiting += more.waiting
             served.writes += more.writes

@@ -112,7 +112,7 @@ async def test_an_approval_that_ends_while_the_worker_waits_releases_nothing(
         bench.clock.time += ends_after if grant != "once" else 0
 
     bench.admission.before = is_slow
-    served = await bench.desk.serve([entry], bench.admission, turn)
+    served = await bench.desk.serve(bench.desk.open([entry]), bench.admission, turn)
     assert bench.clock.time == NOW + ends_after
     (result,) = run.open(served.answers[0].envelope).results
     assert (result.code, result.value) == (Code.APPROVAL_EXPIRED, None)

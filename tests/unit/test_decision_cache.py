@@ -227,7 +227,7 @@ async def test_a_batch_that_a_lying_queue_admits_whole_is_counted_whole(tmp_path
     bench.clock.time += 60_000
     bench.admission._count = lambda *_: 0  # type: ignore[method-assign]  # a queue that says yes to everything
     entries = [bench.entry(run, None, "openai.api_key") for _ in range(9)]
-    served = await bench.desk.serve(entries, bench.admission)
+    served = await bench.serve(*entries)
     statuses = [run.open(answer.envelope).status for answer in served.answers]
     assert statuses.count("ok") == 4  # the burst, and one more for the clocks' slack of a second
     assert statuses.count("refused") == 5
@@ -281,6 +281,6 @@ async def test_every_name_of_a_batch_counts_against_the_limit_of_the_run(tmp_pat
     assert (await bench.ask(run, *names)).status == "ok"
     bench.clock.time += 60_000
     bench.admission._count = lambda *_: 0  # type: ignore[method-assign]  # a queue that says yes to everything
-    served = await bench.desk.serve([bench.entry(run, None, *names) for _ in range(3)], bench.admission)
+    served = await bench.serve(*(bench.entry(run, None, *names) for _ in range(3)))
     statuses = [run.open(answer.envelope).status for answer in served.answers]
     assert statuses == ["ok", "ok", "refused"]

@@ -236,7 +236,7 @@ async def test_what_was_decided_anew_is_recorded_once_whoever_asked(bench: DeskB
         revoke(bench, order("run", f"claude/{run.credential.run_id}"))
 
     body = Resolve((PROXIED,), "a call", None, "proxy", shown(run))
-    served = await bench.desk.serve([bench.entry(proxy, None, body=body)], bench.admission, revoked)
+    served = await bench.desk.serve(bench.desk.open([bench.entry(proxy, None, body=body)]), bench.admission, revoked)
     assert proxy.open(served.answers[0].envelope).code == Code.REVOKED
     assert [record.outcome for record in bench.sink.records if record.actor is not None] == ["refused"]
 

@@ -322,7 +322,7 @@ async def test_an_admission_that_fails_releases_nothing_and_loses_nothing(bench:
     entry = bench.entry(run, None, "openai.api_key")
     bench.admission.is_away = True
     with pytest.raises(QueueError):
-        await bench.desk.serve([entry], bench.admission)
+        await bench.serve(entry)
     assert len(bench.sink.records) == 1
     bench.admission.is_away = False
     (answer,) = (await bench.serve(entry)).answers

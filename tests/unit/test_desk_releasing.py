@@ -68,7 +68,7 @@ async def test_what_the_disk_began_with_is_taken_back_if_the_queue_does_not_answ
     bench.admission.before = fail
     entry = bench.entry(run, None, "openai.api_key")
     with pytest.raises(type(error)):
-        await bench.desk.serve([entry], bench.admission, hand_over if hands_over else None)
+        await bench.desk.serve(bench.desk.open([entry]), bench.admission, hand_over if hands_over else None)
     assert [record.outcome for record in begun] == ["granted"]
     assert bench.sink.begun == ()
 
@@ -97,7 +97,7 @@ async def test_the_disk_begins_with_a_batch_while_the_queue_counts(bench: DeskBe
         """The other lane has nothing to do."""
 
     entry = bench.entry(run, None, "openai.api_key")
-    await bench.desk.serve([entry], bench.admission, hand_over if hands_over else None)
+    await bench.desk.serve(bench.desk.open([entry]), bench.admission, hand_over if hands_over else None)
     assert seen == [0, 1]
 
 

@@ -26,7 +26,7 @@ async def test_a_copy_under_another_entry_id_is_refused_and_not_answered(tmp_pat
     raw = run.sealed("openai.api_key")
     await bench.ask(run)  # the run is known from now on
     first, copy = bench.entry(run, raw), bench.entry(run, raw)
-    served = await bench.desk.serve([first, copy], bench.admission)
+    served = await bench.desk.serve(bench.desk.open([first, copy]), bench.admission)
     assert [(answer.entry, answer.envelope) for answer in served.answers] == [(copy, None)]
     assert "replay" in {record.reason for record in bench.sink.records}
     (waiting,) = served.waiting

@@ -184,7 +184,7 @@ async def test_unproven_messages_are_bounded_by_agent(tmp_path: Path) -> None:
     opened = bench.desk.opener.open([bench.entry(bench.run(), None, "a") for _ in range(5)], NOW)
     assert [reason for _, reason in opened.junk] == ["too_many_unproven"] * 2
     assert not bench.desk.opener.open([bench.entry(bench.run("codex"), None, "a")], NOW).junk
-    assert len(list(bench.desk.opener.cold_entries())) == 4
+    assert len(proved(bench.desk.opener, 10).asks) == 4
 
 
 async def test_a_first_burst_of_one_run_costs_one_verification(
