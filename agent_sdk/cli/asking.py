@@ -47,8 +47,10 @@ def ask_for(*names: str, purpose: str, timeout: float) -> Mapping[str, Secret]:
     return ask(lambda client: client.get_many(names, purpose=purpose, timeout=timeout))
 
 
-def checked_name(_ctx: click.Context, _param: click.Parameter, text: str) -> str:
-    """A secret's name, or a reference to it (click's callback)."""
+def checked_name(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    """A secret's name, or a reference to it (click's callback); an option may be left out."""
+    if text is None:
+        return None
     try:
         return check_secret_name(text.removeprefix(SCHEME))
     except WireError as error:

@@ -2,16 +2,22 @@
 
 import click
 
-from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
+from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for, checked_name
 from agent_sdk.cli.standard_streams import standard_output
 from agent_sdk.conventions.aws import credential_of_one, credential_of_parts
 
 
 @click.command("aws-credentials")
-@click.option("--secret", metavar="NAME", help="One secret that holds everything as a JSON object.")
-@click.option("--access-key-id", metavar="NAME", help="The secret of the access key's id.")
-@click.option("--secret-access-key", metavar="NAME", help="The secret of the access key's secret.")
-@click.option("--session-token", metavar="NAME", help="The secret of a session token, if there is one.")
+@click.option(
+    "--secret", metavar="NAME", callback=checked_name, help="One secret that holds everything as a JSON object."
+)
+@click.option("--access-key-id", metavar="NAME", callback=checked_name, help="The secret of the access key's id.")
+@click.option(
+    "--secret-access-key", metavar="NAME", callback=checked_name, help="The secret of the access key's secret."
+)
+@click.option(
+    "--session-token", metavar="NAME", callback=checked_name, help="The secret of a session token, if there is one."
+)
 @PURPOSE
 @TIMEOUT
 def aws_credentials(

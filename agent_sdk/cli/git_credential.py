@@ -2,7 +2,7 @@
 
 import click
 
-from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for
+from agent_sdk.cli.asking import PURPOSE, TIMEOUT, ask_for, checked_name
 from agent_sdk.cli.standard_streams import standard_input, standard_output
 from agent_sdk.conventions.git import MAX_INPUT, covers, credential, parse_description
 from agent_sdk.wire.errors import SecretBrokerError
@@ -10,7 +10,9 @@ from agent_sdk.wire.errors import SecretBrokerError
 
 @click.command("git-credential")
 @click.option("--host", "hosts", multiple=True, required=True, help="For which host; may be repeated.")
-@click.option("--secret", required=True, metavar="NAME", help="The password's or token's secret.")
+@click.option(
+    "--secret", required=True, metavar="NAME", callback=checked_name, help="The password's or token's secret."
+)
 @click.option("--username", default="x-access-token", show_default=True, help="As whom.")
 @PURPOSE
 @TIMEOUT

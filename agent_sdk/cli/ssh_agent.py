@@ -15,6 +15,7 @@ from agent_sdk.cli.asking import PURPOSE, TIMEOUT
 from agent_sdk.conventions.ssh_agent import Identity, identity_of, load_private_key, parse_public_key
 from agent_sdk.conventions.ssh_serving import SigningServer
 from agent_sdk.errors import InvalidRequest
+from agent_sdk.references import SCHEME
 from agent_sdk.source import SecretSource
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
@@ -50,7 +51,7 @@ def ssh_agent(keys: tuple[str, ...], purpose: str, timeout: float, command: tupl
 
 
 def _signer(broker: SecretBroker, key: str, purpose: str) -> tuple[Identity, SecretSource]:
-    name, equals, public = key.partition("=")
+    name, equals, public = key.removeprefix(SCHEME).partition("=")
     source = broker.source(name, purpose=purpose)
     if equals:
         file = Path(public).expanduser()  # no shell does, behind NAME= with a dot in it

@@ -190,6 +190,21 @@ async def test_claude_code_and_codex_read_the_key_from_standard_output(environme
     assert errors.startswith("error: hidden.key: denied")
 
 
+async def test_a_reference_names_a_secret_as_its_name_does(environment: Mapping[str, str]) -> None:
+    """Whoever writes `secret://…` in an environment may write it here too; what is no name is told at once."""
+    aws, git = (*AGENT, "aws-credentials", "--secret"), (*AGENT, "git-credential", "--host", "a.b", "--secret")
+    code, output, _ = await run(environment, *aws, "secret://aws.deploy")
+    assert (code, json.loads(output)["SecretAccessKey"]) == (0, PASSWORD)
+    code, output, _ = await run(environment, *git, "secret://github.token", "get", given="protocol=https\nhost=a.b\n\n")
+    assert (code, f"password={TOKEN}" in output) == (0, True)
+    code, output, _ = await run(
+        environment, *AGENT, "ssh-agent", "--key", "secret://deploy.ssh_key", "--", "echo", "in"
+    )
+    assert (code, output) == (0, "in\n")
+    code, output, errors = await run(environment, *aws, "local://aws")
+    assert (code, output, "secret name" in errors) == (2, "", True)
+
+
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None or shutil.which("ssh-add") is None, reason="needs OpenSSH")
 async def test_openssh_signs_with_a_key_that_it_never_has(environment: Mapping[str, str], tmp_path: Path) -> None:
     """Real `ssh-add -l` and `ssh-keygen -Y sign` below the agent; the signature verifies, the socket is gone after."""
