@@ -11,12 +11,18 @@ from agent_sdk.wire.audit import decode_line
 from broker_worker.cli.audit_text import event_json, event_line
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, read_time, show_time
-from broker_worker.core.errors import SetupError
+from broker_worker.core.errors import BrokerError
 from broker_worker.ledger.database import check_tables, open_database
 from broker_worker.ledger.queries import LeaseRow, RunRow, list_leases, list_runs, story
 from broker_worker.settings import Settings
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+class NoSuchRunError(BrokerError):
+    """The ledger knows no run of a name, or several."""
+
+    code = "no_such_run"
 
 
 @click.group()
@@ -96,12 +102,12 @@ def _find(engine: Engine, run: str, agent: str | None) -> RunRow:
     whose, slash, name = run.rpartition("/")
     found = list_runs(engine, agent=whose if slash else agent, run=name)
     if not found:
-        raise SetupError(
+        raise NoSuchRunError(
             f"the ledger knows no run {run[:200]!r}", hint="`secret-broker runs list` shows them; is the ledger kept?"
         )
     if len(found) > 1:
         agents = ", ".join(row.agent_id for row in found)
-        raise SetupError(f"several agents have a run {name!r}: {agents}", hint=f"write {found[0].agent_id}/{name}")
+        raise NoSuchRunError(f"several agents have a run {name!r}: {agents}", hint=f"write {found[0].agent_id}/{name}")
     return found[0]
 
 

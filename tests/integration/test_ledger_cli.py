@@ -104,7 +104,7 @@ def test_one_runs_story_is_told_in_order(ledger: Path) -> None:
 
 def test_a_run_that_nobody_knows_is_an_error(ledger: Path) -> None:
     """It says how to find the right one."""
-    assert "runs list" in invoke(ledger, "runs", "show", "run-7", code=7).stderr
+    assert "runs list" in invoke(ledger, "runs", "show", "run-7", code=1).stderr
 
 
 def test_leases_are_those_that_are_open_unless_all_are_asked_for(ledger: Path) -> None:
