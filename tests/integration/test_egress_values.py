@@ -159,7 +159,6 @@ async def test_guesses_do_not_use_up_the_proxys_own_limits(bench: Bench) -> None
     assert {got.status for got in found} == {401, 429}
     assert asked(bench.desk) < 80
     assert (await bench.call()).status == 200
-    assert not [call for call in bench.desk.calls if call.fault]
 
 
 async def test_without_a_record_there_is_no_use(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
