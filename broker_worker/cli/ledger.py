@@ -22,7 +22,7 @@ from broker_worker.ledger.history import missing_beginnings
 from broker_worker.ledger.keeping import GROUP, Keeper
 from broker_worker.ledger.keeping import rebuild as fill_again
 from broker_worker.ledger.queries import LedgerStatus, read_status
-from broker_worker.queue.acl import LEDGER
+from broker_worker.queue.acl import CONSOLE, LEDGER
 from broker_worker.queue.login import process_url
 from broker_worker.settings import Settings
 
@@ -137,13 +137,20 @@ def _refuse_loss(settings: Settings) -> None:
 def stream_lag(settings: Settings) -> int | None:
     """How many entries of the stream the ledger has not read; None if the queue does not say."""
     try:
-        url = process_url(settings.queue_address, settings.keys_dir, LEDGER, load_seed)
-        with Redis.from_url(url, protocol=2, socket_timeout=5.0, socket_connect_timeout=2.0) as client:
+        with Redis.from_url(_login(settings), protocol=2, socket_timeout=5.0, socket_connect_timeout=2.0) as client:
             groups: Any = client.xinfo_groups(keynames.AUDIT)
     except (RedisError, SetupError):
         return None
     lags = [group.get("lag") for group in groups if group["name"] == GROUP.encode()]
     return int(lags[0]) if lags and lags[0] is not None else None
+
+
+def _login(settings: Settings) -> str:
+    """The queue's URL, for whoever this home has a password of: the ledger's process or people's side."""
+    try:
+        return process_url(settings.queue_address, settings.keys_dir, LEDGER, load_seed)
+    except SetupError:
+        return process_url(settings.queue_address, settings.keys_dir, CONSOLE, load_seed)
 
 
 def _stop_at_the_end(keeper: Keeper) -> None:

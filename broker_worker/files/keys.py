@@ -146,8 +146,14 @@ def ensure_control_seed(keys_dir: Path, orders: Path) -> bytes:
             f"{path} does not exist, but {orders} holds orders that were signed with it",
             hint="restore the key from a backup; or move the orders away, give every one again, and see the audit",
         )
+    is_new = not path.exists()
     seed = ensure_seed(path)
-    _write_public(keys_dir / PUBLIC_CONTROL, run_public_key(seed))
+    public = keys_dir / PUBLIC_CONTROL
+    try:
+        _write_public(public, run_public_key(seed))
+    except SetupError:
+        if is_new or public.exists():
+            raise  # else the folder takes nothing, as in a container; an order needs the key alone
     return seed
 
 

@@ -12,15 +12,23 @@ from typing import Any
 
 import pytest
 from audit_workbench import START, TurnedClock
+from broker_home import Home, running_server
 from click.testing import CliRunner, Result
 from ledger_workbench import MINUTE, fresh_ledger, lease, record
+from redis import Redis
 from sqlalchemy import text
 
+from agent_sdk.wire import keynames
 from broker_worker.audit.sink import JsonlSink
 from broker_worker.cli import main
 from broker_worker.cli.init import create_installation
-from broker_worker.files.keys import create_broker_keys, load_broker_keys, load_seed
+from broker_worker.cli.ledger import stream_lag
+from broker_worker.files.keys import QUEUE, create_broker_keys, load_broker_keys, load_seed
+from broker_worker.ledger.keeping import GROUP
 from broker_worker.people.revoking import orders_of
+from broker_worker.private_files import write_private
+from broker_worker.queue.acl import CONSOLE, LEDGER, broker_url, user_password
+from broker_worker.queue.login import password_file
 from broker_worker.queue.users import ensure_users
 from broker_worker.settings import Settings
 
@@ -314,3 +322,17 @@ def test_the_process_keeps_the_ledger_until_its_stdin_ends(home: Path, valkey_ur
         process.wait(60)
         process.stderr.close()
     assert "3 events" in invoke(home, "ledger", "status").output
+
+
+@pytest.mark.parametrize("user", [LEDGER, CONSOLE])
+async def test_either_password_tells_how_far_the_ledger_is(embedded_home: Home, user: str) -> None:
+    """The dashboard's container has no password of the ledger's, and the ledger's none of the dashboard's."""
+    keys, password = embedded_home.settings.keys_dir, user_password(embedded_home.queue_key, user)
+    async with running_server(embedded_home):
+        with Redis.from_url(broker_url(embedded_home.settings.queue_address, embedded_home.queue_key)) as broker:
+            broker.xgroup_create(keynames.AUDIT, GROUP, id="0", mkstream=True)
+            broker.xadd(keynames.AUDIT, {"m": b"an entry"})
+        (keys / QUEUE).unlink()
+        assert stream_lag(embedded_home.settings) is None
+        write_private(password_file(keys, user), password.encode())
+        assert stream_lag(embedded_home.settings) == 1

@@ -96,6 +96,23 @@ def test_control_key_is_not_made_where_orders_stand(tmp_path: Path) -> None:
     assert not (tmp_path / CONTROL).exists()
 
 
+def test_an_order_needs_the_key_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder takes no file, as in the dashboard's container, the key signs without its public half."""
+    made = ensure_control_seed(tmp_path, tmp_path / "revocations.jsonl")
+    public = (tmp_path / PUBLIC_CONTROL).read_bytes()
+    (tmp_path / PUBLIC_CONTROL).unlink()
+
+    def refuse(path: Path, content: bytes) -> None:
+        raise SetupError(f"{path} cannot be written: Read-only file system", hint=f"{len(content)} bytes")
+
+    monkeypatch.setattr(keys, "write_private", refuse)
+    assert ensure_control_seed(tmp_path, tmp_path / "revocations.jsonl") == made
+    (tmp_path / PUBLIC_CONTROL).write_bytes(public.replace(b"PUBLIC", b"SPOILT"))
+    (tmp_path / PUBLIC_CONTROL).chmod(0o600)
+    with pytest.raises(SetupError, match="cannot be written"):
+        ensure_control_seed(tmp_path, tmp_path / "revocations.jsonl")
+
+
 def test_workers_need_the_public_half_alone(tmp_path: Path) -> None:
     """A worker's home without the private half checks orders, and neither gives any nor makes another key."""
     create_broker_keys(tmp_path, NOW)
