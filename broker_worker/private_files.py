@@ -69,7 +69,7 @@ def create_private(path: Path, content: bytes) -> None:
     """Write a new file with mode 0600.
 
     Raises:
-        SetupError: if there is something at `path` already, or it cannot be written.
+        SetupError: if there is something at `path` already, or it cannot be written; no part of it is then left.
     """
     try:
         _write_exclusively(path, content)
@@ -139,10 +139,14 @@ def sync_folder(folder: Path) -> None:
 
 def _write_exclusively(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+    except BaseException:  # a full disk, Ctrl-C: half a key would be in the way of all that read keys
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _cannot_write(path: Path, error: OSError) -> SetupError:

@@ -198,7 +198,9 @@ def test_unwritable_audit_is_a_failure(settings: Settings, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert found(settings, "audit").status is Status.FAIL
+    check = found(settings, "audit")
+    assert (check.status, check.detail) == (Status.FAIL, f"{settings.home} takes no records: No space left on device")
+    assert "free space" in check.hint
     assert list(settings.home.glob("**/.doctor-*")) == []
 
 

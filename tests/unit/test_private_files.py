@@ -1,17 +1,20 @@
 """Private folders: at every depth, whoever makes them first, and whatever the umask is."""
 
+import importlib
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
 
 import pytest
 
 from broker_worker.core.errors import SetupError
-from broker_worker.private_files import make_private_folder
+from broker_worker.private_files import create_private, make_private_folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
 
@@ -77,3 +80,29 @@ def test_what_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     with pytest.raises(SetupError, match="cannot be made"):
         make_private_folder(tmp_path / "home" / "state")
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file of this process can become longer, as on a disk that is full then."""
+    resource = importlib.import_module("resource")  # not on Windows
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_of_a_new_file_that_does_not_fit_no_part_is_left(tmp_path: Path, size: int) -> None:
+    """An empty intake key would stop all that read keys; when there is room again, the file can be made."""
+    path = tmp_path / "new.key"
+    with room_for(size), pytest.raises(SetupError, match=r"new\.key cannot be written"):
+        create_private(path, b"x" * 64)
+    assert list(tmp_path.iterdir()) == []
+    create_private(path, b"x" * 64)
+    with pytest.raises(SetupError, match="exists already"):
+        create_private(path, b"y")
+    assert path.read_bytes() == b"x" * 64

@@ -53,7 +53,8 @@ def of_error(name: str, error: Exception) -> Check:
     if isinstance(error, BrokerError | SecretBrokerError):
         return failed(name, str(error), getattr(error, "hint", ""))
     if isinstance(error, OSError) and error.strerror:
-        return failed(name, f"{error.strerror}: {error.filename}", "check its owner and mode")
+        place = f": {error.filename}" if error.filename else ""
+        return failed(name, f"{error.strerror}{place}", "check owner, mode and free space")
     return failed(name, f"the check itself ended with {type(error).__name__}", "this is a defect of doctor")
 
 

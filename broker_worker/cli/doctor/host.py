@@ -141,6 +141,10 @@ def check_audit(settings: Settings) -> Iterator[Check]:
                 os.fsync(file.fileno())
                 times.append((time.monotonic() - began) * 1000)
         sync_folder(folder)
+    except OSError as error:
+        hint = "check its owner, mode and free space: without an audit record nothing is released"
+        yield failed("audit", f"{folder} takes no records: {error.strerror}", hint)
+        return
     finally:
         probe.unlink(missing_ok=True)
     free = shutil.disk_usage(folder).free
