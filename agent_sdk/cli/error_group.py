@@ -19,13 +19,21 @@ class ErrorGroup(click.Group):
         """Run the chosen subcommand (click's protocol)."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+        except (click.exceptions.Exit, click.ClickException, BrokenPipeError):
             raise
+        except click.Abort as error:  # a question was answered with no, or had no answer; or, inside of it, Ctrl-C
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            _interrupted()
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            raise click.exceptions.Exit(INTERRUPTED) from None
+            _interrupted()
         except Exception as error:  # noqa: BLE001  # the last line of defence: no traceback for people
             type(self).fail(error, debug=bool(ctx.params.get("debug")))
+
+
+def _interrupted() -> NoReturn:
+    click.echo("interrupted", err=True)
+    raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def leave(message: str, hint: str, code: int) -> NoReturn:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -62,6 +63,27 @@ def run_failing(error: BaseException, *arguments: str) -> tuple[int, str]:
 def test_each_kind_of_error_has_its_exit_code(error: BaseException, code: int) -> None:
     """A script can tell what kind of thing went wrong from the exit code."""
     assert run_failing(error)[0] == code
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [(KeyboardInterrupt(), 130), (EOFError(), 1), ("n", 1)], ids=["Ctrl-C", "Ctrl-D", "no"]
+)
+def test_ctrl_c_at_a_question_is_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, answer: BaseException | str, code: int
+) -> None:
+    """A script tells it from an answer that was no, or from none."""
+
+    @click.group(cls=BrokerGroup)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def ask() -> None:
+        monkeypatch.setattr("click.termui.visible_prompt_func", Mock(side_effect=[answer]))
+        click.confirm("Remove it?", abort=True, err=True)
+
+    result = CliRunner().invoke(group, ["ask"])
+    assert (result.exit_code, "interrupted" in result.stderr) == (code, code == 130)
 
 
 def test_error_is_one_line_and_a_hint() -> None:
