@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from broker_worker.core.errors import SetupError
 
+OPERATOR_CHAIN = "operator"
+"""The name under which operators' commands keep their audit chain, like a worker's; one process at a time."""
 _QUEUE_SCHEMES = ("redis", "rediss", "unix")
 
 

@@ -29,13 +29,11 @@ from broker_worker.people.announcing import announce
 from broker_worker.pipeline.writing import NOTHING_WRITTEN
 from broker_worker.ports import AuditSink, Clock, Fetched, Provider, WriteLog, WriteNote
 from broker_worker.queue.acl import broker_url
-from broker_worker.settings import Settings
+from broker_worker.settings import OPERATOR_CHAIN, Settings
 from broker_worker.state.write_file import WriteFile
 
 WriteAction = Literal["put", "generate"]
 _PUBLISH_SECONDS = 2.0
-CHAIN = "operator"
-"""The name under which an operator's process keeps its audit chain, like a worker's; one process at a time."""
 
 
 class OperatorVault:
@@ -200,7 +198,7 @@ async def operator_vault(
     if configuration is None:
         configuration = load_configuration(settings.config_dir)
     keys = load_broker_keys(settings.keys_dir)
-    sink = JsonlSink(settings.audit_dir, CHAIN, keys.identity_seed, clock)
+    sink = JsonlSink(settings.audit_dir, OPERATOR_CHAIN, keys.identity_seed, clock)
     try:
         providers = providers_of(configuration, settings, clock)
         log, secret = WriteFile(settings.writes_file, clock.now), keys.identity_seed + keys.identity_public

@@ -121,6 +121,14 @@ async def test_workers_are_running_silent_or_stopped(house: House, browser: http
     assert states == {"worker-1": "running", "worker-2": "silent", "worker-3": "stopped", "worker-4": "running"}
 
 
+async def test_what_an_operator_wrote_is_no_worker(house: House, browser: httpx.AsyncClient) -> None:
+    """`secret-broker put` and rotations have a chain of their own, and no worker need be running for them."""
+    chain(house, worker="operator")
+    text = (await browser.get("/health")).text
+    assert "heard of no worker" in text
+    assert ">operator<" not in text
+
+
 async def test_vault_failures_of_the_last_day_are_counted(house: House, browser: httpx.AsyncClient) -> None:
     """Per vault and reason; what is older is over."""
     for age in (1, 2, 30 * HOUR):

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from broker_worker.dashboard.reads.usage import HOUR_MS, Count
 from broker_worker.ledger.schema import CHAINS, EVENTS, FINDINGS
+from broker_worker.settings import OPERATOR_CHAIN
 
 FINDINGS_SHOWN: Final = 20
 INCIDENTS_SHOWN: Final = 20
@@ -37,9 +38,10 @@ class WorkerSeen:
 
 
 def workers_seen(connection: Connection) -> list[WorkerSeen]:
-    """The workers that wrote lately, by name; of each its newest chain."""
+    """The workers that wrote lately, by name; of each its newest chain. Commands of operators are none."""
     newest: dict[str, RowMapping] = {}
-    query = select(CHAINS).order_by(CHAINS.c.updated_at.desc(), CHAINS.c.chain.desc()).limit(WORKERS_SHOWN)
+    workers = select(CHAINS).where(CHAINS.c.worker != OPERATOR_CHAIN)
+    query = workers.order_by(CHAINS.c.updated_at.desc(), CHAINS.c.chain.desc()).limit(WORKERS_SHOWN)
     for row in connection.execute(query).mappings():
         newest.setdefault(row["worker"], row)
     life = {event: _last_of(connection, event) for event in _LIFE}
