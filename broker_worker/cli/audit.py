@@ -22,6 +22,7 @@ from broker_worker.audit.verify import verify_folder
 from broker_worker.cli.audit_export import export
 from broker_worker.cli.audit_text import event_json, event_line, finding_line
 from broker_worker.cli.root import FOUND_WRONG
+from broker_worker.cli.run_name import of_agent
 from broker_worker.core.errors import AuditError
 from broker_worker.files.keys import QUEUE, load_broker_keys, load_seed
 from broker_worker.files.quantities import parse_duration
@@ -128,7 +129,7 @@ def tail(settings: Settings, folder: Path | None, lines: int, follow: bool, as_j
 @audit.command()
 @_folder_option
 @click.option("--agent", help="Only this agent.")
-@click.option("--run", help="Only this run.")
+@click.option("--run", help="Only this run: RUN or AGENT/RUN.")
 @click.option("--secret", help="Only this secret name.")
 @click.option("--outcome", type=click.Choice(["granted", "refused"]), help="Only this outcome.")
 @click.option("--event", type=click.Choice(get_args(EventType)), help="Only this type; checkpoints only if asked for.")
@@ -156,10 +157,13 @@ def query(
     as_json: bool,
 ) -> None:
     """Find events, oldest first; what was found is not verified."""
+    agent, run = of_agent(agent, run)
     wanted = Query(agent=agent, run=run, secret=secret, outcome=outcome, event=event, since=since, until=until)
     found = search(_existing(settings, folder), wanted, limit)
     for one in found.events:
         click.echo(event_json(one) if as_json else event_line(one))
+    if not found.events:
+        click.echo("the audit has no such event", err=True)
     _note_unreadable(found.unreadable)
 
 

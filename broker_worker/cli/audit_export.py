@@ -10,6 +10,7 @@ import click
 
 from agent_sdk.wire.audit import format_time
 from broker_worker.audit.search import Query, UnreadableLines, find
+from broker_worker.cli.run_name import of_agent
 from broker_worker.cli.times import read_time
 from broker_worker.core.errors import AuditError, SetupError
 from broker_worker.ledger.export import FORMATS, Format, csv_header
@@ -29,7 +30,7 @@ from broker_worker.settings import Settings
 @click.option("--since", callback=read_time, metavar="TIME", help="Not older: 1h, 7d ago, or 2026-01-31T12:00:00Z.")
 @click.option("--until", callback=read_time, metavar="TIME", help="Not newer; as --since.")
 @click.option("--agent", help="Only this agent.")
-@click.option("--run", help="Only this run.")
+@click.option("--run", help="Only this run: RUN or AGENT/RUN.")
 @click.option("--secret", help="Only this secret name.")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="The audit folder, if not the home's.")
 @click.option(
@@ -48,6 +49,7 @@ def export(
     output: Path | None,
 ) -> None:
     """Print the audit by time, oldest first, in a form that other systems read; nothing is verified here."""
+    agent, run = of_agent(agent, run)
     query = Query(
         agent=agent,
         run=run,

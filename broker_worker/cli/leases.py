@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import click
 
+from broker_worker.cli.run_name import of_agent
 from broker_worker.cli.runs import open_ledger
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, show_span, show_time
@@ -20,7 +21,7 @@ def leases() -> None:
 
 @leases.command("list")
 @click.option("--agent", help="Only this agent's, and what it holds for others.")
-@click.option("--run", help="Only this run's, and what it holds for others.")
+@click.option("--run", help="Only this run's (RUN or AGENT/RUN), and what it holds for others.")
 @click.option("--secret", help="Only those of this secret.")
 @click.option("--all", "all_of_them", is_flag=True, help="Those that ended as well.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="The newest how many.")
@@ -37,6 +38,7 @@ def list_command(
 ) -> None:
     """List open leases, newest first."""
     now = now_ms()
+    agent, run = of_agent(agent, run)
     found = list_leases(
         open_ledger(settings),
         agent=agent,

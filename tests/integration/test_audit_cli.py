@@ -190,8 +190,16 @@ def test_query_finds_by_every_field(run: Callable[..., Result]) -> None:
     assert len(run("query", "--since", format_time(START + 2000)).output.splitlines()) == 5
     assert len(run("query", "--until", format_time(START + 2000)).output.splitlines()) == 3
     assert len(run("query", "--limit", "2").output.splitlines()) == 2
-    assert run("query", "--since", "1h").output.count("\n") in {0, 7}  # by the clock of whoever runs this
-    assert run("query", "--agent", "nobody").exit_code == 0
+    assert run("query", "--since", "1h").stdout.count("\n") in {0, 7}  # by the clock of whoever runs this
+    none = run("query", "--agent", "nobody")
+    assert (none.exit_code, none.stdout, none.stderr) == (0, "", "the audit has no such event\n")
+
+
+def test_query_takes_a_run_as_it_is_printed(run: Callable[..., Result]) -> None:
+    """AGENT/RUN, copied from any list; an answer of nothing would say that the run asked for nothing."""
+    assert run("query", "--run", "random-script/run-9").stdout == run("query", "--run", "run-9").stdout != ""
+    assert run("query", "--run", "claude/run-9").stdout == ""
+    assert run("query", "--run", "random-script/run-9", "--agent", "claude").exit_code == 2
 
 
 @pytest.mark.parametrize("time", ["yesterday", "1w", "", "99999999999d", "2026-13-01"])

@@ -122,6 +122,8 @@ def test_leases_are_those_that_are_open_unless_all_are_asked_for(ledger: Path) -
     assert lease(2) not in shown
     assert re.search(r"\(in [0-9]+m", shown)
     everything = invoke(ledger, "leases", "list", "--all").output
+    assert lease(1) in invoke(ledger, "leases", "list", "--run", "claude/run-1").output
+    assert invoke(ledger, "leases", "list", "--run", "codex/run-1").stdout == ""
     assert "expired" in everything
     assert re.search(rf"{lease(1)}.*  cache, 41s old", shown)
     assert re.search(rf"{lease(2)}.*  stale cache, 11m 40s old", everything)
@@ -276,6 +278,7 @@ def test_an_export_is_complete_and_can_be_narrowed(home: Path) -> None:
     assert [json.loads(line)["run_id"] for line in lines] == ["run-0", "run-1", "run-1"]
     assert len(invoke(home, "audit", "export", "--since", "10m").output.splitlines()) == 2
     assert len(invoke(home, "audit", "export", "--run", "run-1", "--secret", "db.password").output.splitlines()) == 1
+    assert len(invoke(home, "audit", "export", "--run", "claude/run-1").output.splitlines()) == 2
     for form, mark in (("cloudevents", '"specversion":"1.0"'), ("ocsf", '"class_uid":6003')):
         assert mark in invoke(home, "audit", "export", "--format", form).output
     target = home / "audit.csv"
