@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from agent_sdk.wire.audit import AuditRecord, EventType, format_time
 from broker_worker.app.clock import SystemClock
 from broker_worker.app.vaults import provider_names, providers_of
 from broker_worker.audit.publisher import AuditPublisher
-from broker_worker.audit.sink import JsonlSink
+from broker_worker.audit.sink import AuditInUseError, JsonlSink
 from broker_worker.core.announcements import Announcement, sign_announcement
 from broker_worker.core.configuration import Configuration, SecretEntry
 from broker_worker.core.control import write_message
@@ -34,6 +35,8 @@ from broker_worker.state.write_file import WriteFile
 
 WriteAction = Literal["put", "generate"]
 _PUBLISH_SECONDS = 2.0
+_TURN_SECONDS = 20.0
+_POLL_SECONDS = 0.1
 
 
 class OperatorVault:
@@ -198,7 +201,7 @@ async def operator_vault(
     if configuration is None:
         configuration = load_configuration(settings.config_dir)
     keys = load_broker_keys(settings.keys_dir)
-    sink = JsonlSink(settings.audit_dir, OPERATOR_CHAIN, keys.identity_seed, clock)
+    sink = await _sink_in_turn(settings, keys.identity_seed, clock)
     try:
         providers = providers_of(configuration, settings, clock)
         log, secret = WriteFile(settings.writes_file, clock.now), keys.identity_seed + keys.identity_public
@@ -212,6 +215,19 @@ async def operator_vault(
             await _publish(settings, sink)
     finally:
         sink.close()
+
+
+async def _sink_in_turn(settings: Settings, identity_seed: bytes, clock: Clock) -> JsonlSink:
+    """The operators' chain, as soon as no other command writes it."""
+    until = time.monotonic() + _TURN_SECONDS
+    while True:
+        try:
+            return JsonlSink(settings.audit_dir, OPERATOR_CHAIN, identity_seed, clock)
+        except AuditInUseError:
+            if time.monotonic() > until:
+                hint = "this one did nothing: run it again when that one is over"
+                raise SetupError("another command stores or rotates a value at the moment", hint=hint) from None
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _publish(settings: Settings, sink: JsonlSink) -> None:

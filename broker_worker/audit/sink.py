@@ -43,6 +43,10 @@ _HINTS = {
 }
 
 
+class AuditInUseError(SetupError):
+    """Another process writes this worker's chain."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Ahead:
     """Records chained and signed ahead, for a chain that ends at `end`."""
@@ -69,7 +73,8 @@ class JsonlSink:
         write_ahead_bytes: the size of the write-ahead file, where batches are synced; 0 for none.
 
     Raises:
-        SetupError: if another process writes this worker's chain, or the folder cannot be used.
+        AuditInUseError: if another process writes this worker's chain.
+        SetupError: if the folder cannot be used.
     """
 
     def __init__(
@@ -207,7 +212,7 @@ class JsonlSink:
         try:
             self._writer.acquire(timeout=0)
         except Timeout:
-            raise SetupError(
+            raise AuditInUseError(
                 f"another process writes the audit of worker {self._worker!r} in {self._folder}",
                 hint="stop it, or give this worker another name",
             ) from None

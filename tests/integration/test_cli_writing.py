@@ -3,12 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from click.testing import CliRunner, Result
 
 from agent_sdk.wire.audit import AuditEvent, decode_line
+from broker_worker.app import operator_vault
+from broker_worker.app.clock import SystemClock
 from broker_worker.audit.chain_files import list_files
+from broker_worker.audit.sink import JsonlSink
 from broker_worker.audit.verify import verify_folder
 from broker_worker.cli import main
 from broker_worker.files.keys import load_broker_keys, load_seed
@@ -53,6 +57,21 @@ def records(home: Path) -> list[AuditEvent]:
     """The operator's chain, without checkpoints."""
     lines = [line for file in list_files(home / "audit") for line in file.path.read_bytes().splitlines()]
     return [event for event in map(decode_line, lines) if event.event != "checkpoint"]
+
+
+def test_commands_of_two_operators_take_turns(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits until the first is over; after a while it says so, having done nothing."""
+    sink = JsonlSink(home / "audit", "operator", load_broker_keys(home / "keys").identity_seed, SystemClock())
+    ends = Timer(0.5, sink.close)
+    with monkeypatch.context() as impatient:
+        impatient.setattr(operator_vault, "_TURN_SECONDS", 0)
+        refused = run("put", "made.key", input=f"{CANARY}\n")
+    assert (refused.exit_code, records(home)) == (7, [])
+    assert "another command stores or rotates a value" in refused.stderr
+    assert "did nothing" in refused.stderr
+    ends.start()
+    assert "made.key: stored, version 1" in run("put", "made.key", input=f"{CANARY}\n").stdout
+    ends.join()
 
 
 def test_a_value_is_stored_where_agents_would_find_it(run: Run, home: Path) -> None:
