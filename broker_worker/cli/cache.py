@@ -42,8 +42,9 @@ def status(settings: Settings, as_json: bool) -> None:
     except SetupError as error:
         if not as_json:
             raise
+        is_there = store.key_file.path.exists() or store.file.path.exists()
         click.echo(
-            json.dumps({"sealed": True, "exists": True, "opens": False, "problem": str(error), "hint": error.hint})
+            json.dumps({"sealed": True, "exists": is_there, "opens": False, "problem": str(error), "hint": error.hint})
         )
         raise click.exceptions.Exit(FOUND_WRONG) from None
     rows = [] if found is None else sorted(row for row in found.rows if row.until > now)

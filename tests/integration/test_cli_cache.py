@@ -63,6 +63,20 @@ def check(settings: Settings) -> Check:
     return found
 
 
+@pytest.mark.parametrize(("passphrase", "why"), [("", "needs its passphrase"), ("short", "shorter than 12")])
+def test_one_that_no_worker_could_make_is_not_said_to_come(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, passphrase: str, why: str
+) -> None:
+    """Before the first start, doctor and status say what a worker would say; nothing is made."""
+    monkeypatch.setenv("SECRET_BROKER_CACHE_PASSPHRASE", passphrase)
+    result = run(settings, "status")
+    assert (result.exit_code, why in result.stderr) == (7, True)
+    assert document(settings)["exists"] is False
+    check = next(check for check in examine(settings) if check.name == "sealed cache")
+    assert (check.status, why in check.detail) == (Status.WARN, True)
+    assert list((settings.home / "keys").glob("cache.*")) == []
+
+
 def test_status_says_what_there_is(settings: Settings) -> None:
     """References, versions and times; never values."""
     keep(settings)

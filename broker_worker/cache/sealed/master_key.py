@@ -71,6 +71,14 @@ class MasterKey:
             )
         return self._opened(wrapped, self._wrappings.of(wrapped.kind).open(wrapped.parameters))
 
+    def rehearse(self) -> None:
+        """Find out whether a new key could be made, where nothing on the host is changed by that.
+
+        Raises:
+            UnavailableError: if not; says what is missing.
+        """
+        self._wrappings.rehearse()
+
     def make(self) -> OpenKey:
         """A new key in place of what is there, which stays if no new one can be made.
 

@@ -177,10 +177,11 @@ class SealedStore:
 
         Raises:
             RefusedError: if it would not be used.
-            UnavailableError: if what keeps the key does not answer.
+            UnavailableError: if what keeps the key does not answer, or would keep none.
             SetupError: if something cannot be read.
         """
         if not self.key_file.path.exists() and not self.file.path.exists():
+            self._keys.rehearse()
             return None
         with self._locked():
             key = self._keys.open(self._key)

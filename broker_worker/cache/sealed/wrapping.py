@@ -11,6 +11,8 @@ from broker_worker.core.configuration import MASTER_KEYS, SealedSettings
 AUTO: Final = MASTER_KEYS[0]
 ORDER: Final[Sequence[str]] = MASTER_KEYS[1:]
 """What `auto` tries, the strongest first."""
+_TRACELESS: Final = frozenset({"systemd", "passphrase"})
+"""Kinds that keep nothing on the host for a key that they make."""
 MAX_PARAMETERS: Final = 4096
 """Most bytes that a wrapping may store beside the wrapped key."""
 
@@ -89,6 +91,15 @@ class Wrappings:
     def is_meant(self, kind: str) -> bool:
         """Whether the operator's section agrees with a key that is wrapped like that."""
         return self.settings.master_key in {AUTO, kind}
+
+    def rehearse(self) -> None:
+        """Find out whether a new key could be kept, where that can be tried without leaving something on the host.
+
+        Raises:
+            UnavailableError: if not; says what is missing.
+        """
+        if self.settings.master_key in _TRACELESS:
+            self.make()
 
     def make(self) -> tuple[str, Wrapped]:
         """A new wrapping key, of the kind that the section names, or the first that this host can keep.
