@@ -15,6 +15,15 @@ class ErrorGroup(click.Group):
     fail: Callable[..., NoReturn]
     """Prints an exception as people should see it and leaves; each command's own."""
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line, which prints what `--help` and `--version` say (click's protocol)."""
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of a standard output that takes nothing
+            type(self).fail(error)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen subcommand (click's protocol)."""
         try:

@@ -85,6 +85,7 @@ class Reloader:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._retired: set[asyncio.Task[None]] = set()
+        self._is_rejected = False
 
     async def run(self, changed: asyncio.Event) -> None:
         """Reload until cancelled: after every change of a file, and whenever `changed` is set (SIGHUP)."""
@@ -103,9 +104,17 @@ class Reloader:
             keys = await asyncio.to_thread(load_broker_keys, process.settings.keys_dir)
             process.desk.opener.replace_intakes(intakes_of(keys))
             configuration = await asyncio.to_thread(_load, process.settings.config_dir)
-            if configuration.digest != process.desk.configuration.digest:
+            is_new = configuration.digest != process.desk.configuration.digest
+            if is_new:
                 self._swap(configuration)
+            if is_new or self._is_rejected:  # what is put back as it was is in order again
+                _log.info(
+                    "config_loaded", policy=configuration.policy.digest[:12], agents=len(configuration.policy.agents)
+                )
+                self._record("config_loaded", None)
+            self._is_rejected = False
         except BrokerError as error:
+            self._is_rejected = True
             where = _place(error) if isinstance(error, ConfigError) else error.code
             _log.error("config_rejected", error=str(error), hint=error.hint, in_force="the files as they were before")
             self._record("config_rejected", where)
@@ -131,8 +140,6 @@ class Reloader:
             forget_values=configuration.providers != before.providers or _keeps_less(before, configuration),
         )
         process.worker.set_agents(configuration.policy.agents)
-        _log.info("config_loaded", policy=configuration.policy.digest[:12], agents=len(configuration.policy.agents))
-        self._record("config_loaded", None)
 
     def _record(self, event: EventType, reason: str | None) -> None:
         try:

@@ -1,7 +1,6 @@
 """`secret-broker approvals`, `approve`, `deny`: what people are asked, and their answers from the terminal."""
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
@@ -138,8 +137,7 @@ def _show(item: Item) -> None:
 @click.pass_obj
 def watch_command(settings: Settings, as_json: bool) -> None:
     """Show what waits, and then whatever is asked, decided or expires, until interrupted."""
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_watch(settings, as_json=as_json))
+    asyncio.run(_watch(settings, as_json=as_json))
 
 
 async def _watch(settings: Settings, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from agent_sdk.cli.error_group import printable
 from agent_sdk.wire.audit import decode_line
 from broker_worker.cli.audit_text import event_json, event_line
+from broker_worker.cli.run_name import of_agent
 from broker_worker.cli.table import show_table
 from broker_worker.cli.times import now_ms, read_time, show_time
 from broker_worker.core.errors import BrokerError
@@ -99,8 +100,8 @@ def open_ledger(settings: Settings) -> Engine:
 
 
 def _find(engine: Engine, run: str, agent: str | None) -> RunRow:
-    whose, slash, name = run.rpartition("/")
-    found = list_runs(engine, agent=whose if slash else agent, run=name)
+    agent, name = of_agent(agent, run)
+    found = list_runs(engine, agent=agent, run=name)
     if not found:
         raise NoSuchRunError(
             f"the ledger knows no run {run[:200]!r}", hint="`secret-broker runs list` shows them; is the ledger kept?"

@@ -109,11 +109,15 @@ def list_entries(chosen: _Vault, as_json: bool) -> None:
 
 @vault.command("rm")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; without a terminal it must be there.")
 @click.pass_obj
 def remove(chosen: _Vault, name: str, yes: bool) -> None:
     """Remove NAME and its value for good."""
-    if not yes and sys.stdin.isatty():
+    if not yes and not sys.stdin.isatty():
+        click.echo("error: nobody can be asked here whether the value is to be removed for good", err=True)
+        click.echo("hint: add --yes if that is meant", err=True)
+        raise click.exceptions.Exit(USAGE)
+    if not yes:
         click.confirm(f"Remove {name} for good?", abort=True, err=True)
     chosen.opened().remove(name)
     click.echo(f"{name}: removed")

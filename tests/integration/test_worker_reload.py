@@ -143,6 +143,15 @@ async def test_a_file_that_is_missing_changes_nothing(home: Home) -> None:
         assert await refused(claude) is None
 
 
+async def test_files_that_are_put_back_as_they_were_are_in_order_again(home: Home) -> None:
+    """Whoever looks at the audit after a mistake sees that it is over."""
+    policy = home.settings.config_dir / "policy.yaml"
+    before = policy.read_bytes()
+    async with home.working(reloading=True):
+        await reloaded(home, policy.unlink, "config_rejected")
+        await reloaded(home, lambda: policy.write_bytes(before))
+
+
 async def test_an_agent_that_is_added_is_served_and_one_that_is_removed_is_not(home: Home) -> None:
     """Without a restart."""
     more = POLICY + "      grok: {allow: [openai.api_key]}\n"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import Mock
 
 import click
@@ -212,3 +213,13 @@ def test_a_command_is_loaded_without_looking_for_garbage() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "True True\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
+@pytest.mark.parametrize("arguments", [("--help",), ("policy", "check", "--help"), ("--version",)])
+def test_help_that_cannot_be_written_is_one_line(arguments: tuple[str, ...]) -> None:
+    """As everything else that cannot."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "broker_worker.cli", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (7, "error: No space left on device\n")

@@ -150,9 +150,9 @@ def test_empty_vault_says_what_to_do(run: Run, made: LocalVault) -> None:
 def test_rm_removes_and_then_finds_nothing(run: Run, made: LocalVault) -> None:
     """`rm` removes a name; a second time it is an error of the vault, exit code 5."""
     made.set("a", b"x", 0)
-    assert run("rm", "a").exit_code == 0
+    assert run("rm", "a", "--yes").exit_code == 0
     assert made.describe() == {}
-    result = run("rm", "a")
+    result = run("rm", "a", "--yes")
     assert result.exit_code == 5
     assert "has no entry 'a'" in result.stderr
     assert "vault list" in result.stderr
@@ -168,7 +168,16 @@ def test_rm_asks_at_a_terminal(run: Run, made: LocalVault, monkeypatch: pytest.M
     assert not made.describe()
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("set", "a"), ("rm", "a")])
+def test_rm_removes_nothing_unasked(run: Run, made: LocalVault) -> None:
+    """Where nobody can be asked, as in a script, it wants to be told."""
+    made.set("a", b"x", 0)
+    result = run("rm", "a")
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert made.describe()
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("set", "a"), ("rm", "a", "--yes")])
 def test_missing_vault_says_how_to_make_one(run: Run, arguments: tuple[str, ...]) -> None:
     """Without a vault every command ends with exit code 7 and the command that makes one."""
     result = run(*arguments, input="x")
