@@ -112,12 +112,22 @@ async def trim_overfull(connection: QueueConnection, agents: Sequence[str]) -> d
     Raises:
         QueueError: if the connection broke.
     """
+    cut: dict[str, int] = {}
+    full = list(agents)
+    for kept in (BATCH, 0):  # the newest may still be answered in time, if they are not what is too large
+        full = await _overfull(connection, full)
+        trims: list[Command] = [("XTRIM", keynames.requests(agent), "MAXLEN", kept) for agent in full]
+        for agent, count in zip(full, await connection.call_all(trims), strict=True):
+            if isinstance(count, int) and count:
+                cut[agent] = cut.get(agent, 0) + count
+    return cut
+
+
+async def _overfull(connection: QueueConnection, agents: Sequence[str]) -> list[str]:
+    """Those of the agents whose streams take too much memory."""
     asked: list[Command] = [("MEMORY", "USAGE", keynames.requests(agent), "SAMPLES", 5) for agent in agents]
     usage = await connection.call_all(asked)
-    full = [a for a, used in zip(agents, usage, strict=True) if isinstance(used, int) and used > STREAM_BYTES]
-    trims: list[Command] = [("XTRIM", keynames.requests(agent), "MAXLEN", BATCH) for agent in full]
-    cut = await connection.call_all(trims)
-    return {agent: count for agent, count in zip(full, cut, strict=True) if isinstance(count, int) and count}
+    return [a for a, used in zip(agents, usage, strict=True) if isinstance(used, int) and used > STREAM_BYTES]
 
 
 class ReplyWriter:

@@ -14,7 +14,7 @@ from broker_worker.core.hot_set import NOBODY
 from broker_worker.ports import Entry
 from broker_worker.queue.claims import claim, hold
 from broker_worker.queue.connection import QueueConnection
-from broker_worker.queue.streams import MissingGroupError, group_commands
+from broker_worker.queue.streams import BATCH, STREAM_BYTES, MissingGroupError, group_commands, trim_overfull
 from broker_worker.queue.upkeep import leave, mend
 
 STREAM = keynames.requests("claude")
@@ -195,3 +195,39 @@ async def test_a_reply_that_never_comes_ends_the_connection(connection: QueueCon
         await connection.call("BLPOP", "nothing", 0)
     await connection.close()
     guard.cancel()
+
+
+MB = 1_000_000
+"""As much as the server takes as one text (`proto-max-bulk-len`)."""
+
+
+def fill(admin: Any, count: int, size: int) -> None:
+    """Write entries to the stream, far larger than any request."""
+    with admin.pipeline(transaction=False) as pipe:
+        for _ in range(count):
+            pipe.xadd(STREAM, {b"m": b"x" * size})
+        pipe.execute()
+
+
+async def test_a_stream_of_a_few_huge_entries_is_cut_too(connection: QueueConnection, admin: Any) -> None:
+    """Fewer entries than a batch can fill the server's memory, and then nobody is served."""
+    count = STREAM_BYTES // MB + 10
+    assert count < BATCH
+    fill(admin, count, MB)
+    assert await trim_overfull(connection, ["claude", "codex"]) == {"claude": count}
+    assert admin.memory_usage(STREAM) < MB
+
+
+async def test_the_newest_of_many_entries_stay_when_a_stream_is_cut(connection: QueueConnection, admin: Any) -> None:
+    """They may still be answered in time."""
+    count = STREAM_BYTES // 100_000 + 100
+    fill(admin, count, 100_000)
+    assert await trim_overfull(connection, ["claude"]) == {"claude": count - BATCH}
+    assert admin.xlen(STREAM) == BATCH
+
+
+async def test_a_stream_that_fits_is_left_alone(connection: QueueConnection, admin: Any) -> None:
+    """Nothing that an agent asked is lost."""
+    fill(admin, 60, MB)
+    assert await trim_overfull(connection, ["claude"]) == {}
+    assert admin.xlen(STREAM) == 60
