@@ -16,12 +16,16 @@ from agent_sdk.wire.request_decoder import RequestDecoder
 from agent_sdk.wire.sealing import Envelope, Kind, derive_key, parse_envelope, run_exchange_public
 from agent_sdk.wire.sealing import Opener as EnvelopeOpener
 from agent_sdk.wire.tokens import RunIdentity, TokenVerifier
+from broker_worker.core.limits import Rate, count_one
 from broker_worker.pipeline.batch import Ask
 from broker_worker.pipeline.peers import Peer, PeerCache
 from broker_worker.ports import Entry
 
 MAX_HORIZON_MS = 15 * 60 * 1000
 """How far ahead a deadline may lie; replay marks are kept that long."""
+UNPROVEN = Rate(2, 1000, 100)
+"""How many whose tokens prove nothing are told so, an agent: anybody who may write to its stream can make up keys, and
+for each of them the queue keeps a reply stream of 4 KiB for 20 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Opener:
         self._max_cold = max_cold
         self._requests = RequestDecoder()
         self._cold: OrderedDict[str, deque[tuple[Entry, Envelope]]] = OrderedDict()
+        self._told: dict[str, int] = {}
 
     @property
     def has_cold(self) -> bool:
@@ -172,10 +177,21 @@ class Opener:
             identity = self.verifier.verify(request.token, now)
             _check_agreement(identity, peer)
         except WireError as error:
+            if not self._may_tell(entry):
+                raise
             return _refused(entry, peer, request, error)
         peer.remember(request.token, identity)
         self._peers.add(peer)
         return Ask(entry, peer, identity, request)
+
+    def _may_tell(self, entry: Entry) -> bool:
+        """Whether somebody unproven is answered, or only counted; a run that proved itself before always is."""
+        if self._peers.find(entry.agent_id, entry.raw) is not None:
+            return True
+        is_within, arrival = count_one(UNPROVEN, self._told.get(entry.agent_id, 0), entry.received_us)  # never set back
+        if is_within:
+            self._told[entry.agent_id] = arrival
+        return is_within
 
     def _checked(self, ask: Ask, now: int) -> Ask:
         """Refuse what is over, not yet issued, or asks to be remembered for too long."""

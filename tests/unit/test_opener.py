@@ -14,7 +14,7 @@ from agent_sdk.wire.errors import Code
 from agent_sdk.wire.messages import Reply, encode_request
 from agent_sdk.wire.sealing import Kind, Sealer, key_id
 from agent_sdk.wire.tokens import RunIdentity
-from broker_worker.pipeline.opening import Intake, Opened, Opener
+from broker_worker.pipeline.opening import UNPROVEN, Intake, Opened, Opener
 from broker_worker.pipeline.session import start_session
 
 
@@ -185,6 +185,21 @@ async def test_unproven_messages_are_bounded_by_agent(tmp_path: Path) -> None:
     assert [reason for _, reason in opened.junk] == ["too_many_unproven"] * 2
     assert not bench.desk.opener.open([bench.entry(bench.run("codex"), None, "a")], NOW).junk
     assert len(proved(bench.desk.opener, 10).asks) == 4
+
+
+async def test_made_up_runs_are_not_answered_without_end(bench: DeskBench) -> None:
+    """Each answer would leave a stream on the queue; other agents' strangers, and a known run, are still told."""
+    known = bench.run()
+    await bench.ask(known, "openai.api_key")
+    made_up = [bench.run() for _ in range(UNPROVEN.burst + 3)]
+    askers = [*made_up, bench.run("codex"), known]
+    entries = [bench.entry(run, run.sealed("a", token="made.up.token")) for run in askers]
+    bench.desk.opener.open(entries, NOW)
+    opened = proved(bench.desk.opener, len(entries))
+    assert {ask.code for ask in opened.asks} == {Code.UNAUTHENTICATED}
+    told = [ask.entry.entry_id for ask in opened.asks]
+    assert sorted(told) == sorted(each.entry_id for each in [*entries[: UNPROVEN.burst], *entries[-2:]])
+    assert [reason for _, reason in opened.junk] == ["bad_token"] * 3
 
 
 async def test_a_first_burst_of_one_run_costs_one_verification(
