@@ -14,7 +14,12 @@ from broker_worker.queue.connection import Command, QueueConnection
 BATCH = 256
 """How many entries one read takes, all watched agents together."""
 REPLIES_KEPT = 4096
-"""Length of a reply stream: eight times what one client may have in flight (512)."""
+"""Length of a reply stream: eight times what one client may have in flight."""
+IN_FLIGHT = 512
+"""How many requests one client may have in flight: so many replies are kept, however large they are."""
+REPLIES_BYTES = 16 * 1024 * 1024
+"""A reply stream is shorter if its replies would take more than this: one run with a large value must not fill the
+server's memory."""
 CHANNEL_MS = 20 * 60 * 1000
 """A reply stream on which nobody was answered for this long is dropped, ms."""
 CHANNEL_REFRESH_MS = 60 * 1000
@@ -152,9 +157,8 @@ class ReplyWriter:
             done.setdefault(answer.entry.agent_id, []).append(answer.entry.entry_id)
             if answer.envelope is not None:
                 stream = answer.reply_stream
-                commands.append(
-                    ("XADD", stream, "MAXLEN", "~", REPLIES_KEPT, "*", keynames.MESSAGE_FIELD, answer.envelope)
-                )
+                kept = min(REPLIES_KEPT, max(IN_FLIGHT, REPLIES_BYTES // len(answer.envelope)))
+                commands.append(("XADD", stream, "MAXLEN", "~", kept, "*", keynames.MESSAGE_FIELD, answer.envelope))
                 if now - self._refreshed.get(stream, 0) > CHANNEL_REFRESH_MS:
                     self._refreshed[stream] = now
                     commands.append(("PEXPIRE", stream, CHANNEL_MS))

@@ -131,6 +131,13 @@ def test_every_answer_is_written_acknowledged_and_deleted() -> None:
     ]
 
 
+@pytest.mark.parametrize(("size", "kept"), [(600, 4096), (4096, 4096), (8192, 2048), (100_000, 512), (262_144, 512)])
+def test_a_reply_stream_of_large_values_is_shorter(size: int, kept: int) -> None:
+    """One run with a large value does not fill the server's memory, and nothing that may be in flight is dropped."""
+    large = Answer(Entry("a", b"1-0", b"", 0), "sb:rep:{a}:fp", bytes(size))
+    assert ReplyWriter().commands([large], NOW)[0][:6] == ("XADD", "sb:rep:{a}:fp", "MAXLEN", "~", kept, "*")
+
+
 def test_the_end_of_a_reply_stream_is_moved_now_and_then() -> None:
     """Not with every answer."""
     writer = ReplyWriter()
