@@ -14,7 +14,14 @@ from broker_worker.core.hot_set import NOBODY
 from broker_worker.ports import Entry
 from broker_worker.queue.claims import claim, hold
 from broker_worker.queue.connection import QueueConnection
-from broker_worker.queue.streams import BATCH, STREAM_BYTES, MissingGroupError, group_commands, trim_overfull
+from broker_worker.queue.streams import (
+    BATCH,
+    MAX_DELIVERIES,
+    STREAM_BYTES,
+    MissingGroupError,
+    group_commands,
+    trim_overfull,
+)
 from broker_worker.queue.upkeep import leave, mend
 
 STREAM = keynames.requests("claude")
@@ -195,6 +202,17 @@ async def test_a_reply_that_never_comes_ends_the_connection(connection: QueueCon
         await connection.call("BLPOP", "nothing", 0)
     await connection.close()
     guard.cancel()
+
+
+@pytest.mark.parametrize(("deliveries", "fault"), [(MAX_DELIVERIES - 1, None), (MAX_DELIVERIES, "delivered_too_often")])
+async def test_an_entry_that_too_many_took_and_did_not_finish_is_given_up(
+    connection: QueueConnection, admin: Any, deliveries: int, fault: str | None
+) -> None:
+    """One request that no worker survives does not end them for ever."""
+    (entry,) = take(admin, "w-1")
+    admin.execute_command("XCLAIM", STREAM, keynames.GROUP, "w-1", 0, entry, "IDLE", 60_000, "RETRYCOUNT", deliveries)
+    (claimed,) = await claim(connection, "w-2", ["claude"], set(), 0)
+    assert (claimed.entry_id, claimed.fault) == (entry, fault)
 
 
 MB = 1_000_000

@@ -321,6 +321,28 @@ async def test_only_the_version_that_was_revoked_is_refused(bench: DeskBench) ->
     assert (await granted(bench, run)).value == b"newer"
 
 
+async def test_nothing_is_lent_of_a_version_that_was_revoked(bench: DeskBench) -> None:
+    """The audit says why, and there is no lease of it that would have to be ended later."""
+    bench.vault.values["local://openai"] = Fetched(b"made-up value", "7")
+    revoke(bench, order("secret", "openai.api_key", version="7"))
+    await bench.ask(bench.run(), "openai.api_key")
+    (record,) = bench.sink.of("access")
+    assert (record.reason, record.lease_id) == ("version_revoked", None)
+    assert len(bench.affairs.leases.book) == 0
+
+
+async def test_a_revoked_secret_ends_no_lease_of_another(tmp_path: Path) -> None:
+    """The run goes on with what it holds besides."""
+    bench = DeskBench(tmp_path)
+    run = bench.run()
+    kept = await granted(bench, run, "anthropic.api_key")
+    await granted(bench, run, "openai.api_key")
+    (letter,) = revoke(bench, order("secret", "openai.api_key"))
+    assert notice(run, letter).name == "openai.api_key"
+    assert kept.lease is not None
+    assert (await bench.ask(run, body=Renew(kept.lease))).status == "ok"
+
+
 async def test_what_is_revoked_and_not_allowed_looks_denied(bench: DeskBench) -> None:
     """A revocation tells nobody that a secret exists who may not know it."""
     revoke(bench, order("secret", "github.read_token"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from desk_workbench import DeskBench
 
-from broker_worker.ports import Fetched
+from broker_worker.ports import Fetched, Verdict
 
 
 class Forgetful(dict[Any, Any]):
@@ -34,3 +34,18 @@ async def test_a_copy_under_another_entry_id_is_refused_and_not_answered(tmp_pat
     (answer,) = await bench.desk.resume([waiting], bench.admission)
     assert answer.entry is first
     assert run.open(answer.envelope).status == "ok"
+
+
+async def test_a_copy_that_another_worker_answered_is_refused_beside_a_good_request(tmp_path: Path) -> None:
+    """Only the queue knows of it, and one good request in the batch does not carry it through."""
+    bench = DeskBench(tmp_path)
+    run = bench.run()
+    await bench.ask(run)  # the run is known from now on
+    copy, good = bench.entry(run, None, "openai.api_key"), bench.entry(run, None, "anthropic.api_key")
+    mark = bench.admission._verdict
+    bench.admission._verdict = lambda ask: (  # type: ignore[method-assign]
+        Verdict(replay=True) if ask.entry_id == copy.entry_id else mark(ask)
+    )
+    served = await bench.desk.serve([copy, good], bench.admission)
+    assert [(answer.entry, answer.envelope) for answer in served.answers] == [(copy, None)]
+    assert [waiting.ask.entry for waiting in served.waiting] == [good]

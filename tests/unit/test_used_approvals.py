@@ -48,6 +48,14 @@ def log(path: Path, clock: Clock) -> UsedApprovals:
     return UsedApprovals(path, clock.now)
 
 
+def test_a_request_goes_on_with_what_it_used_itself(log: UsedApprovals) -> None:
+    """Claimed by another worker after a crash; what others used is used for it as well."""
+    log.use(APPROVAL, REQUEST, NOW)
+    log.use(OTHER, SECOND, NOW)
+    assert log.used(REQUEST) == {OTHER}
+    assert log.used("22" * 16) == {APPROVAL, OTHER}
+
+
 def test_approval_is_used_by_one_request_only(log: UsedApprovals) -> None:
     """The first request may; another may not; the first, processed again after a crash, may."""
     assert log.used() == frozenset()
