@@ -113,8 +113,9 @@ def plan_file(path: Path, configuration: Configuration, choice: Choice) -> EnvPl
     chosen = [each for each in file.settings if _is_chosen(each, choice)]
     if chosen:
         _refuse_unsafe(path, status.st_mode, status.st_nlink)
-    _refuse_doubles(chosen, str(path))
-    _refuse_used(file, {each.name for each in chosen}, str(path))
+    names = {each.name for each in chosen}
+    _refuse_doubles(file, names, str(path))
+    _refuse_used(file, names, str(path))
     moves = tuple(_move_of(each, configuration, choice, str(path)) for each in chosen)
     after = file.with_values({move.variable: f"{_SCHEME}{move.name}" for move in moves})
     doubtful = tuple(each.name for each in file.settings if each not in chosen and _is_doubtful(each, choice))
@@ -180,13 +181,14 @@ def _refuse_unsafe(path: Path, mode: int, links: int) -> None:
         )
 
 
-def _refuse_doubles(chosen: Sequence[Setting], file: str) -> None:
+def _refuse_doubles(file: EnvFile, moved: Collection[str], path: str) -> None:
+    """Every line of a variable that moves gets the reference, also one whose value looks like no secret."""
     first: dict[str, Setting] = {}
-    for each in chosen:
+    for each in file.settings:
         other = first.setdefault(each.name, each)
-        if other.value != each.value:
+        if each.name in moved and other.value != each.value:
             raise SetupError(
-                f"{file}: {each.name} stands in line {other.line} and in line {each.line} with two values",
+                f"{path}: {each.name} stands in line {other.line} and in line {each.line} with two values",
                 hint="keep the one that is in use",
             )
 

@@ -323,6 +323,25 @@ def test_a_weak_password_is_pointed_out(run: Run) -> None:
     assert "DB_PASSWORD=secret://db.password\n" in Path(".env").read_text()
 
 
+@pytest.mark.parametrize("other", ["debug", "secret://db.other", "x"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_second_value_of_a_variable_is_not_overwritten(run: Run, home: Path, other: str, order: int) -> None:
+    """Whichever comes first, and though it looks like no secret: the one in use would be another one afterwards."""
+    lines = [f"DB_PASSWORD={SECOND}", f"DB_PASSWORD={other}"][::order]
+    text = "\n".join(lines) + "\n"
+    Path(".env").write_text(text)
+    result = run(".env", "--yes")
+    assert result.exit_code == 7, result.output
+    assert "DB_PASSWORD stands in line 1 and in line 2 with two values" in result.stderr
+    assert Path(".env").read_text() == text
+    assert "db.password" not in stored(home)
+    Path(".env").write_text(f"DB_PASSWORD={SECOND}\nDB_PASSWORD='{SECOND}'\nLOG=a\nLOG=b\n")
+    assert run(".env", "--yes").exit_code == 0
+    assert Path(".env").read_text() == (
+        "DB_PASSWORD=secret://db.password\nDB_PASSWORD='secret://db.password'\nLOG=a\nLOG=b\n"
+    )
+
+
 def test_keys_that_git_has_are_named(run: Run) -> None:
     """By variable, commit and file, in a repository with odd names; where there is no repository, that is said."""
     assert "git's history was not looked at" in run(".env", "--dry-run").stdout
