@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from broker_worker.core.errors import QueueError
+from broker_worker.queue.claims import claim
 from broker_worker.queue.connection import QueueConnection
 
 LARGE = bytes(range(256)) * 16 * 1024
@@ -83,6 +84,23 @@ async def test_replies_that_are_none_end_it(connection: QueueConnection, answer:
     assert len(connection._replies) <= 2
     with pytest.raises(QueueError, match="the connection to the queue broke"):
         connection.send([("PING",)])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"-LOADING Valkey is loading the dataset in memory", b"-NOAUTH Authentication required.", b"-ERR max number of"],
+)
+async def test_every_refusal_is_one_for_who_asks(connection: QueueConnection, answer: bytes) -> None:
+    """Also those that redis-py takes for a broken connection, as of a server that was just started again."""
+    for asking in (
+        connection.call("BLPOP", "nothing", 0),
+        claim(connection, "worker-1", ["claude"], (), 0),
+    ):
+        waiting = asyncio.create_task(asking)
+        await asyncio.sleep(0)
+        connection.data_received(answer + b"\r\n")
+        with pytest.raises(QueueError, match=r"the queue refuses .*(loading|required|max number)"):
+            await waiting
 
 
 async def test_it_is_nothing_before_it_is_open(valkey_url: str) -> None:
