@@ -69,7 +69,7 @@ def scan(
     Prints file, line, column and kind; never a value or a part of one. Reads files that git ignores too, as .env is
     ignored because it holds secrets. Asks nobody and sends nothing.
 
-    Exit codes: 0 nothing new, 1 something new, 2 it could not be scanned.
+    Exit codes: 0 nothing new, 1 something new, 2 it, or a part of it, could not be read.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -100,6 +100,8 @@ def scan(
     _show(Report(new, [each for each in found if each in known], tally, baseline is not None), form)
     if new:
         raise click.exceptions.Exit(REFUSED)
+    if tally.unreadable:
+        raise click.exceptions.Exit(USAGE)
 
 
 def _find(

@@ -68,7 +68,8 @@ class Storing:
         value = await self._value(call)
         value = value.removesuffix(b"\n").removesuffix(b"\r")
         if not 1 <= len(value) <= MAX_VALUE:
-            raise InvalidRequest(f"a value has 1 to {MAX_VALUE} bytes; this one has {len(value)}")
+            size = f"more than {MAX_VALUE}" if len(value) > MAX_VALUE else len(value)  # of a file no more is read
+            raise InvalidRequest(f"a value has 1 to {MAX_VALUE} bytes; this one has {size}")
         if not self._held.add(call.name, value):
             raise ToolRefused(Code.DENIED, "this value could not be found in an output", NOT_FOUND)
         write = partial(self._client.put, call.name, value, purpose=call.purpose, replaces=_or_none(call.replaces))

@@ -89,9 +89,12 @@ def test_what_is_not_looked_at_is_counted(scan: Scan) -> None:
     os.geteuid() == 0 and not Path("/proc/self").exists(), reason="needs a file that even root cannot read"
 )
 def test_unreadable_files_are_told(scan: Scan) -> None:
-    """A file that cannot be read is no finding and no silence."""
+    """A file that cannot be read is no finding and no silence: who asks for the exit code is told as well."""
     result = scan("/proc/self/mem", "/proc/self/attr")
     assert "not read: /proc/self/mem" in result.stderr
+    assert result.exit_code == 2
+    Path(".env").write_text(f"TOKEN={KEY}\n")
+    assert scan("/proc/self/mem", ".env").exit_code == 1
 
 
 def test_what_cannot_be_scanned_is_an_error(scan: Scan) -> None:

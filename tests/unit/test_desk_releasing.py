@@ -86,6 +86,23 @@ async def test_refusals_in_a_row_do_not_have_the_disk_begin_with_releases(tmp_pa
     assert begun == [1, 0, 0]
 
 
+async def test_what_was_refused_is_answered_also_if_the_rest_is_decided_again(tmp_path: Path) -> None:
+    """A change of the rules while another lane read concerns what was not refused; nobody is left without an answer."""
+    policy = "agents: {claude: {allow: [openai.api_key]}}\nlimits: {run: {rate: 1/h, burst: 2}}"
+    bench = DeskBench(tmp_path, policy=policy)
+    run = bench.run()
+    await bench.ask_one(run, "openai.api_key")
+    entries = [bench.entry(run, None, "openai.api_key") for _ in range(2)]
+
+    async def change() -> None:
+        bench.load(policy=policy.replace("[openai.api_key]", "[openai.api_key, anthropic.api_key]"))
+
+    served = await bench.desk.serve(bench.desk.open(entries), bench.admission, change)
+    found = {answer.entry.entry_id: run.open(answer.envelope) for answer in served.answers}
+    assert [found[entry.entry_id].status for entry in entries] == ["ok", "refused"]
+    assert found[entries[1].entry_id].code == Code.RATE_LIMITED
+
+
 @pytest.mark.parametrize("hands_over", [False, True])
 async def test_the_disk_begins_with_a_batch_while_the_queue_counts(bench: DeskBench, hands_over: bool) -> None:
     """Also if another lane is let to read before it is appended; not if it waits for a vault."""
