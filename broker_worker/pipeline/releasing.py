@@ -21,6 +21,8 @@ from broker_worker.ports import Answer, AuditSink, Cache, Clock, Entry
 _WITH_PURPOSE = (Resolve, Put, Generate)
 REPLAY = "replay"
 """Why a copy of a request is refused. It gets no reply, which could overtake the one that the request is owed."""
+FLOOD = "flood"
+"""Why a request over a limit gets no reply: it left no mark, so another copy of it could be answered differently."""
 
 
 @dataclass(slots=True)
@@ -166,7 +168,7 @@ class Releaser:
                     ask.draft = self._seal_refusal(ask, Code.AUDIT_UNAVAILABLE, session)
         answers = []
         for ask in asks:
-            if ask.reason == REPLAY:
+            if ask.reason in (REPLAY, FLOOD):
                 answers.append(Answer(ask.entry))
             else:
                 envelope = ask.draft or self._seal_refusal(ask, ask.code or Code.UNAVAILABLE, session)

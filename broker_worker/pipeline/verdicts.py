@@ -7,7 +7,7 @@ from agent_sdk.wire.errors import Code
 from broker_worker.core.backstop import Backstop
 from broker_worker.core.limits import Rate
 from broker_worker.pipeline.batch import Ask, Case
-from broker_worker.pipeline.releasing import REPLAY, Releaser
+from broker_worker.pipeline.releasing import FLOOD, REPLAY, Releaser
 from broker_worker.ports import AdmissionAsk, Limit, Verdict
 
 
@@ -51,6 +51,9 @@ class Verdicts:
         """
         if verdict.replay:
             ask.refuse(Code.INVALID, REPLAY)
+            return False
+        if verdict.dropped:
+            ask.refuse(Code.RATE_LIMITED, FLOOD)
             return False
         if self._backstop.is_replay((mark.replay_key, mark.request_id), mark.entry_id):
             ask.refuse(Code.INVALID, REPLAY)

@@ -79,16 +79,19 @@ class Verdict:
         replay: whether the request was seen before, in another entry.
         wait_us: microseconds until the agent's and the run's limits admit it; 0 for now.
         name_waits_us: the same for each of `name_limits`, in order; empty if the request is not admitted.
+        dropped: whether it is over a limit and left no mark, because there are too many: it must not be answered, as
+            another copy of it may be admitted later.
     """
 
     replay: bool
     wait_us: int = 0
     name_waits_us: tuple[int, ...] = ()
+    dropped: bool = False
 
     @property
     def is_clean(self) -> bool:
         """Whether everything is admitted now."""
-        return not (self.replay or self.wait_us or any(self.name_waits_us))
+        return not (self.replay or self.dropped or self.wait_us or any(self.name_waits_us))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@
 -- Limits count by a time that goes on when the server's clock is set back, by more than two seconds: else whoever asked
 -- lately would wait until the clock is where it was.
 -- Returns one list of numbers, group after group: how many are new; if not all are, for each 0 for a new one, 1 for
--- the same entry again (claimed after a crash: it was counted) and -1 for a replay; how many of the new ones the limits
+-- the same entry again (claimed after a crash: it was counted), -1 for a replay and -2 for one that the limits refuse and
+-- that leaves no mark, as there are too many; how many of the new ones the limits
 -- admit, and the µs to wait for the others; then the same two for each name of the admitted ones.
 -- The arithmetic is that of broker_worker/core/limits.py: GCRA on microseconds. Commands and tables are what costs
 -- here, so requests that count alike are counted together, and in what nearly always comes no id is looked at.
@@ -93,15 +94,46 @@ local function admit(limits, count, wanted)
   return admitted, wait
 end
 
+-- whether a hash has more marks than what its limits admit within twice the time of one hash, and many besides
+local function is_full(key, limits)
+  local most = 0
+  for i = 1, #limits do
+    local rate = rates[limits[i]]
+    most = max(most, (30000000 + rate[3]) / rate[2])
+  end
+  return call('HLEN', key) > 4096 + most
+end
+
+-- forget the marks of those new ones that come after the admitted ones, and say so of each
+local function drop(key, first, count, new, admitted)
+  local ids, seen = {}, 0
+  for i = 1, count do
+    local state = new == count and 0 or out[first + 1 + i]
+    if state == 0 then
+      seen = seen + 1
+      if seen > admitted then
+        ids[#ids + 1] = ARGV[at + 2 * i - 2]
+        state = -2
+      end
+    end
+    out[first + 1 + i] = state
+  end
+  call('HDEL', key, unpack(ids))
+end
+
 for g = 1, #groups do
   local group = groups[g]
-  local count = group[3]
-  local new = mark(KEYS[group[1]], count)
-  call('PEXPIRE', KEYS[group[1]], group[2])
-  out[n + 1] = new
-  n = n + (new == count and 3 or count + 3)
-  at = at + 2 * count
+  local key, count, first = KEYS[group[1]], group[3], n
+  local new = mark(key, count)
+  call('PEXPIRE', key, group[2])
   local admitted, wait = admit(group[5], group[4], new)
+  if admitted < new and is_full(key, group[5]) then
+    drop(key, first, count, new, admitted)
+    new, wait = admitted, 0
+  end
+  out[first + 1] = new
+  n = first + (new == count and 3 or count + 3)
+  at = at + 2 * count
   out[n - 1], out[n] = admitted, wait
   local names = group[6]
   for i = 1, #names do

@@ -17,7 +17,7 @@ from broker_worker.queue.open_approvals import how_many, open_command
 _SCRIPT = files("broker_worker.queue").joinpath("admission.lua").read_bytes()
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 _ENCODE = msgspec.msgpack.Encoder().encode
-_REPLAY, _NEW, _AGAIN = -1, 0, 1
+_DROPPED, _REPLAY, _NEW, _AGAIN = -2, -1, 0, 1
 
 Groups = list[list[AdmissionAsk]]
 
@@ -167,7 +167,7 @@ def _read_group(asks: Sequence[AdmissionAsk], numbers: Iterator[int], verdicts: 
     states = [_NEW] * len(asks) if new == len(asks) else [next(numbers) for _ in asks]
     names = len(asks[0].name_limits)
     admitted, wait, *of_names = [next(numbers) for _ in range(2 + 2 * names)]
-    is_known = states.count(_NEW) == new and {_REPLAY, _NEW, _AGAIN}.issuperset(states)
+    is_known = states.count(_NEW) == new and {_DROPPED, _REPLAY, _NEW, _AGAIN}.issuperset(states)
     if not is_known or not _fits(new, admitted, wait):
         raise QueueError("the queue's answer to an admission does not fit its question")
     if not all(_fits(admitted, *of_names[at : at + 2]) for at in range(0, 2 * names, 2)):
@@ -178,6 +178,9 @@ def _read_group(asks: Sequence[AdmissionAsk], numbers: Iterator[int], verdicts: 
     for ask, state in zip(asks, states, strict=True):
         if state == _REPLAY:
             verdicts[id(ask)] = Verdict(replay=True)
+            continue
+        if state == _DROPPED:
+            verdicts[id(ask)] = Verdict(replay=False, dropped=True)
             continue
         if state == _AGAIN or place < limited:
             verdicts[id(ask)] = clean

@@ -206,6 +206,50 @@ async def test_marks_and_limits_end_by_themselves(connection: QueueConnection) -
     assert 20_000 < limit <= 21_000
 
 
+async def test_a_flood_over_its_limit_leaves_no_more_marks_than_a_few_thousand(connection: QueueConnection) -> None:
+    """What is refused beyond that is forgotten, and said to be; what was admitted stays marked."""
+    admission, limit = QueueAdmission(connection), Limit("sb:lim:{k}:flood", Rate(1, 3_600_000, 2))
+
+    def flood(number: int) -> list[AdmissionAsk]:
+        ids = [number * 250 + each for each in range(250)]
+        return [AdmissionAsk("sb:seen:f", b"%016d" % each, b"%d-0" % each, 60_000, 1, (limit,)) for each in ids]
+
+    verdicts = [each for number in range(20) for each in await admission.admit(flood(number))]
+    assert [verdict.is_clean for verdict in verdicts[:3]] == [True, True, False]
+    assert not any(verdict.dropped for verdict in verdicts[:4000])
+    assert all(verdict.dropped for verdict in verdicts[4250:])
+    assert await connection.call("HLEN", "sb:seen:f") <= 4250
+    (seen,) = await admission.admit([copy_of(flood(0)[0])])
+    assert seen == Verdict(replay=True)
+    mixed = await admission.admit([copy_of(flood(0)[1]), flood(0)[0], *flood(19)[:2]])
+    assert mixed == [Verdict(True), Verdict(False), *[Verdict(False, dropped=True)] * 2]
+    await connection.call("DEL", limit.key)
+    again = await admission.admit(flood(19)[:4])  # not one of these is marked, and two are within the limit now
+    assert [verdict.is_clean for verdict in again] == [True, True, False, False]
+    assert [verdict.dropped for verdict in again] == [False, False, True, True]
+    assert await admission.admit([copy_of(flood(19)[0])]) == [Verdict(replay=True)]
+
+
+def copy_of(ask: AdmissionAsk) -> AdmissionAsk:
+    """The same request in another entry."""
+    again = copy(ask)
+    again.entry_id = b"99999-0"
+    return again
+
+
+async def test_a_wide_limit_is_told_of_what_is_beyond_it(connection: QueueConnection) -> None:
+    """Who is within a limit of thousands a second leaves so many marks; the few that are too much are answered."""
+    admission, limit = QueueAdmission(connection), Limit("sb:lim:{k}:wide", Rate(1000, 1000, 5000))
+    asks = [
+        [AdmissionAsk("sb:seen:w", b"%016d" % (250 * n + each), b"1-0", 60_000, 1, (limit,)) for each in range(250)]
+        for n in range(24)
+    ]
+    verdicts = [each for batch in asks for each in await admission.admit(batch)]
+    assert sum(verdict.is_clean for verdict in verdicts) >= 5000
+    assert any(verdict.wait_us for verdict in verdicts)
+    assert not any(verdict.dropped for verdict in verdicts)
+
+
 async def test_two_workers_share_a_limit(valkey_url: str, connection: QueueConnection) -> None:
     """Together they admit the burst and no more."""
     other = QueueConnection(valkey_url, "other")
