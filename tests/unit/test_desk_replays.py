@@ -43,7 +43,7 @@ async def test_a_copy_that_another_worker_answered_is_refused_beside_a_good_requ
     await bench.ask(run)  # the run is known from now on
     copy, good = bench.entry(run, None, "openai.api_key"), bench.entry(run, None, "anthropic.api_key")
     mark = bench.admission._verdict
-    bench.admission._verdict = lambda ask: (  # type: ignore[method-assign]
+    bench.admission._verdict = lambda ask: (  # type: ignore[method-assign]  # a queue that says so
         Verdict(replay=True) if ask.entry_id == copy.entry_id else mark(ask)
     )
     served = await bench.desk.serve(bench.desk.open([copy, good]), bench.admission)
@@ -58,11 +58,11 @@ async def test_what_left_no_mark_is_not_answered(tmp_path: Path) -> None:
     await bench.ask(run)  # the run is known from now on
     raw = run.sealed("openai.api_key")
     mark = bench.admission._verdict
-    bench.admission._verdict = lambda ask: Verdict(replay=False, dropped=True)  # type: ignore[method-assign]
+    bench.admission._verdict = lambda ask: Verdict(replay=False, dropped=True)  # type: ignore[method-assign]  # a queue that says so
     served = await bench.serve(bench.entry(run, raw))
     assert [answer.envelope for answer in served.answers] == [None]
     assert [(record.code, record.reason) for record in bench.sink.of("request_refused")] == [("rate_limited", "flood")]
-    bench.admission._verdict = mark  # type: ignore[method-assign]
+    bench.admission._verdict = mark  # type: ignore[method-assign]  # a queue that says so
     (answer,) = await bench.finish(await bench.serve(bench.entry(run, raw)))
     assert run.open(answer.envelope).status == "ok"
     assert not bench.sink.of("queue_distrusted")
