@@ -111,9 +111,7 @@ async def test_its_engine_is_handed_the_login_for_a_pull(programs: Bench) -> Non
     """As the engine's API has it, in `X-Registry-Auth`; for another registry there is none."""
     config = configure(programs, "registry.example")
     async with Upstream() as engine:
-        engine.says(
-            "/_ping", answer(b"", "API-Version: 1.41", "Ostype: linux")
-        )  # asked by HEAD, which is answered without a body
+        engine.says("/_ping", answer(b"", "API-Version: 1.41", "Ostype: linux"))  # HEAD is answered without a body
         engine.says("/v1.41/images/create", answer(b'{"status": "done"}\n', JSON))
         told = {**config, "DOCKER_HOST": f"tcp://127.0.0.1:{engine.port}"}
         for registry_host in ("registry.example", "other.example"):
