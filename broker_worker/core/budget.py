@@ -114,7 +114,7 @@ def affordable(budget: Budget, reads: Reads, now: int, *, critical: bool) -> int
 
 
 def wait_for(budget: Budget, reads: Reads, now: int, cost: int, *, critical: bool) -> int | None:
-    """Milliseconds until `cost` reads fit, if nobody else reads meanwhile; 0 for now, None for never."""
+    """Milliseconds until `cost` reads fit, if nobody else reads meanwhile; 0 if they fit now, None if they never do."""
     waits = [0]
     for _, length, limit in budget.windows(critical=critical):
         if cost > limit:
